@@ -29,7 +29,7 @@ const PEAK: f64 = 5e-3;
 const BETA: f64 = 0.1;
 
 fn main() -> Result<(), Error> {
-    let connection = connect::connect()?;
+    let connection = connect::connect(None)?;
     let lora = LoraConfig { seed: Some(1), ..Default::default() };
     let training = connection.service.create_lora_training_client(&connection.base_model, lora)?;
 

@@ -27,7 +27,7 @@ const STEPS: usize = 20;
 const PEAK: f64 = 1e-2;
 
 fn main() -> Result<(), Error> {
-    let connection = connect::connect()?;
+    let connection = connect::connect(None)?;
     let lora = LoraConfig { seed: Some(1), ..Default::default() };
     let training = connection.service.create_lora_training_client(&connection.base_model, lora)?;
     let (mut first, mut last) = (f64::NAN, f64::NAN);

@@ -5,24 +5,27 @@
 //! cargo run --release --features local --example sft -- --help
 //! ```
 //!
-//! Without an API key the example runs offline on the built-in engine. If `TINKER_API_KEY` is set, it uses the service
-//! at `TINKER_BASE_URL` and trains the base model `TINKEX_BASE_MODEL`. Each byte of the text is one token.
+//! Without an address and an API key the example runs offline on the built-in engine. With `TINKER_BASE_URL` or
+//! `TINKER_API_KEY` it uses that service and trains the base model `TINKEX_BASE_MODEL`. Each byte of the text is one
+//! token.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a person")]
+
+mod connect;
 
 use std::collections::VecDeque;
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use serde_json::Value;
 use tinkex::chat::{Example, Message, Reduction};
+use tinkex::data::{Batches, Conversation, read_jsonl, split_test};
 use tinkex::tokenizer::ByteTokenizer;
-use tinkex::train::{Run, RunOptions};
+use tinkex::train::{Run, RunOptions, Schedule};
 use tinkex::types::{
     AdamParams, Datum, ForwardBackwardOutput, LoraConfig, LossFn, ModelInput, OptimStepOutput, SamplingParams,
 };
-use tinkex::{CloseStatus, Pending, ServiceClient};
+use tinkex::{CloseStatus, Pending};
 
 const HELP: &str = "\
 Fine-tunes a model on chats, one JSON object {\"messages\": [...]} a line.
@@ -99,13 +102,14 @@ fn parse(arguments: Vec<String>) -> Result<Arguments, String> {
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let data = Data::read(arguments)?;
-    // Keep the engine (`_server`) alive until the session has been closed.
-    let (service, base_model, _server) = connect(arguments)?;
+    // The engine keeps its checkpoints in the folder of the run.
+    let connection = connect::connect(Some(arguments.folder.join("engine")))?;
+    let (service, base_model) = (&connection.service, &connection.base_model);
     let options = RunOptions {
         lora: LoraConfig { rank: 16, seed: Some(SEED), ..Default::default() },
         renderer_name: Some("role_colon".into()),
         save_every: arguments.save_every,
-        batches_per_epoch: Some(data.n_batches()),
+        batches_per_epoch: Some(data.batches.n_batches() as u64),
         config: Some(serde_json::json!({
             "model_name": base_model,
             "renderer_name": "role_colon",
@@ -117,7 +121,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         })),
         ..Default::default()
     };
-    let mut run = Run::open(&arguments.folder, &service, &base_model, &options)?;
+    let mut run = Run::open(&arguments.folder, service, base_model, &options)?;
     println!(
         "{}: {base_model}, from step {} of {}",
         run.folder().display(),
@@ -172,7 +176,8 @@ impl Step {
     /// Submits the next step of the run, and a checkpoint if one is due after it.
     fn submit(run: &mut Run, data: &Data, n_steps: u64) -> tinkex::Result<Self> {
         let number = run.next_step();
-        let learning_rate = LEARNING_RATE * (1.0 - number as f64 / n_steps as f64);
+        let learning_rate =
+            Schedule::Linear.learning_rate(number as usize, n_steps as usize, LEARNING_RATE)?;
         let training = run.training().clone();
         let is_eval = number.is_multiple_of(EVAL_EVERY) || number + 1 == n_steps;
         let test = is_eval.then(|| training.forward(data.test.clone(), LossFn::CrossEntropy));
@@ -204,53 +209,29 @@ impl Step {
 struct Data {
     train: Vec<Datum>,
     test: Vec<Datum>,
+    batches: Batches,
 }
 
 impl Data {
-    fn read(arguments: &Arguments) -> Result<Self, Box<dyn Error>> {
-        let chats = read_chats(&arguments.data)?;
-        let datum = |chat: &Vec<Message>| {
-            let (tokens, weights) = role_colon(chat);
-            Example::new(ModelInput::from_ints(tokens), weights)?.datum(None, Reduction::Mean)
+    fn read(arguments: &Arguments) -> tinkex::Result<Self> {
+        let chats = read_jsonl::<Conversation>(&arguments.data)?.collect::<tinkex::Result<Vec<_>>>()?;
+        let (test, train) = split_test(chats.len(), N_TEST, SEED)?;
+        let data = |indices: &[usize]| -> tinkex::Result<Vec<Datum>> {
+            let datum = |i: &usize| {
+                let (tokens, weights) = role_colon(&chats[*i].messages);
+                Example::new(ModelInput::from_ints(tokens), weights)?.datum(None, Reduction::Mean)
+            };
+            indices.iter().map(datum).collect()
         };
-        let mut train = chats.iter().map(datum).collect::<tinkex::Result<Vec<Datum>>>()?;
-        if train.len() < N_TEST + BATCH_SIZE {
-            let n = N_TEST + BATCH_SIZE;
-            return Err(format!("{} has fewer than {n} chats", arguments.data.display()).into());
-        }
-        fastrand::Rng::with_seed(SEED).shuffle(&mut train);
-        let test = train.split_off(train.len() - N_TEST);
-        Ok(Data { train, test })
-    }
-
-    /// Batches in an epoch. The last one is left out if it is not full.
-    fn n_batches(&self) -> u64 {
-        (self.train.len() / BATCH_SIZE) as u64
+        let batches = Batches::new(train.len(), BATCH_SIZE, SEED)?;
+        Ok(Data { train: data(&train)?, test: data(&test)?, batches })
     }
 
     /// The batch of a step: a function of the step alone, so that a resumed run trains on the same batches.
     fn batch(&self, step: u64) -> Vec<Datum> {
-        let (epoch, batch) = (step / self.n_batches(), (step % self.n_batches()) as usize);
-        let mut order: Vec<usize> = (0..self.train.len()).collect();
-        fastrand::Rng::with_seed(SEED ^ (epoch + 1)).shuffle(&mut order);
-        order[batch * BATCH_SIZE..][..BATCH_SIZE].iter().map(|i| self.train[*i].clone()).collect()
+        let batch = self.batches.from_step(step).next();
+        batch.iter().flat_map(|batch| &batch.indices).map(|i| self.train[*i].clone()).collect()
     }
-}
-
-fn read_chats(path: &PathBuf) -> Result<Vec<Vec<Message>>, Box<dyn Error>> {
-    let place = |line: usize| format!("{}:{}", path.display(), line + 1);
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let chat = |(line, text): (usize, &str)| {
-        let row: Value = serde_json::from_str(text).map_err(|error| format!("{}: {error}", place(line)))?;
-        let messages = row["messages"].as_array().ok_or(format!("{}: `messages` is missing", place(line)))?;
-        let message = |value: &Value| {
-            let (role, content) = (value["role"].as_str()?, value["content"].as_str()?);
-            Some(Message::new(role, content))
-        };
-        let messages: Option<Vec<Message>> = messages.iter().map(message).collect();
-        Ok(messages.ok_or(format!("{}: a message lacks its `role` or `content`", place(line)))?)
-    };
-    text.lines().enumerate().map(chat).collect()
 }
 
 /// A conversation in the format `role_colon`: its tokens, with weight 1 on what the assistant writes. If the last
@@ -273,37 +254,4 @@ fn role_colon(messages: &[Message]) -> (Vec<i32>, Vec<f32>) {
         _ => push("Assistant:", 0.0),
     }
     (tokens, weights)
-}
-
-/// Connects to the service that the environment variables set, or starts the built-in engine, which keeps its
-/// checkpoints in the folder of the run.
-#[cfg(feature = "local")]
-fn connect(arguments: &Arguments) -> tinkex::Result<(ServiceClient, String, Option<tinkex::local::Server>)> {
-    if std::env::var_os("TINKER_API_KEY").is_some() {
-        let (service, base_model) = remote()?;
-        return Ok((service, base_model, None));
-    }
-    let data_dir = Some(arguments.folder.join("engine"));
-    let server = tinkex::local::Server::start(tinkex::local::Options { data_dir, ..Default::default() })?;
-    let service = ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
-    Ok((service, "tinkex/nano".into(), Some(server)))
-}
-
-/// Connects to the service that the environment variables set.
-#[cfg(not(feature = "local"))]
-fn connect(_arguments: &Arguments) -> tinkex::Result<(ServiceClient, String, ())> {
-    let (service, base_model) = remote()?;
-    Ok((service, base_model, ()))
-}
-
-fn remote() -> tinkex::Result<(ServiceClient, String)> {
-    let service = ServiceClient::from_env()?;
-    if let Ok(name) = std::env::var("TINKEX_BASE_MODEL") {
-        return Ok((service, name));
-    }
-    println!("Set TINKEX_BASE_MODEL to one of the server's models:");
-    for model in service.get_server_capabilities()?.supported_models {
-        println!("  {}", model.model_name.unwrap_or_default());
-    }
-    std::process::exit(2)
 }

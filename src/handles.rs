@@ -37,6 +37,8 @@ const _: () = {
     is_shared::<Exchange>();
     is_shared::<Answer>();
     is_shared::<Broken>();
+    is_shared::<crate::train::Run>();
+    is_shared::<dyn crate::tokenizer::Tokenizer>();
     is_shared::<dyn Transport>();
     is_shared::<dyn Observer>();
 };
@@ -50,3 +52,6 @@ const _: () = {
 
 #[cfg(feature = "local")]
 const _: () = is_shared::<crate::local::Server>();
+
+#[cfg(feature = "text")]
+const _: () = is_shared::<crate::tokenizer::Bpe>();

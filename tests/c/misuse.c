@@ -394,6 +394,7 @@ static void results(struct world *w) {
 
 static void lifecycle(struct world *w) {
   tinkex_queue *queue;
+  tinkex_event *event;
   tinkex_service *service = serve_on(w->server);
   tinkex_training *training, *other;
   tinkex_sampling *sampling;
@@ -401,11 +402,18 @@ static void lifecycle(struct world *w) {
   tinkex_text *json;
   OK(tinkex_training_new(service, MODEL, NULL, &training, &error));
   OK(tinkex_sampling_new(service, MODEL, &sampling, &error));
-  /* A pass that is in flight at the close: nobody takes its loss from the queue, so that it cannot have ended. */
+  /* A pass that is in flight at the close. It waits for its loss, which was taken and is not finished: so it cannot end, and no
+   * request of it is on the way, which a server that has ended the session would answer with another failure. */
   OK(tinkex_queue_new(&queue, &error));
   OK(tinkex_training_forward_backward_pulled(training, w->batch, queue, 1, &pending, &error));
+  OK(tinkex_queue_next(queue, 60000, &event, &error));
+  tinkex_loss_call *call = tinkex_event_take_loss(event);
+  tinkex_event_free(&event);
   OK(tinkex_service_close(service, TINKEX_CLOSE_SUCCESS, NULL, &error));
   OK(tinkex_service_close(service, TINKEX_CLOSE_ERRORED, "again", &error)); /* does nothing more */
+  EXPECT(TINKEX_ERROR_CLOSED, NULL, tinkex_pending_wait(pending, -1, NULL, &error));
+  tinkex_loss_call_set_loss(call, 1);
+  tinkex_loss_call_finish(&call); /* too late, and harmless */
   EXPECT(TINKEX_ERROR_CLOSED, NULL, tinkex_pending_wait(pending, -1, NULL, &error));
   tinkex_pending_free(&pending);
   tinkex_queue_free(&queue);

@@ -23,8 +23,8 @@ static void set_timer(long microseconds) {
 
 /* Training with a timer whose handler does not restart system calls. */
 static void train(struct world *w, int steps) {
-  struct sigaction action = {.sa_handler = on_alarm}, before;
-  CHECK(sigaction(SIGALRM, &action, &before) == 0);
+  const struct sigaction action = {.sa_handler = on_alarm};
+  CHECK(sigaction(SIGALRM, &action, NULL) == 0);
   set_timer(1000);
   for (int i = 0; i < steps; i++) {
     tinkex_pending *pass = NULL, *update = NULL;
@@ -34,7 +34,6 @@ static void train(struct world *w, int steps) {
     tinkex_pending_free(&update);
   }
   set_timer(0);
-  CHECK(sigaction(SIGALRM, &before, NULL) == 0);
   printf("signals: %ld in %d steps, %ld on other threads\n", n_signals, steps, n_foreign);
   CHECK(n_signals > 0 && n_foreign == 0);
 }
@@ -175,6 +174,8 @@ int main(int argc, char **argv) {
   check_masks();
   struct sigaction pipe_action;
   CHECK(sigaction(SIGPIPE, NULL, &pipe_action) == 0 && pipe_action.sa_handler == SIG_DFL); /* not touched */
+  /* Only now: Valgrind may deliver the last signal of the timer a few system calls after the timer has stopped. */
+  CHECK(signal(SIGALRM, SIG_DFL) != SIG_ERR);
   alarm(600);
   meet_resets();
   give_resets(w.server);

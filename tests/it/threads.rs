@@ -205,7 +205,7 @@ fn a_mailbox_that_is_too_small_or_too_large_is_refused_before_anything_is_alloca
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "local"))]
 #[test]
 fn signals_of_the_process_reach_no_thread_of_the_library() {
     alone("threads::signals_of_the_process_reach_no_thread_of_the_library", || {

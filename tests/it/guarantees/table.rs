@@ -194,6 +194,8 @@ fn public_names(folder: &Path, names: &mut String) {
 fn nothing_that_exists_is_said_to_be_missing() {
     let mut names = String::new();
     public_names(&root().join("src"), &mut names);
+    // `TokenStream` decodes tokens that are there already; the streaming of an answer is another thing.
+    let names = names.replace("tokenstream", "");
     let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let programs = ["src/main.rs", "src/bin"].iter().any(|it| root().join(it).exists());
     for Row { finding, mechanism, .. } in rows() {
