@@ -26,6 +26,8 @@ pub struct Message {
     pub tool_call_id: Option<String>,
     /// In the result of a tool: the name of the tool.
     pub name: Option<String>,
+    /// Tools that the model may call. Only in the system message at the beginning.
+    pub tools: Vec<ToolSpec>,
     /// Whether to train on this message, if a renderer is told to train on chosen messages.
     pub trainable: Option<bool>,
 }
@@ -130,6 +132,13 @@ impl Message {
             name: name.into(),
             arguments: arguments.into(),
         });
+        self
+    }
+
+    /// Declares tools in a system message.
+    #[must_use]
+    pub fn with_tools(mut self, tools: impl Into<Vec<ToolSpec>>) -> Self {
+        self.tools = tools.into();
         self
     }
 

@@ -1,8 +1,9 @@
 //! Reads JSON one level at a time, so that keys keep their order, duplicates are seen and each error has a path.
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::chat::Pairs;
 use crate::error::{Error, Result};
 
 /// A JSON value: its source text and where it stands.
@@ -144,30 +145,5 @@ impl<'a> Object<'a> {
         let keys: Vec<&str> = self.fields.iter().map(|(key, _)| key.as_str()).collect();
         let found = if keys.is_empty() { "none".into() } else { keys.join(", ") };
         Error::invalid(self.path.clone(), format!("the keys found: {found}; accepted: {accepted}"))
-    }
-}
-
-/// Pairs of an object, duplicates included.
-struct Pairs<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Pairs<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct PairsVisitor;
-        impl<'de> Visitor<'de> for PairsVisitor {
-            type Value = Pairs<'de>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Pairs<'de>, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-        deserializer.deserialize_map(PairsVisitor)
     }
 }

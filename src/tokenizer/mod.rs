@@ -1,7 +1,7 @@
 //! Conversion between text and token ids.
 
 #[cfg(feature = "text")]
-mod bpe;
+pub(crate) mod bpe;
 mod byte_tokenizer;
 #[cfg(feature = "text")]
 mod hf_cache;

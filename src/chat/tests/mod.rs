@@ -1,0 +1,5 @@
+//! Renderers against the cookbook, the models' own templates and the renderers of Thinking Machines.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod fixtures;
+mod golden;
