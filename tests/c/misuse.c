@@ -12,6 +12,12 @@ static const char BAD_UTF8[] = "\xff\xfe";
 static void null_pointers(struct world *w) {
   tinkex_pending *pending, *update;
   tinkex_training *training;
+  tinkex_sampling *sampling;
+  tinkex_service *service;
+  tinkex_rest *rest;
+  tinkex_tokenizer *tokenizer;
+  tinkex_tokens *tokens;
+  tinkex_input *input = tinkex_input_new();
   tinkex_text *json;
   tinkex_queue *queue;
   const float *values;
@@ -32,6 +38,32 @@ static void null_pointers(struct world *w) {
   REFUSED(TINKEX_ERROR_NULL, "sampling", json, tinkex_sampling_handle(NULL, &json, &error));
   REFUSED(TINKEX_ERROR_NULL, "rest", json, tinkex_rest_get_run(NULL, "x", &json, &error));
   REFUSED(TINKEX_ERROR_NULL, "batch", json, tinkex_batch_json(NULL, &json, &error));
+  REFUSED(TINKEX_ERROR_NULL, "service", sampling, tinkex_sampling_new(NULL, MODEL, &sampling, &error));
+  REFUSED(TINKEX_ERROR_NULL, "base_model_or_path", sampling, tinkex_sampling_new(w->service, NULL, &sampling, &error));
+  REFUSED(TINKEX_ERROR_NULL, "handle", sampling, tinkex_sampling_from_handle(NULL, &sampling, &error));
+  REFUSED(TINKEX_ERROR_NULL, "service", rest, tinkex_service_rest(NULL, &rest, &error));
+  REFUSED(TINKEX_ERROR_NULL, "service", pending, tinkex_service_create_loss(NULL, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_NULL, "graph", pending, tinkex_service_create_loss(w->service, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_NULL, "tokenizer", tokens, tinkex_tokenizer_encode(NULL, "x", 1, &tokens, &error));
+  REFUSED(TINKEX_ERROR_NULL, "loss_call", values, tinkex_loss_call_input_f32(NULL, 0, "weights", &values, &n, &error));
+  EXPECT(TINKEX_ERROR_NULL, "service", tinkex_service_close(NULL, TINKEX_CLOSE_SUCCESS, NULL, &error));
+  EXPECT(TINKEX_ERROR_NULL, "input", tinkex_input_add_tokens(NULL, PROMPT, 3, &error));
+  EXPECT(TINKEX_ERROR_NULL, "tokens", tinkex_input_add_tokens(input, NULL, 3, &error));
+  EXPECT(TINKEX_ERROR_NULL, "bytes", tinkex_input_add_image(input, NULL, 3, "png", 1, &error));
+  EXPECT(TINKEX_ERROR_NULL, "format", tinkex_input_add_image(input, "\x89PNG", 4, NULL, 1, &error));
+  CHECK(tinkex_input_len(input) == 0); /* as it was */
+  tinkex_input_free(&input);
+  OK(tinkex_tokenizer_new(MODEL, &tokenizer, &error));
+  REFUSED(TINKEX_ERROR_NULL, "text", tokens, tinkex_tokenizer_encode(tokenizer, NULL, 3, &tokens, &error));
+  tinkex_tokenizer_free(&tokenizer);
+  OK(tinkex_service_rest(w->service, &rest, &error));
+  REFUSED(TINKEX_ERROR_NULL, "paths", json, tinkex_rest_delete_checkpoints(rest, NULL, 1, &json, &error));
+  REFUSED(TINKEX_ERROR_NULL, "paths[0]", json, tinkex_rest_delete_checkpoints(rest, (const char *const[]){NULL}, 1, &json, &error));
+  tinkex_rest_free(&rest);
+  tinkex_service_options *settings = tinkex_service_options_new();
+  tinkex_service_options_set_base_url(settings, NULL);
+  REFUSED(TINKEX_ERROR_NULL, "url", service, tinkex_service_new(settings, &service, &error));
+  tinkex_service_options_free(&settings);
   pending = update = POISON;
   EXPECT(TINKEX_ERROR_NULL, "optim", tinkex_training_train_step(w->training, w->batch, w->loss, NULL, &pending, &update, &error));
   CHECK(pending == NULL && update == NULL);
@@ -42,6 +74,8 @@ static void null_pointers(struct world *w) {
   EXPECT(TINKEX_ERROR_NULL, "out", tinkex_queue_new(NULL, &error));
   EXPECT(TINKEX_ERROR_NULL, "update", tinkex_training_train_step(w->training, w->batch, w->loss, w->adam, &pending, NULL, &error));
   CHECK(pending == NULL);
+  EXPECT(TINKEX_ERROR_NULL, "json", tinkex_batch_json(w->batch, NULL, &error));
+  EXPECT(TINKEX_ERROR_NULL, "handle", tinkex_sampling_handle(w->sampling, NULL, &error));
   EXPECT(TINKEX_ERROR_NULL, "tokens", tinkex_batch_add_tokens(w->batch, NULL, 3, NULL, &error));
   EXPECT(TINKEX_ERROR_NULL, "weights", tinkex_batch_add_weighted(w->batch, PROMPT, NULL, 3, NULL, &error));
   EXPECT(TINKEX_ERROR_NULL, "offsets", tinkex_batch_add_tokens_many(w->batch, 1, NULL, PROMPT, NULL, &error));
@@ -69,7 +103,7 @@ static void null_pointers(struct world *w) {
   CHECK(tinkex_batch_len(NULL) == 0 && tinkex_queue_take_done(NULL, NULL, 0, 0) == 0 && !tinkex_pending_is_done(NULL));
   CHECK(isnan(tinkex_result_metric(NULL, "x")) && tinkex_result_tokens(NULL, 0, &n) == NULL && n == 0);
   CHECK(tinkex_training_ref(NULL) == NULL && tinkex_training_model_id(NULL) == NULL && tinkex_queue_fd(NULL) == -1);
-  CHECK(!tinkex_has_feature(NULL) && tinkex_event_take_loss(NULL) == NULL && tinkex_error_message(NULL) == NULL);
+  CHECK(!tinkex_has_feature(NULL) && !tinkex_has_feature("no_such_feature") && tinkex_event_take_loss(NULL) == NULL && tinkex_error_message(NULL) == NULL);
   CHECK(tinkex_input_len(NULL) <= 0 && tinkex_graph_logprobs(NULL) == -1);
   tinkex_optim_set(NULL, "learning_rate", 1);
   tinkex_sample_options_set_max_tokens(NULL, 1);
@@ -86,6 +120,12 @@ static void frees(struct world *w) {
   FREES(error); FREES(text); FREES(tokens); FREES(service_options); FREES(model_options); FREES(save_options); FREES(sample_options);
   FREES(server_options); FREES(service); FREES(training); FREES(sampling); FREES(rest); FREES(server); FREES(tokenizer); FREES(input);
   FREES(batch); FREES(loss); FREES(graph); FREES(optim); FREES(pending); FREES(status); FREES(cancel); FREES(queue); FREES(event);
+  tinkex_pending *no_pending = NULL;
+  tinkex_loss_call *no_call = NULL;
+  tinkex_pending_detach(NULL);
+  tinkex_pending_detach(&no_pending);
+  tinkex_loss_call_finish(&no_call);
+  CHECK(no_pending == NULL && no_call == NULL);
   tinkex_batch_free(&batch);
   CHECK(batch == NULL);
   tinkex_batch_free(&batch); /* the second free through the same variable */
@@ -176,7 +216,7 @@ static void texts(struct world *w) {
 static void arrays(struct world *w) {
   const float weights[] = {0, 1, 1};
   const int64_t falls[] = {0, 3, 2}, late[] = {1, 2, 3}, negative[] = {0, -1, 3}, right[] = {0, 2, 3}, far[] = {0, 2, INT64_MAX};
-  const size_t huge[] = {SIZE_MAX, 4};
+  const size_t huge[] = {SIZE_MAX, 4}, wraps[] = {SIZE_MAX / 2 + 1, 2}; /* the second product is 0 if it is cut off */
   tinkex_pending *pending, *pendings[2] = {POISON, POISON};
   tinkex_batch *batch = tinkex_batch_new();
   size_t n = 7;
@@ -193,11 +233,18 @@ static void arrays(struct world *w) {
   CHECK(tinkex_batch_len(batch) == 0); /* nothing was half added */
   OK(tinkex_batch_add_tokens(batch, PROMPT, 3, &n, &error));
   CHECK(n == 0);
+  EXPECT(TINKEX_ERROR_LENGTH, "offsets[0]", tinkex_batch_set_all_f32(batch, 0, 1, "advantages", late, weights, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "offsets[2]", tinkex_batch_set_all_i32(batch, 0, 2, "target_tokens", falls, PROMPT, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "values", tinkex_batch_set_all_f32(batch, 0, 2, "advantages", far, weights, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "row_offsets[0]", tinkex_batch_set_csr_i64(batch, 0, "target_tokens", 2, 3, late, right, right, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "column_indices", tinkex_batch_set_csr_f32(batch, 0, "advantages", 2, 3, far, right, weights, &error));
   EXPECT(TINKEX_ERROR_LENGTH, "shape", tinkex_batch_set_f32(batch, 0, "advantages", weights, huge, 2, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "shape", tinkex_batch_set_f32(batch, 0, "advantages", weights, wraps, 2, &error));
   EXPECT(TINKEX_ERROR_LENGTH, "values", tinkex_batch_set_f32(batch, 0, "advantages", weights, (const size_t[]){SIZE_MAX}, 1, &error));
   EXPECT(TINKEX_ERROR_LENGTH, "row_offsets[2]", tinkex_batch_set_csr_f32(batch, 0, "advantages", 2, 3, falls, right, weights, &error));
   EXPECT(TINKEX_ERROR_INVALID_INPUT, "advantages", tinkex_batch_set_csr_f32(batch, 0, "advantages", 2, 3, right, right, weights, &error));
   EXPECT(TINKEX_ERROR_RANGE, NULL, tinkex_batch_set_f32(batch, 1, "advantages", weights, (const size_t[]){3}, 1, &error));
+  EXPECT(TINKEX_ERROR_RANGE, NULL, tinkex_batch_set_provenance(batch, 1, "{\"model_input\": [], \"loss_fn_inputs\": []}", &error));
   EXPECT(TINKEX_ERROR_RANGE, NULL, tinkex_batch_set_all_f32(batch, 0, 2, "advantages", right, weights, &error));
   /* A ragged array has one value for each token of its example, and so has a tensor: two weights for three tokens. */
   EXPECT(TINKEX_ERROR_INVALID_INPUT, "weights", tinkex_batch_set_all_f32(batch, 0, 1, "weights", right, weights, &error));
@@ -343,11 +390,15 @@ static void names(struct world *w) {
   in_graph(w, number_as_tensor, TINKEX_ERROR_KIND, NULL);
   unknown_options(w);
   settings_of_others(w);
-  const double rates[] = {(double)NAN, -1};
-  for (int i = 0; i < 2; i++) {
+  const double rates[] = {(double)NAN, -1, (double)INFINITY};
+  for (int i = 0; i < 3; i++) {
     OK(tinkex_optim_new("adam", &optim, &error));
     tinkex_optim_set(optim, "learning_rate", rates[i]);
-    REFUSED(TINKEX_ERROR_INVALID_INPUT, "adam_params.learning_rate", pending, tinkex_training_optim_step(w->training, optim, &pending, &error));
+    for (int k = 0; k < 2; k++) { /* a right value does not replace the mistake, nor does another mistake */
+      REFUSED(TINKEX_ERROR_INVALID_INPUT, "adam_params.learning_rate", pending, tinkex_training_optim_step(w->training, optim, &pending, &error));
+      tinkex_optim_set(optim, "learning_rate", 1e-4);
+      tinkex_optim_set(optim, "no_such_parameter", 1);
+    }
     tinkex_optim_free(&optim);
   }
   CHECK(strcmp(tinkex_code_name(TINKEX_ERROR_NAME), "TINKEX_ERROR_NAME") == 0 && tinkex_code_name(-5) != NULL);
@@ -370,9 +421,14 @@ static void results(struct world *w) {
   REFUSED(TINKEX_ERROR_KIND, NULL, ints, tinkex_result_output_i64(result, 0, "logprobs", &ints, &n, &error));
   REFUSED(TINKEX_ERROR_KIND, NULL, training, tinkex_result_training(result, &training, &error));
   REFUSED(TINKEX_ERROR_KIND, NULL, sampling, tinkex_result_sampling(result, &sampling, &error));
-  REFUSED(TINKEX_ERROR_RANGE, NULL, values, tinkex_result_output_f32(result, 99, "logprobs", &values, &n, &error));
+  const size_t past = tinkex_batch_len(w->batch); /* the first number that there is not */
+  REFUSED(TINKEX_ERROR_RANGE, "example", values, tinkex_result_output_f32(result, past, "logprobs", &values, &n, &error));
   CHECK(n == 0);
-  REFUSED(TINKEX_ERROR_RANGE, NULL, shape, tinkex_result_output_shape(result, 99, "logprobs", &shape, &n, &error));
+  REFUSED(TINKEX_ERROR_RANGE, "example", ints, tinkex_result_output_i64(result, past, "logprobs", &ints, &n, &error));
+  REFUSED(TINKEX_ERROR_RANGE, "example", shape, tinkex_result_output_shape(result, past, "logprobs", &shape, &n, &error));
+  REFUSED(TINKEX_ERROR_RANGE, "example", values, tinkex_result_output_f32(result, SIZE_MAX, "logprobs", &values, &n, &error));
+  EXPECT(TINKEX_ERROR_NULL, "values", tinkex_result_output_f32(result, 0, "logprobs", NULL, &n, &error));
+  REFUSED(TINKEX_ERROR_NULL, "name", values, tinkex_result_output_f32(result, 0, NULL, &values, &n, &error));
   REFUSED(TINKEX_ERROR_NAME, NULL, values, tinkex_result_output_f32(result, 0, "no_such_output", &values, &n, &error));
   OK(tinkex_result_output_f32(result, 0, "logprobs", &values, &n, &error));
   CHECK(n == 5 && values != NULL && values[4] < 0);
@@ -383,6 +439,7 @@ static void results(struct world *w) {
   tinkex_pending_free(&pending);
   OK(tinkex_sampling_sample_tokens(w->sampling, PROMPT, 3, 1, NULL, &pending, &error));
   OK(tinkex_pending_wait(pending, -1, &result, &error));
+  EXPECT(TINKEX_ERROR_NULL, "out", tinkex_pending_status(pending, NULL, &error));
   CHECK(tinkex_result_kind(result) == TINKEX_RESULT_SAMPLE && tinkex_result_tokens(result, 0, &n) != NULL && n > 0);
   CHECK(tinkex_result_tokens(result, 1, &n) == NULL && n == 0 && tinkex_result_logprobs(result, 1, &n) == NULL);
   CHECK(tinkex_result_sequence_id(result, 1) == NULL && tinkex_result_metric_name(result, 0) == NULL);
@@ -392,13 +449,22 @@ static void results(struct world *w) {
   tinkex_pending_free(&pending);
 }
 
+static atomic_int n_loss_released, n_closed;
+static void loss_released(void *user) { atomic_fetch_add((atomic_int *)user, 1); }
+static int32_t never(void *user, tinkex_loss_call *call) {
+  (void)user, (void)call;
+  stop_test(__FILE__, __LINE__, "a refused custom loss was called");
+  return 1;
+}
+
 static void lifecycle(struct world *w) {
   tinkex_queue *queue;
   tinkex_event *event;
   tinkex_service *service = serve_on(w->server);
   tinkex_training *training, *other;
-  tinkex_sampling *sampling;
-  tinkex_pending *pending = NULL;
+  tinkex_sampling *sampling, *sampler;
+  tinkex_pending *pending = NULL, *update;
+  tinkex_graph *graph;
   tinkex_text *json;
   OK(tinkex_training_new(service, MODEL, NULL, &training, &error));
   OK(tinkex_sampling_new(service, MODEL, &sampling, &error));
@@ -420,6 +486,19 @@ static void lifecycle(struct world *w) {
   REFUSED(TINKEX_ERROR_CLOSED, NULL, pending, tinkex_training_optim_step(training, w->adam, &pending, &error));
   REFUSED(TINKEX_ERROR_CLOSED, NULL, pending, tinkex_sampling_sample_tokens(sampling, PROMPT, 3, 1, NULL, &pending, &error));
   REFUSED(TINKEX_ERROR_CLOSED, NULL, other, tinkex_training_new(service, MODEL, NULL, &other, &error));
+  REFUSED(TINKEX_ERROR_CLOSED, NULL, sampler, tinkex_sampling_new(service, MODEL, &sampler, &error));
+  REFUSED(TINKEX_ERROR_CLOSED, NULL, sampler, tinkex_training_sampler(training, 0, &sampler, &error));
+  REFUSED(TINKEX_ERROR_CLOSED, NULL, pending, tinkex_training_save_state(training, "x", NULL, &pending, &error));
+  update = POISON;
+  REFUSED(TINKEX_ERROR_CLOSED, NULL, pending, tinkex_training_train_step(training, w->batch, w->loss, w->adam, &pending, &update, &error));
+  CHECK(update == NULL);
+  REFUSED(TINKEX_ERROR_CLOSED, NULL, pending, tinkex_training_forward_backward_custom(training, w->batch, never, &n_closed, loss_released, &pending, &error));
+  for (int i = 0; i < 1000 && n_closed == 0; i++) pause_ms(10); /* may be on a thread of the client */
+  CHECK(n_closed == 1);
+  OK(tinkex_graph_new("test", 1, &graph, &error));
+  tinkex_graph_result(graph, tinkex_graph_unary(graph, "sum", tinkex_graph_logprobs(graph)));
+  REFUSED(TINKEX_ERROR_CLOSED, NULL, pending, tinkex_service_create_loss(service, graph, &pending, &error));
+  tinkex_graph_free(&graph);
   tinkex_service_free(&service); /* before its children */
   tinkex_training_free(&training);
   tinkex_sampling_free(&sampling);
@@ -502,7 +581,7 @@ static void queues(struct world *w) {
   CHECK(tinkex_queue_fd(queue) >= 0 && tinkex_queue_fd(queue) == tinkex_queue_fd(queue));
   OK(tinkex_sampling_sample_tokens(w->sampling, PROMPT, 3, 1, NULL, &pending, &error));
   OK(tinkex_pending_notify(pending, queue, 5, &error));
-  CHECK(tinkex_queue_take_done(queue, tags, 4, 60000) == 1 && tags[0] == 5);
+  CHECK(tinkex_queue_take_done(queue, tags, 4, -1) == 1 && tags[0] == 5);
   OK(tinkex_pending_notify(pending, queue, 6, &error)); /* has ended: the event comes at once */
   tinkex_pending_free(&pending); /* and goes with its operation */
   CHECK(tinkex_queue_take_done(queue, tags, 4, 0) == 0);
@@ -533,6 +612,11 @@ static void released(void *user) {
 
 static void logging(struct world *w) {
   tinkex_queue *queue;
+  /* Refused calls release, and do not count as the one that sets the target. */
+  EXPECT(TINKEX_ERROR_NULL, "log", tinkex_log_to_callback(TINKEX_LOG_ERROR, NULL, &n_records, released, &error));
+  EXPECT(TINKEX_ERROR_INVALID_INPUT, "level", tinkex_log_to_callback(TINKEX_LOG_TRACE + 1, log_and_log, &n_records, released, &error));
+  EXPECT(TINKEX_ERROR_NULL, "queue", tinkex_log_to_queue(TINKEX_LOG_ERROR, NULL, 1, &error));
+  CHECK(atomic_exchange(&n_released, 0) == 2 && n_records == 0);
   OK(tinkex_log_to_callback(TINKEX_LOG_ERROR, log_and_log, &n_records, released, &error));
   CHECK(n_released == 0);
   EXPECT(TINKEX_ERROR_ALREADY, NULL, tinkex_log_to_callback(TINKEX_LOG_ERROR, log_and_log, &n_records, released, &error));
@@ -546,14 +630,6 @@ static void logging(struct world *w) {
   tinkex_log_set_level(TINKEX_LOG_OFF);
   const int n = n_records;
   CHECK(tinkex_batch_len(AS(tinkex_batch, w->loss)) == 0 && n_records == n);
-}
-
-static atomic_int n_loss_released;
-static void loss_released(void *user) { atomic_fetch_add((atomic_int *)user, 1); }
-static int32_t never(void *user, tinkex_loss_call *call) {
-  (void)user, (void)call;
-  stop_test(__FILE__, __LINE__, "a refused custom loss was called");
-  return 1;
 }
 
 static void releases(struct world *w) {
@@ -584,6 +660,7 @@ int main(int argc, char **argv) {
   alarm(600);
   CHECK(tinkex_version_number() == TINKEX_VERSION_NUMBER && tinkex_abi_version() == 0 && tinkex_live_objects() == 0);
   if (!tinkex_has_feature("local")) return without_engine();
+  CHECK(tinkex_has_feature("testing") == (tinkex_testing_panic_next != NULL)); /* else the panic below would be left out */
   build(&w);
   null_pointers(&w);
   frees(&w);

@@ -21,19 +21,33 @@ static void set_timer(long microseconds) {
   CHECK(setitimer(ITIMER_REAL, &time, NULL) == 0);
 }
 
-/* Training with a timer whose handler does not restart system calls. */
+/* Training, and calls whose requests this thread sends itself, with a timer whose handler does not restart system calls. */
 static void train(struct world *w, int steps) {
   const struct sigaction action = {.sa_handler = on_alarm};
+  tinkex_rest *rest = NULL;
+  tinkex_queue *queue = NULL;
   CHECK(sigaction(SIGALRM, &action, NULL) == 0);
+  OK(tinkex_service_rest(w->service, &rest, &error));
+  OK(tinkex_queue_new(&queue, &error));
   set_timer(1000);
   for (int i = 0; i < steps; i++) {
     tinkex_pending *pass = NULL, *update = NULL;
+    tinkex_event *event = NULL;
+    tinkex_text *json = NULL;
     OK(tinkex_training_train_step(w->training, w->batch, w->loss, w->adam, &pass, &update, &error));
     CHECK(finish(&pass) > 0);
     OK(tinkex_pending_wait(update, -1, NULL, &error));
     tinkex_pending_free(&update);
+    OK(tinkex_rest_list_runs(rest, -1, 0, &json, &error));
+    tinkex_text_free(&json);
+    /* A wait ends neither early nor with another code. */
+    const double before = now();
+    REFUSED(TINKEX_ERROR_TIMEOUT_WAIT, NULL, event, tinkex_queue_next(queue, 5, &event, &error));
+    CHECK(now() - before >= 0.004);
   }
   set_timer(0);
+  tinkex_rest_free(&rest);
+  tinkex_queue_free(&queue);
   printf("signals: %ld in %d steps, %ld on other threads\n", n_signals, steps, n_foreign);
   CHECK(n_signals > 0 && n_foreign == 0);
 }
@@ -86,22 +100,28 @@ static void check_masks(void) {
 static void check_masks(void) {}
 #endif
 
-/* Closes a connection so that the peer gets a reset. */
-static void reset(int connection) {
+/* Closes a connection so that the peer gets a reset. With `ends_first` the peer sees the end of the data before that, and its
+ * next write fails with EPIPE; otherwise with ECONNRESET, for which there is no SIGPIPE. */
+static void reset(int connection, int ends_first) {
   const struct linger now = {1, 0};
+  if (ends_first) shutdown(connection, SHUT_WR);
   setsockopt(connection, SOL_SOCKET, SO_LINGER, &now, sizeof now);
   close(connection);
 }
 
 /* A server that reads a few bytes of each request and resets the connection. */
+static atomic_int n_resets;
 static void *refuse(void *listener) {
   const int socket = *(int *)listener;
   for (;;) {
     char bytes[16];
     const int connection = accept(socket, NULL, NULL);
     if (connection < 0) return NULL;
-    if (recv(connection, bytes, sizeof bytes, 0) > 0) pause_ms(1);
-    reset(connection);
+    if (recv(connection, bytes, sizeof bytes, 0) > 0) {
+      pause_ms(1);
+      n_resets++;
+    }
+    reset(connection, n_resets % 2);
   }
 }
 
@@ -131,6 +151,7 @@ static void meet_resets(void) {
   OK(tinkex_service_new(options, &service, &error)); /* sends nothing */
   CHECK(tinkex_training_new(service, MODEL, NULL, &training, &error) != TINKEX_OK && training == NULL && error != NULL);
   CHECK(tinkex_error_code(error) / 1000 == 2); /* of HTTP */
+  CHECK(atomic_exchange(&n_resets, 0) > 0); /* and from this server */
   tinkex_error_free(&error);
   tinkex_service_free(&service);
   OK(tinkex_rest_new(options, &rest, &error));
@@ -138,9 +159,11 @@ static void meet_resets(void) {
   char *query = malloc(n);
   CHECK(query != NULL);
   memset(query, 'x', n);
-  memcpy(query, "{\"name\":\"", 9);
+  static const char START[] = "{\"display_name\":\"";
+  memcpy(query, START, sizeof START - 1);
   memcpy(query + n - 3, "\"}", 3);
   CHECK(tinkex_rest_search_sessions(rest, query, NULL, &json, &error) != TINKEX_OK && json == NULL);
+  CHECK(tinkex_error_code(error) / 1000 == 2 && n_resets > 0); /* the first one with EPIPE */
   tinkex_error_free(&error);
   free(query);
   tinkex_rest_free(&rest);
@@ -161,7 +184,7 @@ static void give_resets(const tinkex_server *server) {
     CHECK(connection >= 0 && connect(connection, (const struct sockaddr *)&address, sizeof address) == 0);
     for (int k = 0; k < 20; k++)
       if (send(connection, REQUEST, sizeof REQUEST - 1, MSG_NOSIGNAL) < 0) break;
-    reset(connection);
+    reset(connection, i % 2);
   }
 }
 

@@ -75,9 +75,11 @@ static void *use(void *number) {
   return NULL;
 }
 
+static atomic_int n_waiting;
 static void *wait_for(void *pending) {
   const tinkex_result *result = NULL;
   tinkex_error *error = NULL;
+  atomic_fetch_add(&n_waiting, 1);
   if (tinkex_pending_wait(pending, -1, &result, &error)) stop_test(__FILE__, __LINE__, tinkex_error_message(error));
   return (void *)(uintptr_t)result;
 }
@@ -107,8 +109,7 @@ static void wait_together(void *(*wait)(void *), int do_cancel) {
   tinkex_sample_options_free(&options);
 }
 
-/* All threads wait for a pass that cannot end yet. Its pending is freed meanwhile; then the pass ends, and so do the waits. */
-static atomic_int n_waiting;
+/* All threads wait for a pass that cannot end yet; then the pass ends, and so do the waits. */
 static void *outlive(void *pending) {
   atomic_fetch_add(&n_waiting, 1);
   switch (tinkex_pending_wait(pending, -1, NULL, NULL)) {
@@ -118,27 +119,88 @@ static void *outlive(void *pending) {
   return NULL;
 }
 
-static void free_while_waiting(void) {
-  pthread_t threads[THREADS];
-  tinkex_queue *queue = NULL;
+/* A pass of a new client that cannot end before the returned loss is finished. */
+static tinkex_loss_call *hold_a_pass(tinkex_training **training, tinkex_queue **queue, tinkex_pending **pending) {
   tinkex_event *event = NULL;
+  OK(tinkex_training_new(w.service, MODEL, NULL, training, &error));
+  OK(tinkex_queue_new(queue, &error));
+  OK(tinkex_training_forward_backward_pulled(*training, w.batch, *queue, 1, pending, &error));
+  OK(tinkex_queue_next(*queue, -1, &event, &error));
+  tinkex_loss_call *call = tinkex_event_take_loss(event);
+  CHECK(call != NULL);
+  tinkex_event_free(&event);
+  return call;
+}
+
+/* `do_free`: the pending is freed while all wait, else all get the one result of the pass. */
+static void wait_for_a_pass(int do_free) {
+  pthread_t threads[THREADS];
+  void *first = NULL;
+  tinkex_queue *queue = NULL;
   tinkex_training *training = NULL;
   tinkex_pending *pending = NULL;
-  OK(tinkex_training_new(w.service, MODEL, NULL, &training, &error));
-  OK(tinkex_queue_new(&queue, &error));
-  OK(tinkex_training_forward_backward_pulled(training, w.batch, queue, 1, &pending, &error));
-  OK(tinkex_queue_next(queue, 60000, &event, &error));
-  tinkex_loss_call *call = tinkex_event_take_loss(event);
-  tinkex_event_free(&event);
-  for (int i = 0; i < THREADS; i++) CHECK(pthread_create(&threads[i], NULL, outlive, pending) == 0);
+  tinkex_loss_call *call = hold_a_pass(&training, &queue, &pending);
+  n_waiting = 0;
+  for (int i = 0; i < THREADS; i++) CHECK(pthread_create(&threads[i], NULL, do_free ? outlive : wait_for, pending) == 0);
   while (n_waiting < THREADS) pause_ms(1);
   pause_ms(500); /* nothing tells when a thread is inside of the call */
-  tinkex_pending_free(&pending);
-  CHECK(pending == NULL);
+  CHECK(!tinkex_pending_is_done(pending)); /* no wait can have ended yet */
+  if (do_free) tinkex_pending_free(&pending);
+  CHECK((pending == NULL) == do_free);
   tinkex_loss_call_set_loss(call, 1);
   tinkex_loss_call_finish(&call);
-  for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+  for (int i = 0; i < THREADS; i++) {
+    void *result = NULL;
+    pthread_join(threads[i], &result);
+    if (i == 0) first = result;
+    CHECK(result == first && (first != NULL) == !do_free);
+  }
+  tinkex_pending_free(&pending);
   tinkex_queue_free(&queue);
+  tinkex_training_free(&training);
+}
+
+/* All threads use one pending at once: status, notification, wait, and cancel. It ends once, as cancelled, for all. */
+static struct {
+  tinkex_pending *pending;
+  tinkex_queue *queue;
+  atomic_int n_ready;
+} shared;
+static void *use_one(void *number) {
+  tinkex_status *status = NULL;
+  const tinkex_result *result = NULL;
+  atomic_fetch_add(&shared.n_ready, 1);
+  while (shared.n_ready < THREADS) pause_ms(1);
+  OK(tinkex_pending_notify(shared.pending, shared.queue, (uintptr_t)number, &error));
+  OK(tinkex_pending_status(shared.pending, &status, &error));
+  CHECK(tinkex_status_stage(status) >= TINKEX_STAGE_QUEUED && tinkex_status_stage(status) <= TINKEX_STAGE_DONE);
+  tinkex_status_free(&status);
+  if ((uintptr_t)number % 2) tinkex_pending_cancel(shared.pending);
+  EXPECT(TINKEX_ERROR_CANCELLED, NULL, tinkex_pending_wait(shared.pending, -1, &result, &error));
+  CHECK(result == NULL && tinkex_pending_is_done(shared.pending));
+  OK(tinkex_pending_status(shared.pending, &status, &error));
+  CHECK(tinkex_status_stage(status) == TINKEX_STAGE_DONE);
+  tinkex_status_free(&status);
+  return NULL;
+}
+
+static void use_together(void) {
+  pthread_t threads[THREADS];
+  uint64_t tags[THREADS + 1];
+  unsigned seen = 0;
+  tinkex_training *training = NULL;
+  tinkex_loss_call *call = hold_a_pass(&training, &shared.queue, &shared.pending);
+  for (uintptr_t i = 0; i < THREADS; i++) CHECK(pthread_create(&threads[i], NULL, use_one, (void *)i) == 0);
+  for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+  const size_t n = tinkex_queue_take_done(shared.queue, tags, THREADS + 1, 0); /* one event for each notification */
+  CHECK(n == THREADS);
+  for (size_t i = 0; i < n; i++) seen |= 1u << tags[i];
+  CHECK(seen == (1u << THREADS) - 1);
+  tinkex_loss_call_set_loss(call, 1);
+  tinkex_loss_call_finish(&call); /* too late, and harmless */
+  EXPECT(TINKEX_ERROR_CANCELLED, NULL, tinkex_pending_wait(shared.pending, -1, NULL, &error));
+  tinkex_pending_free(&shared.pending);
+  tinkex_queue_free(&shared.queue);
   tinkex_training_free(&training);
 }
 
@@ -150,10 +212,13 @@ int main(int argc, char **argv) {
   end_time = now() + seconds;
   for (uintptr_t i = 0; i < THREADS; i++) CHECK(pthread_create(&threads[i], NULL, use, (void *)(i + 1)) == 0);
   for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+  CHECK(n_samples >= THREADS);
   printf("threads: %ld samples (%ld cancelled), %ld passes\n", n_samples, n_cancelled, n_passes);
   wait_together(wait_for, 0);
   wait_together(is_cancelled, 1);
-  free_while_waiting();
+  wait_for_a_pass(0);
+  wait_for_a_pass(1);
+  use_together();
   still_works(&w);
   demolish(&w);
   return done("threads");
