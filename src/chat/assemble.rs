@@ -153,7 +153,9 @@ fn plans(renderer: &Renderer, messages: &[Message], what: TrainOnWhat) -> Result
     let chosen: Box<dyn Fn(usize) -> bool> = match what {
         TrainOnWhat::AllAssistantMessages => Box::new(|_| true),
         TrainOnWhat::LastAssistantTurn => {
-            let start = renderer.family().turn_start(&messages[..messages.len().saturating_sub(1)]);
+            // A format of one example for each turn takes the last turn that was answered.
+            let seen = messages.len().saturating_sub(usize::from(splits == Splits::AtTurns));
+            let start = renderer.family().turn_start(&messages[..seen]);
             Box::new(move |i| start <= i)
         }
         TrainOnWhat::LastAssistantMessage => {

@@ -3,7 +3,8 @@
 use std::fmt::Debug;
 
 use super::answer::{Answer, Termination};
-use super::message::{Message, Part};
+use super::json::Json;
+use super::message::{Message, Part, ToolCall};
 use super::pieces::{Pieces, Rendered};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -13,6 +14,11 @@ use crate::types::Stop;
 pub(super) trait Family: Debug + Send + Sync {
     /// The markers that the format needs. A tokenizer without one of them belongs to another model.
     fn markers(&self) -> &'static [&'static str];
+
+    /// The markers that the format needs only for some messages, such as those with images.
+    fn optional_markers(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// The marker that begins a sequence.
     fn begin(&self) -> Begin {
@@ -145,6 +151,27 @@ impl<'a> At<'a> {
             }
             None => Ok(self.message().text()),
         }
+    }
+
+    /// Refuses a thought of anybody but the assistant.
+    pub(super) fn thoughts_of_the_assistant_only(&self) -> Result<()> {
+        let message = self.message();
+        match message.content.iter().position(|part| matches!(part, Part::Thinking(_))) {
+            Some(i) if message.role != "assistant" => {
+                Err(self.invalid(&format!(".content[{i}]"), "is a thought, but only an assistant can think"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The arguments of a call, as they are.
+    pub(super) fn arguments(&self, i: usize, call: &ToolCall) -> Result<String> {
+        let problem = match Json::read(&call.arguments) {
+            Ok(Json::Object(_)) => return Ok(call.arguments.clone()),
+            Ok(_) => "must be a JSON object".to_owned(),
+            Err(error) => format!("not valid JSON: {error}"),
+        };
+        Err(self.invalid(&format!(".tool_calls[{i}].arguments"), problem))
     }
 
     /// Refuses tools and calls of tools, for formats that have none.

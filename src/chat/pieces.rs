@@ -57,8 +57,39 @@ impl Pieces {
         self.0.iter()
     }
 
-    /// Removes white space at both ends. Only texts are shortened; an end that is not text stops the removal.
-    pub(super) fn trim(&mut self) {
+    pub(super) fn starts_with_marker(&self, marker: &str) -> bool {
+        matches!(self.0.first(), Some(Piece::Marker(first)) if *first == marker)
+    }
+
+    /// Returns true if these are the first pieces, the last of them as the beginning of a text.
+    pub(super) fn starts_with(&self, start: &Pieces) -> bool {
+        let Some((last, whole)) = start.0.split_last() else { return true };
+        self.0.starts_with(whole)
+            && match (self.0.get(whole.len()), last) {
+                (Some(Piece::Text(text)), Piece::Text(start)) => text.starts_with(start),
+                (found, last) => found == Some(last),
+            }
+    }
+
+    /// Removes the first pieces, if they are these.
+    pub(super) fn remove_start(&mut self, start: &Pieces) {
+        if !self.starts_with(start) || start.is_empty() {
+            return;
+        }
+        let last = start.0.len() - 1;
+        self.0.drain(..last);
+        match (self.0.first_mut(), &start.0[last]) {
+            (Some(Piece::Text(text)), Piece::Text(start)) if start.len() < text.len() => {
+                text.drain(..start.len());
+            }
+            _ => {
+                self.0.remove(0);
+            }
+        }
+    }
+
+    /// Removes white space at the beginning, up to a piece that is not text.
+    pub(super) fn trim_start(&mut self) {
         while let Some(Piece::Text(text)) = self.0.first_mut() {
             *text = text.trim_start().to_owned();
             if !text.is_empty() {
@@ -66,6 +97,10 @@ impl Pieces {
             }
             self.0.remove(0);
         }
+    }
+
+    /// Removes white space at the end, up to a piece that is not text.
+    pub(super) fn trim_end(&mut self) {
         while let Some(Piece::Text(text)) = self.0.last_mut() {
             text.truncate(text.trim_end().len());
             if !text.is_empty() {
@@ -128,15 +163,32 @@ mod tests {
     }
 
     #[test]
+    fn the_first_pieces_are_removed_also_from_within_a_text() {
+        let mut start = Pieces::default();
+        start.marker("<m>").text("a");
+        let mut pieces = start.clone();
+        pieces.text("b").marker("<n>");
+        assert!(pieces.starts_with(&start) && !start.starts_with(&pieces));
+        pieces.remove_start(&start);
+        assert_eq!(pieces.0, [Piece::Text("b".into()), Piece::Marker("<n>")]);
+        pieces.remove_start(&start);
+        assert_eq!(pieces.0.len(), 2);
+        let mut same = start.clone();
+        same.remove_start(&start);
+        assert!(same.is_empty());
+    }
+
+    #[test]
     fn trimming_shortens_texts_up_to_the_first_that_has_more_than_white_space() {
         let mut pieces = Pieces::default();
         pieces.text(" \n").text(" a ").marker("<m>").text(" b\r\n");
-        pieces.trim();
+        pieces.trim_start();
+        pieces.trim_end();
         let text = |text: &str| Piece::Text(text.into());
         assert_eq!(pieces.0, [text("a "), Piece::Marker("<m>"), text(" b")]);
         let mut blank = Pieces::default();
         blank.text(" \n ");
-        blank.trim();
+        blank.trim_end();
         assert!(blank.is_empty());
     }
 }

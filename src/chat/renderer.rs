@@ -87,6 +87,8 @@ impl Renderer {
             };
             markers.insert(*marker, id);
         }
+        let optional = family.optional_markers().iter();
+        markers.extend(optional.filter_map(|marker| Some((*marker, tokenizer.token_id(marker)?))));
         let names = markers.iter().map(|(marker, id)| (*id, *marker)).collect();
         Ok(Renderer { name, family, tokenizer, markers, names, like_cookbook: options.like_cookbook })
     }

@@ -73,7 +73,7 @@ impl FromStr for TrainOnWhat {
     fn from_str(name: &str) -> Result<Self> {
         TrainOnWhat::ALL.into_iter().find(|what| what.name() == name).ok_or_else(|| {
             let names: Vec<&str> = TrainOnWhat::ALL.iter().map(|what| what.name()).collect();
-            Error::invalid("train_on_what", format!("{name:?} is none of {}", names.join(", ")))
+            Error::invalid("train_on_what", format!("{name:?} is not a mode; they are {}", names.join(", ")))
         })
     }
 }

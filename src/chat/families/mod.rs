@@ -1,7 +1,9 @@
 //! The families of models, by the cookbook's names of their renderers.
 
+mod deepseek_v3;
 mod llama3;
 mod qwen3;
+mod qwen3_5;
 mod role_colon;
 
 use std::sync::Arc;
@@ -13,10 +15,14 @@ use crate::error::{Error, Result};
 /// Makes the family of a name.
 type Make = fn(&RendererOptions) -> Result<Arc<dyn Family>>;
 
-const FAMILIES: [(&str, Make); 6] = [
+const FAMILIES: [(&str, Make); 10] = [
+    ("deepseekv3", |options| deepseek_v3::DeepSeekV3::make(false, options)),
+    ("deepseekv3_thinking", |options| deepseek_v3::DeepSeekV3::make(true, options)),
     ("llama3", |_| Ok(Arc::new(llama3::Llama3))),
     ("qwen2_5", |options| qwen3::Qwen3::make(qwen3::Variant::Qwen25, options)),
     ("qwen3", |options| qwen3::Qwen3::make(qwen3::Variant::Thinking, options)),
+    ("qwen3_5", |options| qwen3_5::Qwen35::make(true, options)),
+    ("qwen3_5_disable_thinking", |options| qwen3_5::Qwen35::make(false, options)),
     ("qwen3_disable_thinking", |options| qwen3::Qwen3::make(qwen3::Variant::Disabled, options)),
     ("qwen3_instruct", |options| qwen3::Qwen3::make(qwen3::Variant::Instruct, options)),
     ("role_colon", |_| Ok(Arc::new(role_colon::RoleColon))),

@@ -14,9 +14,9 @@ use crate::chat::tags::{
 use crate::error::Result;
 
 const START: &str = "<|im_start|>";
-const END: &str = "<|im_end|>";
-const RESULT: &str = "<tool_response>";
-const RESULT_END: &str = "</tool_response>";
+pub(super) const END: &str = "<|im_end|>";
+pub(super) const RESULT: &str = "<tool_response>";
+pub(super) const RESULT_END: &str = "</tool_response>";
 
 /// What Qwen2.5's template writes if there is no system message.
 const QWEN25_SYSTEM: &str = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.";
@@ -69,9 +69,6 @@ impl Qwen3 {
         let mut has_text = false;
         for (i, part) in message.content.iter().enumerate() {
             match part {
-                Part::Thinking(_) if !is_assistant => {
-                    return Err(at.invalid(&format!(".content[{i}]"), "only an assistant can think"));
-                }
                 Part::Thinking(_) if !keeps_thoughts => {}
                 Part::Thinking(thought) if framed => {
                     let thought = thought.trim_matches('\n');
@@ -148,6 +145,7 @@ impl Family for Qwen3 {
 
     fn message(&self, at: &At<'_>) -> Result<Rendered> {
         let message = at.message();
+        at.thoughts_of_the_assistant_only()?;
         let mut rendered = Rendered::default();
         let is_tool = message.role == "tool";
         let groups = is_tool && !self.like_cookbook;
@@ -251,13 +249,13 @@ impl Family for Qwen3 {
     }
 }
 
-fn header(role: &str, at: &At<'_>) -> Pieces {
+pub(super) fn header(role: &str, at: &At<'_>) -> Pieces {
     let mut pieces = Pieces::default();
     pieces.text(if at.is_first { "" } else { "\n" }).marker(START).text(role).text("\n");
     pieces
 }
 
-fn empty_thought(pieces: &mut Pieces) {
+pub(super) fn empty_thought(pieces: &mut Pieces) {
     pieces.marker(THINK).text("\n\n").marker(THINK_END).text("\n\n");
 }
 

@@ -1,18 +1,30 @@
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::sync::Arc;
 
-use super::fixtures::{Fixture, Rendered, conversations, fixture};
+use super::exceptions::{EXCEPTIONS, Exception, Follows, Mode, Shape};
+use super::fixtures::{Conversation, Entry, Fixture, Rendered, conversations, fixture};
 use crate::chat::{Example, Message, Renderer, RendererOptions, TrainOnWhat};
 
-/// What is compared of a conversation: `prompt`, `plural MODE`, `single MODE`.
-type Kinds = BTreeSet<String>;
-
-fn renderer(name: &str, fixture: &Fixture, like_cookbook: bool) -> Renderer {
+pub(super) fn renderer(name: &str, fixture: &Fixture, like_cookbook: bool) -> Renderer {
     let current_date = fixture.file["current_date"].as_str().map(str::to_owned);
     let name = name.strip_suffix("_llama3").or(name.strip_suffix("_qwen3")).unwrap_or(name);
     let options = RendererOptions { like_cookbook, current_date };
     Renderer::with_options(name, Arc::clone(&fixture.tokenizer), &options).unwrap()
+}
+
+/// Two results for a conversation that are compared: `prompt`, `plural MODE` or `single MODE`.
+#[derive(Debug)]
+struct Pair {
+    kind: String,
+    ours: Rendered,
+    theirs: Rendered,
+    entry_kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Prompt,
+    AllAnswers,
+    Other,
 }
 
 fn of_example(example: &Example) -> (Vec<i32>, Vec<bool>) {
@@ -24,6 +36,7 @@ fn trained(examples: Rendered) -> Rendered {
     examples.map(|list| list.into_iter().filter(|(_, weights)| weights.contains(&true)).collect())
 }
 
+/// The messages as the script gave them to the cookbook: for the mode `customized` with flags.
 fn flagged(messages: &[Message], what: TrainOnWhat) -> Vec<Message> {
     let mut messages = messages.to_vec();
     if what == TrainOnWhat::Customized && messages.iter().all(|message| message.trainable.is_none()) {
@@ -34,95 +47,155 @@ fn flagged(messages: &[Message], what: TrainOnWhat) -> Vec<Message> {
     messages
 }
 
-/// Where a renderer differs from the cookbook.
-fn differences(name: &str, like_cookbook: bool) -> BTreeMap<String, Kinds> {
-    let fixture = fixture(name);
-    let renderer = renderer(name, &fixture, like_cookbook);
-    let mut all = BTreeMap::new();
-    for conversation in conversations() {
-        let entry = fixture.entry(&conversation.name);
-        let mut kinds = Kinds::new();
-        let messages = &conversation.messages;
-        let answers = messages.iter().rev().take_while(|message| message.role == "assistant").count();
-        let asked = &messages[..messages.len() - answers];
-        let prompt = renderer.build_generation_prompt(asked).ok().map(|prompt| prompt.to_ints().unwrap());
-        if entry.is_refused() {
-            assert_eq!(prompt, None, "{name} {}", conversation.name);
-            continue;
-        }
-        let mut compare = |kind: String, ours: &Rendered, theirs: &Rendered| {
-            if ours != theirs {
-                if let Ok(path) = std::env::var("TINKEX_SHOW") {
-                    let mut text = format!("{name} {} {kind}\n", conversation.name);
-                    for (who, list) in [("ours  ", ours), ("theirs", theirs)] {
-                        match list {
-                            None => writeln!(text, "  {who} refused").unwrap(),
-                            Some(list) => {
-                                for (ids, weights) in list {
-                                    let mut shown = String::new();
-                                    for run in ids
-                                        .iter()
-                                        .zip(weights)
-                                        .collect::<Vec<_>>()
-                                        .chunk_by(|a, b| a.1 == b.1)
-                                    {
-                                        let decoded: Vec<String> = run
-                                            .iter()
-                                            .map(|(id, _)| renderer.tokenizer().decode(&[**id]))
-                                            .collect();
-                                        let decoded = decoded.join("·");
-                                        shown +=
-                                            &if *run[0].1 { format!("⟦{decoded}⟧") } else { decoded };
-                                    }
-                                    writeln!(text, "  {who} {shown:?}").unwrap();
-                                }
-                            }
-                        }
-                    }
-                    use std::io::Write as _;
-                    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
-                    file.write_all(text.as_bytes()).unwrap();
-                }
-                kinds.insert(kind);
-            }
-        };
-        let as_list = |ids: Option<Vec<i32>>| ids.map(|ids| vec![(ids.clone(), vec![false; ids.len()])]);
-        compare("prompt".into(), &as_list(prompt), &as_list(entry.prompt()));
-        for (i, what) in TrainOnWhat::ALL.into_iter().enumerate() {
-            let messages = flagged(messages, what);
-            let plural = renderer.build_supervised_examples(&messages, what).ok();
-            let plural = plural.map(|list| list.iter().map(of_example).collect());
-            compare(format!("plural {what}"), &plural, &trained(entry.plural(i)));
-            let single = renderer.build_supervised_example(&messages, what).ok();
-            compare(format!("single {what}"), &single.map(|it| vec![of_example(&it)]), &entry.single(i));
-        }
-        if !kinds.is_empty() {
-            all.insert(conversation.name, kinds);
-        }
-    }
-    all
+fn as_prompt(ids: Option<Vec<i32>>) -> Rendered {
+    ids.map(|ids| vec![(ids.clone(), vec![false; ids.len()])])
 }
 
-#[test]
-fn dump() {
-    let Ok(names) = std::env::var("TINKEX_RENDERERS") else { return };
-    for name in names.split(',') {
-        for like in [true, false] {
-            println!("== {name} like_cookbook={like}");
-            for (conversation, kinds) in differences(name, like) {
-                let short = |kind: &String| {
-                    kind.replace("all_assistant_messages", "AA")
-                        .replace("all_messages", "AM")
-                        .replace("all_tokens", "AT")
-                        .replace("all_user_and_system_messages", "US")
-                        .replace("last_assistant_message", "LM")
-                        .replace("last_assistant_turn", "LT")
-                        .replace("customized", "C")
-                        .replace("plural ", "P")
-                        .replace("single ", "S")
-                };
-                println!("  {conversation}: {}", kinds.iter().map(short).collect::<Vec<_>>().join(" "));
+/// The messages that the prompt is made for: answers at the end are what it asks for.
+pub(super) fn asked(messages: &[Message]) -> &[Message] {
+    let answers = messages.iter().rev().take_while(|message| message.role == "assistant").count();
+    &messages[..messages.len() - answers]
+}
+
+fn pairs(renderer: &Renderer, conversation: &Conversation, entry: &Entry<'_>) -> Vec<Pair> {
+    let messages = &conversation.messages;
+    let prompt = renderer.build_generation_prompt(asked(messages)).ok();
+    let prompt = as_prompt(prompt.map(|prompt| prompt.to_ints().unwrap()));
+    let theirs = as_prompt(entry.prompt());
+    let mut pairs = vec![Pair { kind: "prompt".into(), ours: prompt, theirs, entry_kind: Kind::Prompt }];
+    for (i, what) in TrainOnWhat::ALL.into_iter().enumerate() {
+        let messages = flagged(messages, what);
+        let plural = renderer.build_supervised_examples(&messages, what).ok();
+        pairs.push(Pair {
+            kind: format!("plural {what}"),
+            ours: plural.map(|list| list.iter().map(of_example).collect()),
+            theirs: trained(entry.plural(i)),
+            entry_kind: if what == TrainOnWhat::AllAssistantMessages {
+                Kind::AllAnswers
+            } else {
+                Kind::Other
+            },
+        });
+        let single = renderer.build_supervised_example(&messages, what).ok();
+        pairs.push(Pair {
+            kind: format!("single {what}"),
+            ours: single.map(|example| vec![of_example(&example)]),
+            theirs: entry.single(i),
+            entry_kind: Kind::Other,
+        });
+    }
+    pairs
+}
+
+fn shape(ours: &Rendered, theirs: &Rendered) -> Option<Shape> {
+    match (ours, theirs) {
+        _ if ours == theirs => None,
+        (None, Some(_)) => Some(Shape::OursRefuses),
+        (Some(_), None) => Some(Shape::TheirsRefuses),
+        _ => {
+            let ids = |list: &Rendered| list.iter().flatten().map(|(ids, _)| ids.clone()).collect::<Vec<_>>();
+            Some(if ids(ours) == ids(theirs) { Shape::Weights } else { Shape::Tokens })
+        }
+    }
+}
+
+/// What the oracle that an exception follows has instead, if it has this kind of result.
+fn followed(exception: &Exception, pair: &Pair, entry: &Entry<'_>) -> Option<Rendered> {
+    match (exception.follows, pair.entry_kind) {
+        (Follows::Template, Kind::Prompt) => Some(as_prompt(entry.template_prompt())),
+        (Follows::Native, Kind::Prompt) => Some(as_prompt(entry.native_prompt())),
+        (Follows::Native, Kind::AllAnswers) if exception.examples => Some(entry.native_examples()),
+        _ => None,
+    }
+}
+
+fn show(renderer: &Renderer, list: &Rendered) -> String {
+    let Some(list) = list else { return "refused".into() };
+    let of = |(ids, weights): &(Vec<i32>, Vec<bool>)| {
+        let mut text = String::new();
+        for (id, trained) in ids.iter().zip(weights) {
+            text += &renderer.tokenizer().decode(&[*id]);
+            text += if *trained { "²" } else { "·" };
+        }
+        format!("{text:?}")
+    };
+    list.iter().map(of).collect::<Vec<_>>().join("\n           ")
+}
+
+/// Compares everything that a renderer makes of the conversations. Returns the exceptions that were of use.
+fn compare(name: &str, mode: Mode) -> Vec<usize> {
+    let fixture = fixture(name);
+    let renderer = renderer(name, &fixture, mode == Mode::LikeCookbook);
+    let mut used = Vec::new();
+    let mut wrong = Vec::new();
+    for conversation in conversations() {
+        let entry = fixture.entry(&conversation.name);
+        if entry.is_refused() {
+            let refused = renderer.build_generation_prompt(&conversation.messages);
+            assert!(refused.is_err(), "{name} {}", conversation.name);
+            continue;
+        }
+        for pair in pairs(&renderer, &conversation, &entry) {
+            let Some(shape) = shape(&pair.ours, &pair.theirs) else { continue };
+            let found = EXCEPTIONS
+                .iter()
+                .position(|exception| exception.matches(name, mode, &conversation.name, &pair.kind, shape));
+            let right = found.is_some_and(|i| match followed(&EXCEPTIONS[i], &pair, &entry) {
+                Some(followed) => pair.ours == followed,
+                None => true,
+            });
+            used.extend(found);
+            if !right {
+                let cause = found.map_or("no exception", |i| EXCEPTIONS[i].cause);
+                wrong.push(format!(
+                    "{name} {mode:?} {} {} {shape:?} ({cause})\n  ours     {}\n  cookbook {}\n  template {}\n  native   {}",
+                    conversation.name,
+                    pair.kind,
+                    show(&renderer, &pair.ours),
+                    show(&renderer, &pair.theirs),
+                    match pair.entry_kind {
+                        Kind::Prompt => show(&renderer, &as_prompt(entry.template_prompt())),
+                        _ => show(&renderer, &as_prompt(entry.template_conversation())),
+                    },
+                    match pair.entry_kind {
+                        Kind::Prompt => show(&renderer, &as_prompt(entry.native_prompt())),
+                        _ => show(&renderer, &entry.native_examples()),
+                    },
+                ));
             }
         }
+    }
+    assert!(wrong.is_empty(), "{} differences without a reason:\n{}", wrong.len(), wrong.join("\n"));
+    used
+}
+
+const NAMES: [&str; 10] = [
+    "role_colon_llama3",
+    "role_colon_qwen3",
+    "llama3",
+    "qwen3",
+    "qwen3_disable_thinking",
+    "qwen3_instruct",
+    "qwen3_5",
+    "qwen3_5_disable_thinking",
+    "deepseekv3",
+    "deepseekv3_thinking",
+];
+
+#[test]
+fn renderers_write_what_their_oracles_write_and_each_exception_has_a_use() {
+    let mut used = vec![false; EXCEPTIONS.len()];
+    let mut wrong = Vec::new();
+    for name in NAMES {
+        for mode in [Mode::LikeCookbook, Mode::Default] {
+            match std::panic::catch_unwind(|| compare(name, mode)) {
+                Ok(found) => found.into_iter().for_each(|i| used[i] = true),
+                Err(panic) => wrong.push(panic.downcast_ref::<String>().cloned().unwrap_or_default()),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for (used, exception) in used.iter().zip(EXCEPTIONS) {
+        assert!(used, "an exception is of no use any more: {exception:?}");
     }
 }

@@ -1,5 +1,8 @@
 //! Renderers against the cookbook, the models' own templates and the renderers of Thinking Machines.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod answers;
+mod exceptions;
 mod fixtures;
 mod golden;
+mod qwen2_5;

@@ -1,0 +1,99 @@
+//! Answers and prompts with a prefill, against the cookbook.
+
+use super::fixtures::{conversations, fixture, ints, message};
+use super::golden::renderer;
+use crate::chat::{Message, Part, Termination};
+
+const NAMES: [&str; 10] = [
+    "role_colon_llama3",
+    "role_colon_qwen3",
+    "llama3",
+    "qwen3",
+    "qwen3_disable_thinking",
+    "qwen3_instruct",
+    "qwen3_5",
+    "qwen3_5_disable_thinking",
+    "deepseekv3",
+    "deepseekv3_thinking",
+];
+
+/// Answers that are read in another way than by the cookbook.
+const DIFFERENT: &[(&str, &str, &str)] =
+    &[("*", "markers_as_text", "D2: text that looks like a marker is text")];
+
+/// The parts without empty ones, and neighbouring texts as one.
+fn normal(message: &Message) -> (Vec<Part>, Vec<(Option<String>, String, serde_json::Value)>, usize) {
+    let mut parts: Vec<Part> = Vec::new();
+    for part in &message.content {
+        match (parts.last_mut(), part) {
+            (_, Part::Text(text)) if text.is_empty() => {}
+            (Some(Part::Text(last)), Part::Text(text)) => last.push_str(text),
+            _ => parts.push(part.clone()),
+        }
+    }
+    let calls = message
+        .tool_calls
+        .iter()
+        .map(|call| (call.id.clone(), call.name.clone(), serde_json::from_str(&call.arguments).unwrap()));
+    (parts, calls.collect(), message.unparsed_tool_calls.len())
+}
+
+#[test]
+fn answers_are_read_as_the_cookbook_reads_them() {
+    let mut wrong = Vec::new();
+    let mut used = vec![false; DIFFERENT.len()];
+    for name in NAMES {
+        let fixture = fixture(name);
+        let renderer = renderer(name, &fixture, false);
+        for answer in fixture.file["answers"].as_array().unwrap() {
+            let parsed = renderer.parse_response(&ints(&answer["ids"]));
+            let same = match (&parsed, &answer["error"]) {
+                (Err(_), error) => !error.is_null(),
+                (Ok((parsed, termination)), error) => {
+                    let termination = match termination {
+                        Termination::StopSequence => "stop_sequence",
+                        Termination::Eos => "eos",
+                        Termination::Malformed => "malformed",
+                    };
+                    error.is_null()
+                        && answer["termination"] == termination
+                        && normal(parsed) == normal(&message(&answer["message"]))
+                }
+            };
+            let case = answer["name"].as_str().unwrap();
+            let row = DIFFERENT.iter().position(|(renderer, known, _)| {
+                *known == case
+                    && renderer.strip_suffix('*').map_or(*renderer == name, |start| name.starts_with(start))
+            });
+            match row {
+                Some(row) => used[row] |= !same,
+                None if !same => wrong.push(format!(
+                    "{name} {case} {}\\n  ours     {parsed:?}\\n  cookbook {} {} {}",
+                    answer["text"], answer["message"], answer["termination"], answer["error"]
+                )),
+                None => {}
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} answers:\\n{}", wrong.len(), wrong.join("\\n"));
+    for (used, row) in used.iter().zip(DIFFERENT) {
+        assert!(used, "{row:?} is of no use any more");
+    }
+}
+
+#[test]
+fn a_prefill_is_encoded_on_its_own_after_the_prompt() {
+    for name in NAMES {
+        let fixture = fixture(name);
+        let renderer = renderer(name, &fixture, true);
+        for case in fixture.file["prefills"].as_array().into_iter().flatten() {
+            let conversation = conversations().into_iter().find(|it| it.name == case["name"]).unwrap();
+            let prefill = case["prefill"].as_str().unwrap();
+            let prompt = renderer.build_generation_prompt_with(&conversation.messages, "assistant", prefill);
+            match (&case["ids"], prompt) {
+                (_, Err(_)) => assert!(conversation.messages.iter().any(|it| !it.tool_calls.is_empty())),
+                (theirs, Ok(prompt)) => assert_eq!(prompt.to_ints().unwrap(), ints(theirs), "{name} {case}"),
+            }
+        }
+    }
+}
