@@ -206,6 +206,11 @@ impl Renderer {
         text
     }
 
+    #[cfg(test)]
+    pub(super) fn markers(&self) -> Vec<i32> {
+        self.markers.values().copied().collect()
+    }
+
     pub(super) fn like_cookbook(&self) -> bool {
         self.like_cookbook
     }

@@ -170,13 +170,17 @@ impl Family for Qwen3 {
             }
             return Ok(rendered);
         }
-        let has_text = self.content(at, &mut rendered)?;
+        let mut has_text = self.content(at, &mut rendered)?;
         // `content` begins at least one output.
         let output = match rendered.segments.last_mut() {
             Some((_, pieces)) => pieces,
             None => rendered.output(),
         };
         if !message.tools.is_empty() {
+            if self.variant == Variant::Qwen25 && !has_text {
+                output.text(QWEN25_SYSTEM);
+                has_text = true;
+            }
             output.text(if has_text { "\n\n" } else { "" });
             declare(&message.tools, self.style(), at, output)?;
         }

@@ -212,7 +212,7 @@ impl Family for Qwen35 {
         // The prompt has the beginning of the thought.
         let begins = answer.spans.first() == Some(&Span::Marker(THINK));
         if !begins && find(&answer.spans, THINK_END, 0).is_some() {
-            answer.spans.insert(0, Span::Marker(THINK));
+            answer.spans.splice(..0, [Span::Marker(THINK), Span::Text("\n".into())]);
         }
         let (spans, termination) = answer.until(self.stop())?;
         if !termination.is_clean() {
@@ -228,7 +228,7 @@ impl Family for Qwen35 {
                     after_thought = true;
                 }
                 Block::Text(text) => {
-                    let text = if after_thought { text.strip_prefix("\n\n").unwrap_or(text) } else { text };
+                    let text = if after_thought { text.trim_start_matches('\n') } else { text };
                     let text = match blocks.get(i + 1) {
                         // White space before a call is part of the format.
                         Some(Block::Call(_)) => text.trim_end(),

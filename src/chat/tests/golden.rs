@@ -169,7 +169,7 @@ fn compare(name: &str, mode: Mode) -> Vec<usize> {
     used
 }
 
-const NAMES: [&str; 10] = [
+pub(super) const NAMES: [&str; 10] = [
     "role_colon_llama3",
     "role_colon_qwen3",
     "llama3",

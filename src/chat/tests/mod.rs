@@ -5,4 +5,5 @@ mod answers;
 mod exceptions;
 mod fixtures;
 mod golden;
+mod properties;
 mod qwen2_5;

@@ -4,17 +4,9 @@ use super::fixtures::{conversations, fixture};
 use super::golden::{asked, renderer};
 
 /// Conversations whose text differs from that of the template, and the cause.
-const DIFFERENT: &[(&str, &str)] = &[
-    ("call_reasoning", "D41: reasoning is left out by the template"),
-    ("call_reasoning_last_result", "D41"),
-    ("call_reasoning_only", "D41"),
-    ("leading_newline", "D1"),
-    ("markers_chatml", "D2"),
-    ("markers_think", "D2"),
-    ("markers_tool_call", "D2"),
-    ("thinking_in_string", "D2"),
-];
+const DIFFERENT: &[(&str, &str)] = &[("developer", "D15: the template leaves the role out")];
 
+/// Texts are compared, because the golden file has the tokens of Qwen3, which has a token for `<tool_response>`.
 #[test]
 fn prompts_of_qwen2_5_are_those_of_its_template() {
     let fixture = fixture("qwen2_5");
@@ -22,21 +14,17 @@ fn prompts_of_qwen2_5_are_those_of_its_template() {
     let mut different = Vec::new();
     for conversation in conversations() {
         let Some(theirs) = fixture.entry(&conversation.name).template_prompt() else { continue };
-        let ours = renderer
-            .build_generation_prompt(asked(&conversation.messages))
-            .map(|prompt| prompt.to_ints().unwrap());
-        if ours.as_ref().ok() != Some(&theirs) {
-            let decode = |ids: &[i32]| renderer.tokenizer().decode(ids);
-            different.push((
-                conversation.name,
-                format!("{:?}\\n{:?}", ours.map(|ids| decode(&ids)), decode(&theirs)),
-            ));
+        let ours = renderer.build_generation_prompt(asked(&conversation.messages));
+        let decode = |ids: &[i32]| renderer.tokenizer().decode(ids);
+        let (ours, theirs) = (ours.map(|prompt| decode(&prompt.to_ints().unwrap())).ok(), decode(&theirs));
+        if ours.as_ref() != Some(&theirs) {
+            different.push((conversation.name, ours, theirs));
         }
     }
     let unexpected: Vec<_> =
-        different.iter().filter(|(name, _)| !DIFFERENT.iter().any(|(known, _)| known == name)).collect();
+        different.iter().filter(|(name, ..)| !DIFFERENT.iter().any(|(known, _)| known == name)).collect();
     assert!(unexpected.is_empty(), "{unexpected:#?}");
     for (name, cause) in DIFFERENT {
-        assert!(different.iter().any(|(it, _)| it == name), "{name} no longer differs ({cause})");
+        assert!(different.iter().any(|(it, ..)| it == name), "{name} no longer differs ({cause})");
     }
 }
