@@ -137,7 +137,9 @@ mod loaded {
 
     pub(super) fn read(place: &Place) -> Result<Bpe> {
         match place {
-            Place::Bytes => Err(Error::invalid("model", "has the tokenizer of bytes, which is not in a file")),
+            Place::Bytes => {
+                Err(Error::invalid("model", "has the tokenizer of bytes, which is not in a file"))
+            }
             Place::Folder(folder) => Bpe::from_dir(folder),
             #[cfg(feature = "hub")]
             Place::Hub(source) => Bpe::download(source, &super::super::HubOptions::default()),

@@ -179,4 +179,4 @@ impl Tokenizer for Bpe {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -15,7 +15,7 @@ use super::*;
 pub(crate) mod vocabularies;
 
 /// A small `tokenizer.json`: the 256 bytes, "he" (256), "ll" (257), "hell" (258), and some markers.
-fn small() -> Value {
+pub(in crate::tokenizer) fn small() -> Value {
     let mut vocab: serde_json::Map<String, Value> =
         (0..=255_u8).map(|byte| (alphabet::letter(byte).to_string(), json!(byte))).collect();
     for (i, token) in ["he", "ll", "hell"].into_iter().enumerate() {
@@ -115,7 +115,7 @@ fn a_long_run_of_spaces_is_split_like_a_short_one() {
     }
 }
 
-fn vocabularies_of_bytes() -> String {
+pub(in crate::tokenizer) fn vocabularies_of_bytes() -> String {
     use base64::prelude::{BASE64_STANDARD, Engine as _};
     (0..=255_u8).map(|byte| format!("{} {byte}\n", BASE64_STANDARD.encode([byte]))).collect()
 }

@@ -52,7 +52,9 @@ impl Metadata {
             {
                 Ok(etag)
             }
-            Some(etag) => Err(not_a_hub(&format!("the etag {:?} cannot name a file", words::presentable(etag)))),
+            Some(etag) => {
+                Err(not_a_hub(&format!("the etag {:?} cannot name a file", words::presentable(etag))))
+            }
             None => Err(not_a_hub("the answer has no header ETag")),
         }
     }
@@ -71,7 +73,8 @@ impl Metadata {
             let text = format!("the file has {} bytes, but the hub states {size}", body.len());
             return Err(Error::decode(format!("{text}: the download was cut or changed; try again")));
         }
-        let stated = self.etag.as_deref().filter(|it| it.len() == 64 && it.bytes().all(|c| c.is_ascii_hexdigit()));
+        let stated =
+            self.etag.as_deref().filter(|it| it.len() == 64 && it.bytes().all(|c| c.is_ascii_hexdigit()));
         let Some(stated) = stated else { return Ok(()) };
         let found = sha256(body);
         if found.eq_ignore_ascii_case(stated) {
@@ -89,7 +92,9 @@ pub(super) fn sha256(bytes: &[u8]) -> String {
 
 /// The error of a server whose answers lack what the hub sends.
 pub(super) fn not_a_hub(problem: &str) -> Error {
-    Error::decode(format!("the server does not answer like the Hugging Face hub: {problem}; check HF_ENDPOINT"))
+    Error::decode(format!(
+        "the server does not answer like the Hugging Face hub: {problem}; check HF_ENDPOINT"
+    ))
 }
 
 /// An etag without quotes and without the mark of weak ones.
@@ -109,7 +114,8 @@ mod tests {
         let mut metadata = Metadata::default();
         for headers in answers {
             let status = if headers.iter().any(|(name, _)| *name == "location") { 302 } else { 200 };
-            let answer = headers.iter().fold(Answer::new(status), |it, (name, value)| it.with_header(name, *value));
+            let answer =
+                headers.iter().fold(Answer::new(status), |it, (name, value)| it.with_header(name, *value));
             metadata.read(&answer);
         }
         metadata
@@ -118,7 +124,10 @@ mod tests {
     #[test]
     fn headers_of_large_files_take_precedence_over_those_of_the_answer_itself() {
         let small = of(&[&[("ETag", "W/\"abc\""), ("Content-Length", "5"), ("X-Repo-Commit", COMMIT)]]);
-        assert_eq!((small.blob_name().unwrap(), small.size, small.commit.as_deref()), ("abc", Some(5), Some(COMMIT)));
+        assert_eq!(
+            (small.blob_name().unwrap(), small.size, small.commit.as_deref()),
+            ("abc", Some(5), Some(COMMIT))
+        );
         let large = of(&[&[
             ("ETag", "\"other\""),
             ("X-Linked-Etag", "\"big\""),

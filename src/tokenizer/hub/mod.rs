@@ -103,7 +103,8 @@ impl Download<'_> {
     fn run(mut self) -> Result<PathBuf> {
         let cached = self.cached();
         let TokenizerSource { repo, .. } = self.source;
-        if let Some(folder) = cached.clone().filter(|_| is_commit(self.revision) || self.settings.is_offline) {
+        if let Some(folder) = cached.clone().filter(|_| is_commit(self.revision) || self.settings.is_offline)
+        {
             return Ok(folder);
         }
         if self.settings.is_offline {
@@ -173,7 +174,8 @@ impl Download<'_> {
         let reply = self.connection.head(&self.source.repo, asked, name)?;
         let stated = reply.metadata.commit.clone();
         if is_commit(asked) && stated.as_deref().is_some_and(|stated| !stated.eq_ignore_ascii_case(asked)) {
-            let problem = format!("asked for the commit {asked}, it answers for {}", stated.unwrap_or_default());
+            let problem =
+                format!("asked for the commit {asked}, it answers for {}", stated.unwrap_or_default());
             let url = self.connection.url(&self.source.repo, asked, name);
             return Err(self.connection.at(not_a_hub(&problem), &url));
         }
@@ -220,7 +222,9 @@ fn check(name: &str, head: &Reply, reply: &Reply) -> Result<()> {
     let body = &reply.answer.body;
     let wrong = |wanted: &str| {
         let found = words::excerpt(body);
-        Error::decode(format!("the server answered with {found} instead of {wanted}; check HF_ENDPOINT and the proxy"))
+        Error::decode(format!(
+            "the server answered with {found} instead of {wanted}; check HF_ENDPOINT and the proxy"
+        ))
     };
     let is_json = name.ends_with(".json");
     let wanted = if is_json { "JSON" } else { "ranks" };

@@ -147,7 +147,8 @@ impl HubOptions {
             Some(token) => Some(token.clone()),
             None => token(&env)?,
         };
-        let token = token.map(|token| Secret::new(token.expose().trim())).filter(|it| !it.expose().is_empty());
+        let token =
+            token.map(|token| Secret::new(token.expose().trim())).filter(|it| !it.expose().is_empty());
         if token.as_ref().is_some_and(|token| !token.expose().chars().all(|c| c.is_ascii_graphic())) {
             // Without the token: a part of it may be right.
             return Err(Error::config(

@@ -48,7 +48,14 @@ mod tests {
     fn a_refusal_says_what_the_hub_said_and_what_to_do() {
         let page = "https://huggingface.co/org/name";
         for (status, code, message, has_token, kind, parts) in [
-            (401, "GatedRepo", "Access is restricted", false, "Auth", &["Access is restricted", "accept its", "HF_TOKEN"][..]),
+            (
+                401,
+                "GatedRepo",
+                "Access is restricted",
+                false,
+                "Auth",
+                &["Access is restricted", "accept its", "HF_TOKEN"][..],
+            ),
             (401, "RepoNotFound", "", false, "Auth", &["check the name", page]),
             (403, "GatedRepo", "", true, "Permission", &["the token (HF_TOKEN) is valid", page]),
             (404, "RepoNotFound", "", true, "NotFound", &["does not exist", page]),
@@ -58,7 +65,8 @@ mod tests {
             (503, "", "maintenance", true, "Status", &["HTTP 503: maintenance"]),
             (302, "", "", true, "Status", &["names no place"]),
         ] {
-            let answer = Answer::new(status).with_header("X-Error-Code", code).with_header("X-Error-Message", message);
+            let answer =
+                Answer::new(status).with_header("X-Error-Code", code).with_header("X-Error-Message", message);
             let error = refusal(&answer.with_header("X-Request-Id", "r-1"), page, "v1", has_token);
             let text = error.to_string();
             assert!(parts.iter().all(|part| text.contains(part)), "{text}");
