@@ -63,8 +63,8 @@ fn load(place: Place) -> Result<Arc<dyn Tokenizer>> {
         Place::Bytes => return Ok(Arc::new(ByteTokenizer)),
     };
     Err(Error::config(format!(
-        "the tokenizer {place} needs the feature `text` of tinkex, and the feature `hub` to be downloaded: switch them on in \
-         Cargo.toml, or encode with another program and pass the token ids"
+        "the tokenizer {place} needs the feature `text` of tinkex, and the feature `hub` to be downloaded: switch them \
+         on in Cargo.toml, or encode with another program and pass the token ids"
     )))
 }
 

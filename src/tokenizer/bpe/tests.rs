@@ -60,6 +60,19 @@ fn merges_are_applied_and_ids_may_have_gaps() {
 }
 
 #[test]
+fn without_a_pattern_the_text_is_one_piece() {
+    let mut file = small();
+    file["pre_tokenizer"] =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    file["model"]["vocab"]["lĠh"] = json!(500);
+    file["model"]["vocab"]["lĠ"] = json!(501);
+    file["model"]["merges"] = json!(["l Ġ", "lĠ h"]);
+    let bpe = load(&file).unwrap();
+    assert_eq!(bpe.encode("l he\n").unwrap(), [500, 101, 10]);
+    assert_eq!(bpe.encode_ordinary("a\nb").unwrap(), [97, 10, 98]);
+}
+
+#[test]
 fn ordinary_text_never_contains_a_marker_not_even_one_that_is_part_of_the_text() {
     let bpe = load(&small()).unwrap();
     for text in ["<end>", "<think>", "<left>", " <right> ", "<é>", "a word", "x<end><think>hello"] {

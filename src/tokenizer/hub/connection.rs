@@ -8,7 +8,7 @@ use super::refusal::refusal;
 use crate::config::Timeouts;
 use crate::config::address::Address;
 use crate::config::network::Network;
-use crate::error::{Error, Phase, Result, words};
+use crate::error::{Error, ErrorKind, Phase, Result, words};
 use crate::http::redact::Redactor;
 use crate::http::transport::{Exchange, Lane, Limits, Transport};
 use crate::http::{Answer, Ureq};
@@ -47,6 +47,8 @@ pub(super) struct Reply {
     pub(super) metadata: Metadata,
     /// The answer is a redirect to another server, which a `HEAD` does not follow: the file exists.
     leads_away: bool,
+    /// The answer is that of the hub, and not of a storage server to which it redirects.
+    is_of_hub: bool,
 }
 
 impl Reply {
@@ -94,17 +96,30 @@ impl<'a> Connection<'a> {
         let page = self.page(repo);
         let url = format!("{page}/resolve/{}/{name}", revision.replace('/', "%2F"));
         let has_token = self.settings.token.is_some();
-        let reply = self.send(method, &url, |answer| refusal(answer, &page, revision, has_token))?;
+        let refused = |reply: &Reply| {
+            if reply.is_of_hub {
+                refusal(&reply.answer, &page, revision, has_token)
+            } else {
+                let error = reply.answer.facts().error();
+                let text = format!(
+                    "the storage server to which the hub redirects refuses the file: {}",
+                    error.message()
+                );
+                let kind = ErrorKind::Status { code: reply.answer.status };
+                error.renamed(kind, text)
+            }
+        };
+        let reply = self.send(method, &url, refused)?;
         let code = reply.answer.header("x-error-code").unwrap_or_default();
         let is_absent = reply.answer.status == 404 && !matches!(code, "RepoNotFound" | "RevisionNotFound");
         if reply.is_success() || (method == "HEAD" && is_absent) {
             return Ok(reply);
         }
-        Err(self.at(refusal(&reply.answer, &page, revision, has_token), &url))
+        Err(self.at(refused(&reply), &url))
     }
 
     /// Sends a request until it succeeds or fails for good.
-    fn send(&mut self, method: &'static str, url: &str, refusal: impl Fn(&Answer) -> Error) -> Result<Reply> {
+    fn send(&mut self, method: &'static str, url: &str, refused: impl Fn(&Reply) -> Error) -> Result<Reply> {
         let clock = self.settings.clock.clone();
         let started = clock.now();
         let budget = self.deadline.saturating_duration_since(started);
@@ -114,7 +129,7 @@ impl<'a> Connection<'a> {
                 Ok(reply) => match reply.answer.facts().verdict() {
                     verdict @ (Verdict::Retry | Verdict::Dropped) => {
                         let failure = Failure::Answer { verdict, hint: reply.answer.facts().hint() };
-                        Failed { failure, error: self.at(refusal(&reply.answer), url) }
+                        Failed { failure, error: self.at(refused(&reply), url) }
                     }
                     Verdict::Success | Verdict::Conflict | Verdict::Fatal => return Ok(reply),
                 },
@@ -148,7 +163,8 @@ impl<'a> Connection<'a> {
             }
             let is_redirect = matches!(answer.status, 301 | 302 | 303 | 307 | 308);
             let Some(location) = answer.header("location").filter(|_| is_redirect) else {
-                return Ok(Reply { answer, metadata, leads_away: false });
+                let is_of_hub = server.is_same_server(&self.settings.endpoint);
+                return Ok(Reply { answer, metadata, leads_away: false, is_of_hub });
             };
             let next = server.named(location).and_then(|next| Ok((Address::of_server(&next)?, next)));
             let (next_server, next) = next.map_err(|problem| {
@@ -156,7 +172,7 @@ impl<'a> Connection<'a> {
                 Failed::for_good(self.at(Error::decode(text), &place))
             })?;
             if method == "HEAD" && !next_server.is_same_server(&self.settings.endpoint) {
-                return Ok(Reply { answer, metadata, leads_away: true });
+                return Ok(Reply { answer, metadata, leads_away: true, is_of_hub: true });
             }
             (server, place) = (next_server, next);
         }

@@ -27,22 +27,31 @@ use repo_folder::RepoFolder;
 use super::hf_cache::{check_revision, is_commit};
 use super::in_flight::InFlight;
 use super::{Bpe, TokenizerSource};
+use crate::config::address::Address;
+use crate::credentials::Secret;
 use crate::error::{Error, ErrorKind, Result, words};
 
 const TOKENIZER: &str = "tokenizer.json";
 const RANKS: &str = "tiktoken.model";
 const CONFIG: &str = "tokenizer_config.json";
 
-/// Endpoint, cache, repository and revision.
-type Key = (String, PathBuf, String, String);
+/// The settings that decide the outcome of a download. Threads with another token do not share its refusal.
+#[derive(Clone, PartialEq)]
+struct Key {
+    endpoint: Address,
+    token: Option<Secret>,
+    is_offline: bool,
+    folder: PathBuf,
+    revision: String,
+}
 
 /// The downloads of this process, so that each takes place once if several threads need it.
 static DOWNLOADS: InFlight<Key, PathBuf> = InFlight::new();
 
 impl Bpe {
     /// Reads the tokenizer of a repository on the Hugging Face hub. What is not in the cache on this machine is
-    /// downloaded: `tokenizer.json`, or `tiktoken.model` if there is none, and `tokenizer_config.json`. The cache is the
-    /// one of Hugging Face's libraries, so that these find the files too.
+    /// downloaded: `tokenizer.json`, or `tiktoken.model` if there is none, and `tokenizer_config.json`. The cache is
+    /// the one of Hugging Face's libraries, so that these find the files too.
     ///
     /// A revision that is a commit is used from the cache without network if it is there. For a branch, a tag or the
     /// newest commit, one request asks for the commit; if the hub cannot be reached, the commit of the last download is
@@ -54,8 +63,8 @@ impl Bpe {
     ///
     /// # Errors
     /// `Auth` or `Permission`: the model is gated or private. `NotFound`: the repository, the revision or the files do
-    /// not exist. `Decode`: a file that is not what the hub announced, or a server that is not a hub. `System`: the cache
-    /// cannot be written. A failed connection, a timeout, an overloaded hub, after four retries at most. As for
+    /// not exist. `Decode`: a file that is not what the hub announced, or a server that is not a hub. `System`: the
+    /// cache cannot be written. A failed connection, a timeout, an overloaded hub, after four retries at most. As for
     /// [`from_dir`](Self::from_dir) if the files cannot be used.
     ///
     /// # Blocking
@@ -80,7 +89,13 @@ fn fetch(source: &TokenizerSource, settings: &Settings) -> Result<PathBuf> {
     let revision = source.revision.as_deref().unwrap_or("main");
     check_revision(revision)?;
     let folder = settings.cache.repo(&source.repo)?;
-    let key = (settings.endpoint.as_str().into(), folder.clone(), source.repo.clone(), revision.into());
+    let key = Key {
+        endpoint: settings.endpoint.clone(),
+        token: settings.token.clone(),
+        is_offline: settings.is_offline,
+        folder: folder.clone(),
+        revision: revision.into(),
+    };
     // The wait of other threads takes real time, also if the clock is virtual.
     let deadline = Instant::now() + settings.timeout;
     DOWNLOADS.run(key, deadline, || {
@@ -119,7 +134,8 @@ impl Download<'_> {
             (Err(error), Some(folder)) if error.is_retryable() => {
                 log::warn!(
                     target: "tinkex",
-                    "the hub cannot be asked for the newest tokenizer of {repo}, that of the last download is used: {error}"
+                    "the hub cannot be asked for the newest tokenizer of {repo}; that of the last download is used: \
+                     {error}"
                 );
                 Ok(folder)
             }
@@ -140,8 +156,8 @@ impl Download<'_> {
         is_complete.then(|| self.repo.snapshot(&commit))
     }
 
-    /// Asks the hub for the commit and downloads what is missing. The file with the tokens comes last, and the commit of
-    /// the branch is recorded after it: what a killed process leaves behind does not count as complete.
+    /// Asks the hub for the commit and downloads what is missing. The file with the tokens comes last, and the commit
+    /// of the branch is recorded after it: what a killed process leaves behind does not count as complete.
     fn refresh(&mut self) -> Result<PathBuf> {
         let mut commit = None;
         let first = self.look(TOKENIZER, &mut commit)?;
@@ -167,8 +183,8 @@ impl Download<'_> {
         Ok(self.repo.snapshot(&commit))
     }
 
-    /// Asks for the properties of a file, and for the commit if it is not known yet. `None` if the repository has no such
-    /// file.
+    /// Asks for the properties of a file, and for the commit if it is not known yet. `None` if the repository has no
+    /// such file.
     fn look(&mut self, name: &str, commit: &mut Option<String>) -> Result<Option<Reply>> {
         let asked = commit.as_deref().unwrap_or(self.revision);
         let reply = self.connection.head(&self.source.repo, asked, name)?;
@@ -216,8 +232,8 @@ impl Download<'_> {
     }
 }
 
-/// Checks a downloaded file. A page comes first: some proxies answer with that of a login and status 200, and its length
-/// would be a riddle.
+/// Checks a downloaded file. A page comes first: some proxies answer with that of a login and status 200, and the wrong
+/// length of the page would hide the cause.
 fn check(name: &str, head: &Reply, reply: &Reply) -> Result<()> {
     let body = &reply.answer.body;
     let wrong = |wanted: &str| {

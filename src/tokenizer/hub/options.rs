@@ -19,6 +19,9 @@ const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 /// Limit of one whole download. A slow connection takes minutes for a tokenizer of 30 MB.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// Largest limit: a time so far ahead that it can still be computed.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// Settings of a download from the Hugging Face hub. A setting takes precedence over the environment, which takes
 /// precedence over the default.
 ///
@@ -155,12 +158,19 @@ impl HubOptions {
                 "the token of the hub contains a character that a header must not contain: check HF_TOKEN",
             ));
         }
+        if token.is_some() && !endpoint.is_https() && !endpoint.is_loopback() {
+            log::warn!(
+                target: "tinkex",
+                "the token of the hub is sent unencrypted to {}, where anyone on the network can read it; use https://",
+                endpoint.as_str()
+            );
+        }
         Ok(Settings {
             endpoint,
             token,
             cache,
             is_offline: self.offline.unwrap_or_else(|| env.hf_offline()),
-            timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
+            timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT).min(LONGEST_TIMEOUT),
             proxy: self.proxy.clone(),
             ca_bundle: self.ca_bundle.clone(),
             clock: self.clock.clone(),

@@ -16,15 +16,15 @@ pub(super) fn refusal(answer: &Answer, page: &str, revision: &str, has_token: bo
         (401 | 403, _) if has_token => (
             error.kind().clone(),
             format!(
-                "the hub refuses access (HTTP {status}{said}): check the name, that the token (HF_TOKEN) is valid and may \
-                 read gated repositories, and that its account has accepted the licence on {page}"
+                "the hub refuses access (HTTP {status}{said}): check the name, that the token (HF_TOKEN) is valid and \
+                 may read gated repositories, and that its account has accepted the licence on {page}"
             ),
         ),
         (401 | 403, _) => (
             error.kind().clone(),
             format!(
-                "the hub refuses access (HTTP {status}{said}): check the name; if the model is gated or private, accept \
-                 its licence on {page} and set HF_TOKEN to a token of that account"
+                "the hub refuses access (HTTP {status}{said}): check the name; if the model is gated or private, \
+                 accept its licence on {page} and set HF_TOKEN to a token of that account"
             ),
         ),
         (404, "RevisionNotFound") => {

@@ -1,5 +1,5 @@
-//! The folder of one repository in the cache, as the libraries of Hugging Face lay it out: `blobs/ETAG` has the contents
-//! of a file, `snapshots/COMMIT/NAME` is a symbolic link to it, `refs/BRANCH` has the commit of a branch, and
+//! The folder of one repository in the cache, as the libraries of Hugging Face lay it out: `blobs/ETAG` has the
+//! contents of a file, `snapshots/COMMIT/NAME` is a symbolic link to it, `refs/BRANCH` has the commit of a branch, and
 //! `.no_exist/COMMIT/NAME` says that a commit has no such file.
 //!
 //! Each file gets its name only after its contents are complete and on the disk. Several processes may write the same

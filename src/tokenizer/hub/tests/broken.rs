@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use super::*;
 
-/// Fails a download and checks that the cache has no file with tokens, no draft and no branch, and that the next download
-/// works.
+/// Fails a download and checks that the cache then has no file with tokens, no draft and no branch.
 fn fails(hub: &Hub, options: &HubOptions) -> Error {
     let error = Bpe::download(&source(None), options).unwrap_err();
     let text = format!("{error} {error:?}");
@@ -122,6 +121,17 @@ fn a_gated_model_says_what_to_do_and_does_not_show_the_token() {
     assert_eq!(error.kind(), &ErrorKind::Permission);
     assert!(error.to_string().contains("is restricted"), "{error}");
     assert_eq!(hub.requests().len(), 2);
+}
+
+#[test]
+fn a_refusal_of_the_storage_server_is_not_taken_for_one_of_the_hub() {
+    let hub = stored("storage-refuses", |_| Act::status(403, "<Error><Code>AccessDenied</Code></Error>"));
+    let error = fails(&hub, &hub.options());
+    assert_eq!(error.http_status(), Some(403));
+    assert!(
+        error.to_string().contains("the storage server") && !error.to_string().contains("licence"),
+        "{error}"
+    );
 }
 
 #[test]
