@@ -1,4 +1,4 @@
-"""Checks the dependency tree: no async runtime without `local`, as many crates as the README says, no C for `text`."""
+"""Checks the tree: no runtime without `local`, the number of crates in the README, no C for `text`, none for `hub`."""
 
 import re
 import subprocess
@@ -22,6 +22,9 @@ def main():
     crates = tree()
     with_testing = tree("--features", "testing")
     with_text = tree("--features", "text")
+    for_hub = tree("--features", "hub") - with_text
+    if for_hub:
+        sys.exit(f"the feature `hub` needs more crates than `text`: {sorted(for_hub)}")
     found = {name for name, _ in crates | with_testing | with_text} & RUNTIMES
     if found:
         sys.exit(f"an async runtime is in the default tree: {sorted(found)}")

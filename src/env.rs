@@ -48,12 +48,42 @@ impl Env {
         self.text(if cfg!(windows) { "USERPROFILE" } else { "HOME" }).map(PathBuf::from)
     }
 
+    /// The folder of the libraries of Hugging Face.
+    #[cfg(feature = "text")]
+    fn hf_home(&self) -> Option<PathBuf> {
+        let path = |name: &str| self.text(name).map(PathBuf::from);
+        let cache = || path("XDG_CACHE_HOME").or_else(|| Some(self.home()?.join(".cache")));
+        path("HF_HOME").or_else(|| Some(cache()?.join("huggingface")))
+    }
+
     /// The folder of the Hugging Face hub's cache.
     #[cfg(feature = "text")]
     pub(crate) fn hf_hub_cache(&self) -> Option<PathBuf> {
-        let path = |name: &str| self.text(name).map(PathBuf::from);
-        let home = || path("HF_HOME").or_else(|| Some(self.home()?.join(".cache").join("huggingface")));
-        path("HF_HUB_CACHE").or_else(|| Some(home()?.join("hub")))
+        self.text("HF_HUB_CACHE").map(PathBuf::from).or_else(|| Some(self.hf_home()?.join("hub")))
+    }
+
+    /// The token of the Hugging Face hub.
+    #[cfg(feature = "hub")]
+    pub(crate) fn hf_token(&self) -> Option<String> {
+        self.text("HF_TOKEN")
+    }
+
+    /// The file into which `hf auth login` writes the token.
+    #[cfg(feature = "hub")]
+    pub(crate) fn hf_token_file(&self) -> Option<PathBuf> {
+        self.text("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| Some(self.hf_home()?.join("token")))
+    }
+
+    /// The URL of the hub.
+    #[cfg(feature = "hub")]
+    pub(crate) fn hf_endpoint(&self) -> Option<String> {
+        self.text("HF_ENDPOINT")
+    }
+
+    /// True if the hub must not be asked.
+    #[cfg(feature = "hub")]
+    pub(crate) fn hf_offline(&self) -> bool {
+        self.text("HF_HUB_OFFLINE").as_deref().is_some_and(is_yes)
     }
 
     /// The proxy for a server, from the first of its variables that is set: the name of the variable and the URL of the
@@ -99,14 +129,17 @@ impl Env {
     /// True if the variable turns telemetry on (`1`, `true`, `yes` or `on`), false for any other value, `None` if it is
     /// not set.
     pub(crate) fn telemetry(&self) -> Option<bool> {
-        let text = self.text("TINKER_TELEMETRY")?.to_ascii_lowercase();
-        Some(matches!(text.as_str(), "1" | "true" | "yes" | "on"))
+        Some(is_yes(&self.text("TINKER_TELEMETRY")?))
     }
 
     /// Client id and secret of Cloudflare Access.
     pub(crate) fn cloudflare(&self) -> Option<(String, String)> {
         Some((self.text("CLOUDFLARE_ACCESS_CLIENT_ID")?, self.text("CLOUDFLARE_ACCESS_CLIENT_SECRET")?))
     }
+}
+
+fn is_yes(text: &str) -> bool {
+    ["1", "true", "yes", "on"].iter().any(|yes| text.eq_ignore_ascii_case(yes))
 }
 
 #[cfg(test)]

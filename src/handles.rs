@@ -53,5 +53,8 @@ const _: () = {
 #[cfg(feature = "local")]
 const _: () = is_shared::<crate::local::Server>();
 
+#[cfg(feature = "hub")]
+const _: () = is_shared::<crate::tokenizer::HubOptions>();
+
 #[cfg(feature = "text")]
 const _: () = is_shared::<crate::tokenizer::Bpe>();

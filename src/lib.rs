@@ -52,6 +52,8 @@
 //! | feature | effect |
 //! |---|---|
 //! | `zstd` (default) | compressed training uploads, if the server asks for them |
+//! | `text` | tokenizers of models: `tokenizer::Bpe` |
+//! | `hub` | `text`, and downloads of tokenizers from the Hugging Face hub: `tokenizer::Bpe::download` |
 //! | `local` | the embedded engine, a server inside the program: [`local`] |
 //! | `ffi` | the functions of the C library, [`docs::c`]; see `make -C src/ffi install` |
 //! | `native-roots` | TLS trusts the operating system's certificates instead of the compiled-in certificates |
@@ -69,10 +71,12 @@
 //! `TINKER_API_KEY`, `TINKER_CREDENTIAL_CMD`, `TINKER_BASE_URL`, `TINKER_PROJECT_ID`, `TINKER_TAGS`,
 //! `TINKER_TELEMETRY`, `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`; `HTTPS_PROXY` or
 //! `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`; `HOME` for the stored keys ([`credentials`]). Settings of
-//! [`ServiceClientBuilder`] take precedence over environment variables.
+//! [`ServiceClientBuilder`] take precedence over environment variables. With the feature `hub` also those of Hugging
+//! Face's libraries: `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`; for the cache `HF_HUB_CACHE`, `HF_HOME`
+//! and `XDG_CACHE_HOME`, which the feature `text` reads too.
 //!
 //! # Limits
-//! Tokenizers other than bytes, chat templates and the download of checkpoints are not implemented yet. The library
+//! Chat templates and the download of checkpoints are not implemented yet. The library
 //! does not merge adapters, handle signals, or start a runtime.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

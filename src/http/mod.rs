@@ -20,7 +20,7 @@ pub(crate) mod endpoint;
 pub(crate) mod headers;
 mod lanes;
 mod offered;
-mod redact;
+pub(crate) mod redact;
 mod room;
 pub mod transport;
 mod ureq;

@@ -13,8 +13,8 @@ pub(super) struct HfCache {
 }
 
 impl HfCache {
-    #[cfg(test)]
-    fn at(folder: impl Into<PathBuf>) -> Self {
+    #[cfg(any(test, feature = "hub"))]
+    pub(super) fn at(folder: impl Into<PathBuf>) -> Self {
         HfCache { folder: folder.into() }
     }
 
@@ -26,8 +26,13 @@ impl HfCache {
         Ok(HfCache { folder })
     }
 
+    #[cfg(feature = "hub")]
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The folder of a repository.
-    fn repo(&self, repo: &str) -> Result<PathBuf> {
+    pub(super) fn repo(&self, repo: &str) -> Result<PathBuf> {
         check_repo(repo)?;
         Ok(self.folder.join(format!("models--{}", repo.replace('/', "--"))))
     }
@@ -37,7 +42,11 @@ impl HfCache {
         check_revision(revision)?;
         let folder = self.repo(repo)?;
         let missing = |problem: String| {
-            let help = "download it with the program `hf`";
+            let help = if cfg!(feature = "hub") {
+                "download it with `Bpe::download` or the program `hf`"
+            } else {
+                "download it with the feature `hub` or the program `hf`"
+            };
             Error::invalid("repo", format!("{repo:?}: {problem} in {}; {help}", self.folder.display()))
         };
         if !folder.is_dir() {
@@ -55,7 +64,7 @@ impl HfCache {
 }
 
 /// The commit of a revision, if it is known here.
-fn commit(repo: &Path, revision: &str) -> Option<String> {
+pub(super) fn commit(repo: &Path, revision: &str) -> Option<String> {
     if is_commit(revision) {
         return Some(revision.into());
     }
@@ -64,7 +73,7 @@ fn commit(repo: &Path, revision: &str) -> Option<String> {
 }
 
 /// A commit: 40 hexadecimal digits.
-fn is_commit(revision: &str) -> bool {
+pub(super) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
@@ -78,7 +87,7 @@ fn check_repo(repo: &str) -> Result<()> {
 }
 
 /// Checks that a revision is a commit, branch or tag, and names no other place in a path or URL.
-fn check_revision(revision: &str) -> Result<()> {
+pub(super) fn check_revision(revision: &str) -> Result<()> {
     if revision.split('/').all(is_name) {
         return Ok(());
     }

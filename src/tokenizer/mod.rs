@@ -5,6 +5,11 @@ pub(crate) mod bpe;
 mod byte_tokenizer;
 #[cfg(feature = "text")]
 mod hf_cache;
+#[cfg(feature = "hub")]
+mod hub;
+#[cfg(feature = "text")]
+mod in_flight;
+mod model_tokenizer;
 mod source;
 mod token_stream;
 
@@ -13,6 +18,9 @@ use std::fmt::Debug;
 #[cfg(feature = "text")]
 pub use bpe::Bpe;
 pub use byte_tokenizer::ByteTokenizer;
+#[cfg(feature = "hub")]
+pub use hub::HubOptions;
+pub(crate) use model_tokenizer::tokenizer_of;
 pub use source::TokenizerSource;
 pub use token_stream::TokenStream;
 

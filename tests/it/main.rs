@@ -49,6 +49,8 @@ mod long_timeouts;
 mod losses;
 pub(crate) mod matrix;
 mod memory_limits;
+#[cfg(feature = "local")]
+mod model_tokenizers;
 mod network;
 mod observability;
 mod outages;

@@ -21,6 +21,7 @@ use crate::sync::actor::Actor;
 use crate::sync::cancel::{Registration, Wake};
 use crate::sync::process::forked;
 use crate::sync::spawn;
+use crate::tokenizer::{Tokenizer, tokenizer_of};
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
 
 pub use handle::SamplerHandle;
@@ -198,6 +199,19 @@ impl SamplingClient {
     /// Name of the base model; `None` if the server did not report it when the client was created. Nothing is sent.
     pub fn get_base_model(&self) -> Option<&str> {
         self.inner.base_model.as_deref()
+    }
+
+    /// The tokenizer of the base model, as for [`TrainingClient::tokenizer`](crate::TrainingClient::tokenizer). Servers
+    /// do not report the tokenizer of a sampler, so that the name of its base model decides: use the tokenizer of the
+    /// training client for a model that a server gives another name, as the embedded engine does with its aliases.
+    ///
+    /// # Errors
+    /// As for `TrainingClient::tokenizer`.
+    ///
+    /// # Blocking
+    /// As for `TrainingClient::tokenizer`.
+    pub fn tokenizer(&self) -> Result<Arc<dyn Tokenizer>> {
+        tokenizer_of(self.get_base_model(), None)
     }
 
     /// Samples answers to a prompt (PROTOCOL §3.4 #23). Dropping the [`Pending`] cancels the operation.

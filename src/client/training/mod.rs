@@ -17,6 +17,7 @@ use crate::pending::{OwnThread, Pending};
 use crate::session::{Owner, Session, Ticket};
 use crate::sync::actor::Actor;
 use crate::sync::process::forked;
+use crate::tokenizer::{Tokenizer, tokenizer_of};
 use crate::types::{
     Datum, DenseRoom, ForwardBackwardOutput, LoadStateOutput, Loss, LossFn, ModelInfo, OptimStepOutput,
     OptimizerParams, SaveStateOutput, SaveWeightsExternalOutput,
@@ -146,6 +147,38 @@ impl TrainingClient {
     /// The model's id, which is also the id of its training run.
     pub fn model_id(&self) -> &str {
         &self.inner.info.model_id
+    }
+
+    /// The tokenizer of the model, as [`get_info`](Self::get_info) reports it: that of the engine's own model without any
+    /// feature; with the feature `text` one in a folder or in the cache of the Hugging Face hub on this machine; with the
+    /// feature `hub` it is also downloaded, with the settings of the environment ([`Bpe::download`] takes others).
+    ///
+    /// The process loads each tokenizer once and keeps the last 32.
+    ///
+    /// [`Bpe::download`]: crate::tokenizer
+    ///
+    /// # Errors
+    /// `Config` names the feature that is missing. `InvalidInput`: the server did not report the model's name, or the
+    /// tokenizer is not on the hub, as for some models of Thinking Machines. Otherwise the errors of `Bpe::from_hf_cache`
+    /// or, with the feature `hub`, of `Bpe::download`.
+    ///
+    /// # Blocking
+    /// Until the tokenizer is loaded: seconds, and the time of its download, at most ten minutes.
+    ///
+    /// # Example: encode with the tokenizer of the model
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
+    /// let tokenizer = training.tokenizer()?;
+    /// assert_eq!(tokenizer.encode_ordinary("hi")?, [104, 105]);
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn tokenizer(&self) -> Result<Arc<dyn Tokenizer>> {
+        let ModelInfo { base_model, tokenizer_id, .. } = self.get_info();
+        tokenizer_of(base_model.as_deref(), tokenizer_id.as_deref())
     }
 
     /// Computes the loss and the log-probabilities of the targets, without gradients (PROTOCOL §3.3 #12). Large data is

@@ -231,8 +231,8 @@ impl Maker {
         }
         let unsendable = |error: ureq::http::Error| Broken::Unsendable { message: error.to_string() };
         let result = match exchange.method {
-            // A GET must not have a `Content-Length`, not even of 0.
-            "GET" => {
+            // These must not have a `Content-Length`, not even of 0.
+            "GET" | "HEAD" => {
                 let request = request.body(()).map_err(unsendable)?;
                 agent.run(agent.configure_request(request).with(exchange))
             }

@@ -9,6 +9,9 @@ use super::alphabet;
 use super::plan::{Added, Plan, Vocabulary, check_added, check_merges, check_pattern};
 use crate::error::{Error, Result};
 
+/// The pattern of a file that does not split the text, as that of the embedded engine.
+const WHOLE_TEXT: &str = r"[\s\S]+";
+
 /// The pattern of GPT-2, which a `ByteLevel` pre-tokenizer with `use_regex` splits by.
 pub(super) const GPT2_PATTERN: &str =
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
@@ -179,7 +182,7 @@ fn pre_tokenizer(place: &Place<'_>) -> Result<Vec<String>> {
         patterns.push(GPT2_PATTERN.into());
     }
     if patterns.is_empty() {
-        return Err(last.get("use_regex").error("is false, and no pattern splits the text"));
+        patterns.push(WHOLE_TEXT.into());
     }
     Ok(patterns)
 }

@@ -15,7 +15,7 @@ use super::*;
 pub(crate) mod vocabularies;
 
 /// A small `tokenizer.json`: the 256 bytes, "he" (256), "ll" (257), "hell" (258), and some markers.
-fn small() -> Value {
+pub(in crate::tokenizer) fn small() -> Value {
     let mut vocab: serde_json::Map<String, Value> =
         (0..=255_u8).map(|byte| (alphabet::letter(byte).to_string(), json!(byte))).collect();
     for (i, token) in ["he", "ll", "hell"].into_iter().enumerate() {
@@ -57,6 +57,19 @@ fn merges_are_applied_and_ids_may_have_gaps() {
     assert_eq!((bpe.token_id("<end>"), bpe.token_id("he")), (Some(300), None));
     assert_eq!((bpe.is_special(300), bpe.is_special(259), bpe.is_special(0)), (true, false, false));
     assert_eq!(bpe.token_bytes(195), Some(vec![0xc3]));
+}
+
+#[test]
+fn without_a_pattern_the_text_is_one_piece() {
+    let mut file = small();
+    file["pre_tokenizer"] =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    file["model"]["vocab"]["lĠh"] = json!(500);
+    file["model"]["vocab"]["lĠ"] = json!(501);
+    file["model"]["merges"] = json!(["l Ġ", "lĠ h"]);
+    let bpe = load(&file).unwrap();
+    assert_eq!(bpe.encode("l he\n").unwrap(), [500, 101, 10]);
+    assert_eq!(bpe.encode_ordinary("a\nb").unwrap(), [97, 10, 98]);
 }
 
 #[test]
@@ -115,7 +128,7 @@ fn a_long_run_of_spaces_is_split_like_a_short_one() {
     }
 }
 
-fn vocabularies_of_bytes() -> String {
+pub(in crate::tokenizer) fn vocabularies_of_bytes() -> String {
     use base64::prelude::{BASE64_STANDARD, Engine as _};
     (0..=255_u8).map(|byte| format!("{} {byte}\n", BASE64_STANDARD.encode([byte]))).collect()
 }
