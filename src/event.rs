@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::lane::Lane;
 use crate::metrics::Metrics;
 use crate::sync::unwind;
-use crate::types::QueueState;
+use crate::types::{QueueState, TrainingPath};
 
 /// Receives events of a client. The default methods do nothing.
 ///
@@ -56,6 +56,9 @@ pub trait Observer: Send + Sync {
 
     /// An operation was cancelled because its [`Pending`](crate::Pending) was dropped.
     fn on_drop(&self, _dropped: &Dropped) {}
+
+    /// A [`RecoveryMonitor`](crate::recovery::RecoveryMonitor) took a step for a run. Called on the monitor's thread.
+    fn on_recovery(&self, _event: &RecoveryEvent) {}
 }
 
 /// A change of the queue state of an operation.
@@ -148,6 +151,55 @@ pub struct Dropped {
     pub operation: &'static str,
     /// The server's id of the request, if it was accepted.
     pub request_id: Option<String>,
+}
+
+/// A step of a [`RecoveryMonitor`](crate::recovery::RecoveryMonitor) for one training run.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RecoveryEvent {
+    /// Id of the run. After a recovery, this is still the id of the corrupted run.
+    pub run_id: String,
+    /// Number of the attempt, from 1. 0 if the step is a check.
+    pub attempt: u32,
+    /// The step.
+    pub step: RecoveryStep,
+}
+
+/// The steps of a recovery.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum RecoveryStep {
+    /// The run could not be checked.
+    CheckFailed {
+        /// The error of the check.
+        error: Error,
+    },
+    /// The server reports that the run is corrupted.
+    Detected,
+    /// The creation of a new client begins.
+    Started {
+        /// The checkpoint that is loaded.
+        checkpoint: TrainingPath,
+    },
+    /// The run continues with a new client.
+    Recovered {
+        /// Id of the new model, which is also the id of its run.
+        model_id: String,
+        /// The checkpoint that was loaded.
+        checkpoint: TrainingPath,
+    },
+    /// The attempt failed, and another one follows.
+    Failed {
+        /// The error of the attempt.
+        error: Error,
+        /// Time until the next attempt.
+        pause: Duration,
+    },
+    /// The run is followed no longer, because it could not be recovered or checked.
+    GaveUp {
+        /// The reason.
+        error: Error,
+    },
 }
 
 /// The optional observer of a client.

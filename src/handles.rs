@@ -37,6 +37,8 @@ const _: () = {
     is_shared::<Exchange>();
     is_shared::<Answer>();
     is_shared::<Broken>();
+    is_shared::<crate::recovery::FollowedRun>();
+    is_shared::<crate::recovery::RecoveryMonitor>();
     is_shared::<crate::train::Run>();
     is_shared::<dyn crate::tokenizer::Tokenizer>();
     is_shared::<dyn Transport>();

@@ -110,6 +110,7 @@ mod model;
 mod pending;
 mod percent;
 mod policy;
+pub mod recovery;
 #[cfg(feature = "ffi")]
 mod report_json;
 mod session;

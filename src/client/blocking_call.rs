@@ -12,6 +12,7 @@ use crate::error::{Error, Phase, Result};
 use crate::http::{Answer, Body, Call, Endpoint, Lane};
 use crate::policy::endpoints::Names;
 use crate::session::{Session, Ticket};
+use crate::sync::CancelToken;
 use crate::types::SignedUrl;
 
 /// One HTTP request. A call of a REST or admin client sends one or more of them.
@@ -54,11 +55,20 @@ pub(super) struct Caller {
     service: ServiceClient,
     /// True if the server's flags, which decide how requests are authenticated, have been fetched.
     has_flags: Arc<AtomicBool>,
+    /// Cancels the calls: the token of the session, or a child of it.
+    cancel: CancelToken,
 }
 
 impl Caller {
     pub(super) fn new(service: &ServiceClient) -> Self {
-        Caller { service: service.clone(), has_flags: Arc::default() }
+        let cancel = service.session().cancel.clone();
+        Caller { service: service.clone(), has_flags: Arc::default(), cancel }
+    }
+
+    /// Sets the token that cancels the calls: a child of the session's.
+    pub(super) fn cancelled_by(mut self, cancel: &CancelToken) -> Self {
+        self.cancel = cancel.clone();
+        self
     }
 
     pub(super) fn session(&self) -> &Arc<Session> {
@@ -88,7 +98,7 @@ impl Caller {
     ) -> Result<T> {
         let session = self.session();
         session.check_open()?;
-        let (ticket, pending) = session.ticket(verb, &session.cancel);
+        let (ticket, pending) = session.ticket(verb, &self.cancel);
         ticket.progress.submitting();
         let long_wait = session.long_wait(&ticket.progress);
         let result = work(&RestCall { session, ticket: &ticket });

@@ -445,7 +445,6 @@ impl ServiceClient {
 
     /// As [`create_training_client_from_state_with`](Self::create_training_client_from_state_with), without waiting for
     /// the server.
-    #[cfg(feature = "ffi")]
     pub(crate) fn start_training_client_from_state(
         &self,
         path: &str,
@@ -455,7 +454,6 @@ impl ServiceClient {
     }
 
     /// Starts the client on the thread that delivers the created model.
-    #[cfg(feature = "ffi")]
     fn start_training(&self, source: create::ModelSource) -> Result<Pending<TrainingClient>> {
         let owner = self.inner.owner.clone();
         Ok(self.submit_model(source)?.and_then(|created| TrainingClient::start(owner, created)))
@@ -509,7 +507,7 @@ impl ServiceClient {
         self.inner.actor.send(self.session(), msg, deadline)
     }
 
-    pub(super) fn session(&self) -> &Arc<Session> {
+    pub(crate) fn session(&self) -> &Arc<Session> {
         self.inner.owner.session()
     }
 }

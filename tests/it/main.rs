@@ -56,6 +56,7 @@ mod observability;
 mod outages;
 mod payment;
 mod poll_many;
+mod recovery;
 mod refused_threads;
 mod regression;
 mod replay;

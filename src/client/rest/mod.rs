@@ -10,6 +10,7 @@ mod sessions;
 
 use super::ServiceClient;
 use super::blocking_call::Caller;
+use crate::sync::CancelToken;
 use crate::types::AccessScope;
 
 pub use listing::Listing;
@@ -64,6 +65,12 @@ pub struct RestClient {
 impl RestClient {
     pub(super) fn new(service: &ServiceClient) -> Self {
         RestClient { caller: Caller::new(service), scope: AccessScope::default() }
+    }
+
+    /// Sets the token that cancels the calls: a child of the session's.
+    pub(crate) fn cancelled_by(mut self, cancel: &CancelToken) -> Self {
+        self.caller = self.caller.cancelled_by(cancel);
+        self
     }
 
     /// Sets which objects the results contain: only the objects of the caller (the default), or all objects that the
