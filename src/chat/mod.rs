@@ -9,6 +9,7 @@ mod family;
 mod json;
 mod message;
 mod pieces;
+mod recommended;
 mod renderer;
 mod tags;
 #[cfg(all(test, feature = "text"))]

@@ -32,6 +32,10 @@ pub(super) fn names() -> Vec<&'static str> {
     FAMILIES.iter().map(|(name, _)| *name).collect()
 }
 
+pub(super) fn is_known(name: &str) -> bool {
+    FAMILIES.iter().any(|(known, _)| *known == name)
+}
+
 pub(super) fn by_name(name: &str, options: &RendererOptions) -> Result<(&'static str, Arc<dyn Family>)> {
     match FAMILIES.iter().find(|(known, _)| *known == name) {
         Some((known, make)) => Ok((known, make(options)?)),
