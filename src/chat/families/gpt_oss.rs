@@ -284,7 +284,7 @@ fn call(name: &str, arguments: Option<&str>) -> Result<ToolCall, String> {
         return Err("the call does not name a function".into());
     }
     if arguments.is_empty() {
-        return Err(format!("the call of {name} has no arguments; {{}} says that there are none"));
+        return Err(format!("the call of {name} has no arguments; {{}} stands for none"));
     }
     match Json::read(arguments) {
         Ok(Json::Object(_)) => {
