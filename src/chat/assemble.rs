@@ -60,7 +60,8 @@ pub(super) fn prompt(renderer: &Renderer, messages: &[Message], role: &str) -> R
     for (_, pieces) in opening.iter().flat_map(|rendered| &rendered.segments) {
         sequence.extend(renderer, pieces)?;
     }
-    let at = |index| At { messages, index, turn_start, is_first: index == 0 && opening.is_none() };
+    let n_history = messages.len();
+    let at = |index| At { messages, index, turn_start, n_history, is_first: index == 0 && opening.is_none() };
     for index in 0..messages.len() {
         for (_, pieces) in &family.message(&at(index))?.segments {
             sequence.extend(renderer, pieces)?;
@@ -223,21 +224,24 @@ fn check_flags(messages: &[Message], what: TrainOnWhat) -> Result<()> {
 
 fn build(renderer: &Renderer, messages: &[Message], plan: &Plan) -> Result<Example> {
     let family = renderer.family();
-    let turn_start = family.turn_start(&messages[..messages.len().saturating_sub(1)]);
+    let n_history = messages.len().saturating_sub(1);
+    let turn_start = family.turn_start(&messages[..n_history]);
     let mut sequence = Sequence::begin(renderer)?;
     let mut weights = vec![0.0; sequence.n];
     let all_tokens = plan.what == TrainOnWhat::AllTokens;
+    let counts =
+        |rendered: &Rendered| !(plan.what == TrainOnWhat::AllUserAndSystemMessages && rendered.of_no_role);
     let opening = family.opening(messages);
     if let Some(rendered) = &opening {
         let trained = matches!(
             plan.what,
             TrainOnWhat::AllMessages | TrainOnWhat::AllTokens | TrainOnWhat::AllUserAndSystemMessages
         );
-        append(renderer, rendered, trained, all_tokens, &mut sequence, &mut weights)?;
+        append(renderer, rendered, trained && counts(rendered), all_tokens, &mut sequence, &mut weights)?;
     }
     for (index, message) in messages.iter().enumerate() {
         let trained = plan.trained[index];
-        let at = At { messages, index, turn_start, is_first: index == 0 && opening.is_none() };
+        let at = At { messages, index, turn_start, n_history, is_first: index == 0 && opening.is_none() };
         if trained && message.role == "assistant" && family.refuses_thinking() {
             refuse_thinking(&at, renderer.name())?;
         }
@@ -247,7 +251,7 @@ fn build(renderer: &Renderer, messages: &[Message], plan: &Plan) -> Result<Examp
             let overlap = rendered.stop_overlap;
             rendered.output().text(overlap);
         }
-        append(renderer, &rendered, trained, all_tokens, &mut sequence, &mut weights)?;
+        append(renderer, &rendered, trained && counts(&rendered), all_tokens, &mut sequence, &mut weights)?;
         if trained && message.role == "assistant" && plan.withholds_prompt(index, renderer.like_cookbook()) {
             let given = given(renderer, &At { messages: &messages[..index], ..at }, &sequence.chunks, start)?;
             weights[start..start + given].fill(0.0);

@@ -65,6 +65,8 @@ impl Exception {
 }
 
 const ANY: &[&str] = &["*"];
+/// The renderers of gpt-oss that write a system message.
+const GPT_OSS: &[&str] = &["gpt_oss_low_reasoning", "gpt_oss_medium_reasoning", "gpt_oss_high_reasoning"];
 const TOKENS: &[Shape] = &[Shape::Tokens];
 const BASE: Exception = Exception {
     cause: "",
@@ -266,6 +268,66 @@ pub(super) const EXCEPTIONS: &[Exception] = &[
         renderers: &["deepseekv3_thinking"],
         mode: Some(Mode::Default),
         conversations: &["call_arguments*", "call_reasoning*", "tools_*"],
+        ..BASE
+    },
+    Exception {
+        cause: "the cookbook refuses, because the system message that it inserts has no flag",
+        renderers: GPT_OSS,
+        kinds: &["single customized"],
+        shapes: &[Shape::TheirsRefuses],
+        ..BASE
+    },
+    Exception {
+        cause: "a message with tools has one flag; the cookbook has two messages, so that the flags of the script move",
+        renderers: &["gpt_oss_no_sysprompt"],
+        mode: Some(Mode::LikeCookbook),
+        conversations: &["tools_*"],
+        kinds: &["single customized"],
+        shapes: &[Shape::Weights],
+        ..BASE
+    },
+    Exception {
+        cause: "D7",
+        renderers: GPT_OSS,
+        mode: Some(Mode::Default),
+        conversations: &["call", "thinking_history*", "tools_declared*", "tools_nested_schema"],
+        follows: Follows::Native,
+        examples: true,
+        ..BASE
+    },
+    Exception {
+        cause: "D7 D46 (the native renderer has one example for a turn with calls, D48)",
+        renderers: GPT_OSS,
+        mode: Some(Mode::Default),
+        conversations: &[
+            "call_answer",
+            "call_no_arguments",
+            "call_reasoning*",
+            "call_result",
+            "call_then_turn",
+            "call_two_steps",
+            "call_with_text",
+            "call_without_id",
+            "calls_parallel*",
+            "result_with_newlines",
+            "tools_non_ascii",
+            "tools_one_call",
+        ],
+        follows: Follows::Native,
+        ..BASE
+    },
+    Exception {
+        cause: "D7 (template and native renderer write arguments anew, D31)",
+        renderers: GPT_OSS,
+        mode: Some(Mode::Default),
+        conversations: &["call_arguments*"],
+        ..BASE
+    },
+    Exception {
+        cause: "D7 D46 (the oracles write a system message)",
+        renderers: &["gpt_oss_no_sysprompt"],
+        mode: Some(Mode::Default),
+        conversations: &["call*", "result_with_newlines", "thinking_history*", "tools_*"],
         ..BASE
     },
 ];

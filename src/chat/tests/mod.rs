@@ -5,5 +5,6 @@ mod answers;
 mod exceptions;
 mod fixtures;
 mod golden;
+mod gpt_oss;
 mod properties;
 mod qwen2_5;
