@@ -246,10 +246,11 @@ impl Renderer {
 
     fn marker(&self, marker: &str) -> Result<i32> {
         self.markers.get(marker).copied().ok_or_else(|| {
-            Error::invalid(
-                "tokenizer",
-                format!("the renderer {:?} does not list its marker {marker}", self.name),
-            )
+            let problem = format!(
+                "has no token {marker}, which the renderer {:?} needs for what a message contains",
+                self.name
+            );
+            Error::invalid("tokenizer", problem)
         })
     }
 

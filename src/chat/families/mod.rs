@@ -1,6 +1,8 @@
 //! The families of models, by the cookbook's names of their renderers.
 
 mod deepseek_v3;
+mod kimi_k2;
+mod kimi_typescript;
 mod llama3;
 mod qwen3;
 mod qwen3_5;
@@ -15,9 +17,12 @@ use crate::error::{Error, Result};
 /// Makes the family of a name.
 type Make = fn(&RendererOptions) -> Result<Arc<dyn Family>>;
 
-const FAMILIES: [(&str, Make); 10] = [
+const FAMILIES: [(&str, Make); 13] = [
     ("deepseekv3", |options| deepseek_v3::DeepSeekV3::make(false, options)),
     ("deepseekv3_thinking", |options| deepseek_v3::DeepSeekV3::make(true, options)),
+    ("kimi_k2", |options| kimi_k2::Kimi::make(kimi_k2::Variant::K2, options)),
+    ("kimi_k25", |options| kimi_k2::Kimi::make(kimi_k2::Variant::K25, options)),
+    ("kimi_k25_disable_thinking", |options| kimi_k2::Kimi::make(kimi_k2::Variant::K25Disabled, options)),
     ("llama3", |_| Ok(Arc::new(llama3::Llama3))),
     ("qwen2_5", |options| qwen3::Qwen3::make(qwen3::Variant::Qwen25, options)),
     ("qwen3", |options| qwen3::Qwen3::make(qwen3::Variant::Thinking, options)),

@@ -5,4 +5,5 @@ mod answers;
 mod exceptions;
 mod fixtures;
 mod golden;
+mod kimi;
 mod qwen2_5;
