@@ -333,11 +333,11 @@ fn spelt(spans: Vec<Span>) -> Vec<Span> {
             continue;
         };
         let mut text = text.as_str();
-        if spelt.last() == Some(&Span::Marker(CALL_END)) {
-            if let Some(rest) = text.strip_prefix(CALLS_END_MISSPELT) {
-                spelt.push(Span::Marker(CALLS_END));
-                text = rest;
-            }
+        if spelt.last() == Some(&Span::Marker(CALL_END))
+            && let Some(rest) = text.strip_prefix(CALLS_END_MISSPELT)
+        {
+            spelt.push(Span::Marker(CALLS_END));
+            text = rest;
         }
         let begins = text.strip_suffix(CALLS_MISSPELT);
         let begins = begins.filter(|_| spans.get(i + 1) == Some(&Span::Marker(CALL)));

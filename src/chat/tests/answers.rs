@@ -1,25 +1,15 @@
 //! Answers and prompts with a prefill, against the cookbook.
 
 use super::fixtures::{conversations, fixture, ints, message};
-use super::golden::renderer;
+use super::golden::{NAMES, renderer};
 use crate::chat::{Message, Part, Termination};
 
-const NAMES: [&str; 10] = [
-    "role_colon_llama3",
-    "role_colon_qwen3",
-    "llama3",
-    "qwen3",
-    "qwen3_disable_thinking",
-    "qwen3_instruct",
-    "qwen3_5",
-    "qwen3_5_disable_thinking",
-    "deepseekv3",
-    "deepseekv3_thinking",
-];
-
 /// Answers that are read in another way than by the cookbook.
-const DIFFERENT: &[(&str, &str, &str)] =
-    &[("*", "markers_as_text", "D2: text that looks like a marker is text")];
+const DIFFERENT: &[(&str, &str, &str)] = &[
+    ("*", "markers_as_text", "D2: text that looks like a marker is text"),
+    ("kimi*", "call_id_other", "a call whose id has no name is not dropped, but reported as not read"),
+    ("kimi*", "call_not_object", "arguments that are not an object cannot be rendered again"),
+];
 
 /// The parts without empty ones, and neighbouring texts as one.
 fn normal(message: &Message) -> (Vec<Part>, Vec<(Option<String>, String, serde_json::Value)>, usize) {

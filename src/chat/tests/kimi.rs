@@ -27,6 +27,40 @@ fn picture() -> Message {
     message
 }
 
+/// The tokenizer of a model that knows no images.
+#[derive(Debug)]
+struct WithoutMedia(Arc<dyn Tokenizer>);
+
+impl Tokenizer for WithoutMedia {
+    fn encode(&self, text: &str) -> crate::Result<Vec<i32>> {
+        self.0.encode(text)
+    }
+
+    fn encode_ordinary(&self, text: &str) -> crate::Result<Vec<i32>> {
+        self.0.encode_ordinary(text)
+    }
+
+    fn token_bytes(&self, id: i32) -> Option<Vec<u8>> {
+        self.0.token_bytes(id)
+    }
+
+    fn token_id(&self, token: &str) -> Option<i32> {
+        self.0.token_id(token).filter(|_| !token.starts_with("<|media"))
+    }
+
+    fn bos_id(&self) -> Option<i32> {
+        self.0.bos_id()
+    }
+
+    fn eos_id(&self) -> Option<i32> {
+        self.0.eos_id()
+    }
+
+    fn is_special(&self, id: i32) -> bool {
+        self.0.is_special(id)
+    }
+}
+
 #[test]
 fn an_image_of_k25_stands_between_its_markers_and_counts_its_tokens() {
     let renderer = renderer("kimi_k25");
@@ -46,7 +80,9 @@ fn an_image_of_k25_stands_between_its_markers_and_counts_its_tokens() {
 
 #[test]
 fn an_image_is_refused_where_the_model_has_none() {
-    let without = Renderer::new("kimi_k25", fixture("kimi_k2").tokenizer).unwrap();
+    let without = Arc::new(WithoutMedia(fixture("kimi_k25").tokenizer));
+    let without = Renderer::new("kimi_k25", without).unwrap();
+    assert!(without.build_generation_prompt(&[Message::user("u")]).is_ok());
     let error = without.build_generation_prompt(&[picture()]).unwrap_err().to_string();
     assert!(error.contains("tokenizer") && error.contains("<|media_begin|>"), "{error}");
     let error = renderer("kimi_k2").build_generation_prompt(&[picture()]).unwrap_err().to_string();
@@ -70,11 +106,12 @@ fn each_answer_is_trained_once_also_if_a_turn_of_the_format_goes_over_several_us
         "{start}{call}<|im_system|>f<|im_middle|>## Return of functions.f:0\nr<|im_end|><|im_user|>user<|im_middle|>b\
          <|im_end|><|im_assistant|>assistant<|im_middle|><think>⟦</think>c<|im_end|>⟧"
     );
-    let all = shown(&renderer, &messages, TrainOnWhat::AllAssistantMessages);
-    assert_eq!(all, [format!("{start}⟦{call}⟧"), last.clone()]);
-    assert_eq!(shown(&renderer, &messages, TrainOnWhat::LastAssistantTurn), [last.clone()]);
     let single = renderer.build_supervised_example(&messages, TrainOnWhat::LastAssistantTurn).unwrap();
     assert_eq!(renderer.show(&single), format!("{SYSTEM}{last}"));
+    let mut examples = vec![format!("{start}⟦{call}⟧"), last];
+    assert_eq!(shown(&renderer, &messages, TrainOnWhat::AllAssistantMessages), examples);
+    examples.remove(0);
+    assert_eq!(shown(&renderer, &messages, TrainOnWhat::LastAssistantTurn), examples);
 }
 
 /// As the template numbers them.
