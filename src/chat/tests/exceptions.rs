@@ -352,7 +352,7 @@ pub(super) const EXCEPTIONS: &[Exception] = &[
         ..BASE
     },
     Exception {
-        cause: "D32 (there is no template, and the native renderer refuses)",
+        cause: "D32 (without a template; the native renderer refuses)",
         renderers: &["kimi_k25*"],
         mode: Some(Mode::Default),
         conversations: &["call_without_id"],
