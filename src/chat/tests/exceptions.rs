@@ -330,4 +330,95 @@ pub(super) const EXCEPTIONS: &[Exception] = &[
         conversations: &["call*", "result_with_newlines", "thinking_history*", "tools_*"],
         ..BASE
     },
+    // Kimi.
+    Exception {
+        cause: "a format of several examples trains answers only; the cookbook trains other messages once for each user \
+                message",
+        renderers: &["kimi*"],
+        kinds: &[
+            "plural all_messages",
+            "plural all_tokens",
+            "plural all_user_and_system_messages",
+            "plural customized",
+        ],
+        shapes: &[Shape::OursRefuses],
+        ..BASE
+    },
+    Exception {
+        cause: "the default system message is not trained in the mode customized; in the cookbook its flag is missing",
+        renderers: &["kimi*"],
+        kinds: &["single customized"],
+        shapes: &[Shape::TheirsRefuses],
+        ..BASE
+    },
+    Exception {
+        cause: "the message that declares tools is one message; in the cookbook it is two of different roles",
+        renderers: &["kimi*"],
+        conversations: &["tools_*"],
+        kinds: &["single all_user_and_system_messages", "single customized"],
+        shapes: &[Shape::Weights],
+        ..BASE
+    },
+    Exception {
+        cause: "D19 D42: an example for each answer that calls no tool, also without a message of the user before it",
+        renderers: &["kimi*"],
+        conversations: &["assistant_first", "assistants_in_a_row", "system_later"],
+        kinds: &["plural all_assistant_messages"],
+        ..BASE
+    },
+    Exception {
+        cause: "D48: an example ends with its last answer; in the cookbook with the results of the calls",
+        renderers: &["kimi*"],
+        conversations: &["call_result", "call_reasoning_last_result", "calls_parallel_last_result"],
+        kinds: &["plural all_assistant_messages", "plural last_assistant_turn"],
+        ..BASE
+    },
+    Exception {
+        cause: "D34: the <think> of the prompt is not trained, also without a message of the user",
+        renderers: &["kimi_k25*"],
+        mode: Some(Mode::Default),
+        conversations: &["no_user"],
+        shapes: &[Shape::Weights],
+        follows: Follows::Native,
+        examples: true,
+        ..BASE
+    },
+    Exception {
+        cause: "D34 (the native renderer writes no default system message and declares tools in another way, D33)",
+        renderers: &["kimi_k25*"],
+        mode: Some(Mode::Default),
+        kinds: &[
+            "plural all_assistant_messages",
+            "plural last_assistant_turn",
+            "single all_assistant_messages",
+            "single customized",
+            "single last_assistant_turn",
+        ],
+        shapes: &[Shape::Weights],
+        ..BASE
+    },
+    Exception {
+        cause: "D3: declared tools are not escaped (the template writes them with spaces and does not sort keys, D8)",
+        renderers: &["kimi_k2"],
+        mode: Some(Mode::Default),
+        conversations: &["tools_non_ascii"],
+        follows: Follows::Native,
+        ..BASE
+    },
+    Exception {
+        cause: "D32: a result without an id gets that of its call",
+        renderers: &["kimi_k2"],
+        mode: Some(Mode::Default),
+        conversations: &["call_without_id"],
+        follows: Follows::Template,
+        ..BASE
+    },
+    Exception {
+        cause: "D32 (without a template; the native renderer refuses)",
+        renderers: &["kimi_k25*"],
+        mode: Some(Mode::Default),
+        conversations: &["call_without_id"],
+        shapes: &[Shape::Tokens, Shape::Weights],
+        ..BASE
+    },
 ];

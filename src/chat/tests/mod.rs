@@ -6,5 +6,6 @@ mod exceptions;
 mod fixtures;
 mod golden;
 mod gpt_oss;
+mod kimi;
 mod properties;
 mod qwen2_5;
