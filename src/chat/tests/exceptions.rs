@@ -116,7 +116,7 @@ pub(super) const EXCEPTIONS: &[Exception] = &[
     },
     Exception {
         cause: "D24: thoughts that would be trained are refused in all modes; in the cookbook only in those of the last answer",
-        renderers: &["qwen3_disable_thinking", "qwen3_5_disable_thinking"],
+        renderers: &["qwen3_disable_thinking", "qwen3_5_disable_thinking", "kimi_k25_disable_thinking"],
         conversations: &["call_reasoning*", "text_before_thinking", "thinking*"],
         kinds: &["single*"],
         shapes: &[Shape::OursRefuses],
