@@ -33,8 +33,11 @@ const DIFFERENT: &[(&str, &str, &str)] = &[
     ("kimi*", "call_not_object", "arguments that are not an object cannot be rendered again"),
 ];
 
-/// The parts without empty ones, and neighbouring texts as one.
-fn normal(message: &Message) -> (Vec<Part>, Vec<(Option<String>, String, serde_json::Value)>, usize) {
+/// The id, the name and the arguments of a call.
+type Call = (Option<String>, String, serde_json::Value);
+
+/// The parts without empty ones and with neighbouring texts as one, the calls, and the number of those not read.
+fn normal(message: &Message) -> (Vec<Part>, Vec<Call>, usize) {
     let mut parts: Vec<Part> = Vec::new();
     for part in &message.content {
         match (parts.last_mut(), part) {
