@@ -7,3 +7,5 @@ mod fixtures;
 mod golden;
 mod properties;
 mod qwen2_5;
+#[cfg(feature = "jinja")]
+mod template;
