@@ -73,12 +73,15 @@ impl Engine {
         environment.set_unknown_method_callback(method);
         environment.set_formatter(write);
         environment.add_filter("tojson", values::tojson);
-        environment.add_filter("trim", |text: &str, letters: Option<&str>| strip(text, letters, true, true));
+        environment.add_filter("trim", |value: &Value, letters: Option<&str>| {
+            strip(&value.to_string(), letters, true, true)
+        });
         // In Python, texts and mappings have a length and items, too.
         environment.add_test("sequence", |value: &Value| {
             value.is_undefined()
                 || matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
         });
+        environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
         environment.add_function("raise_exception", |message: Value| -> std::result::Result<Value, _> {
             Err(Stopped::Raised(message.to_string()).error())
         });
@@ -256,6 +259,11 @@ mod tests {
                 "{{ x.o is sequence }} {{ 'a' is sequence }} {{ 1 is sequence }} {{ x.o is mapping }}",
                 "True True False True",
             ),
+            (
+                "{{ none is iterable }} {{ missing is iterable }} {{ 'a' is iterable }} {{ 1 is iterable }}",
+                "False True True False",
+            ),
+            ("{{ missing | trim }}|{{ 1 | trim }}", "|1"),
             ("{{ strftime_now('%d %b %Y') }}", "27 Nov 2026"),
         ] {
             let variables = r#"{"x": {"t": true, "n": null, "f": 1e-05, "l": [1, "a", null, "it's"], "o": {"b": true, "a": 2}}}"#;

@@ -8,8 +8,9 @@ use crate::error::{Error, Result};
 /// Rewrites the text of a message. The error is a problem with the text.
 pub(super) type Rewrite<'a> = &'a dyn Fn(&str) -> std::result::Result<String, String>;
 
-/// The default name of the variable with the thoughts of a message.
-const THINKING: &str = "reasoning_content";
+/// The names under which templates find the thoughts of a message, unless one is chosen. They are those that
+/// `transformers` gives.
+const THINKING: [&str; 2] = ["thinking", "reasoning_content"];
 
 /// A message as `transformers` and servers with the interface of OpenAI give it to templates. `None` for one that only
 /// declares tools. All texts but the role are rewritten.
@@ -33,8 +34,11 @@ pub(super) fn message(
         ("content".to_owned(), text("content", &message.text())?),
     ];
     if let Some(thoughts) = message.thinking() {
-        let key = options.thinking_key.as_deref().unwrap_or(THINKING);
-        fields.push((key.to_owned(), text("content", &thoughts)?));
+        let thoughts = text("content", &thoughts)?;
+        match &options.thinking_key {
+            Some(key) => fields.push((key.clone(), thoughts)),
+            None => fields.extend(THINKING.map(|key| (key.to_owned(), thoughts.clone()))),
+        }
     }
     let mut calls = Vec::new();
     for (k, call) in message.tool_calls.iter().enumerate() {

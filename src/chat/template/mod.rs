@@ -86,8 +86,8 @@ pub struct TemplateOptions {
     pub current_date: Option<String>,
     /// What ends an answer. `None`: the tokenizer's end of a sequence.
     pub stop: Option<Stop>,
-    /// The name by which the template reads the thoughts of a message. `None`: `reasoning_content`. That of gpt-oss reads
-    /// `thinking`.
+    /// The name by which the template reads the thoughts of a message. `None`: both `reasoning_content` and `thinking`,
+    /// as in `transformers`.
     pub thinking_key: Option<String>,
     /// For a model with several templates, the name of the one to use, such as `tool_use`. `None`: `default`.
     pub template_name: Option<String>,

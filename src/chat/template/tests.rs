@@ -368,11 +368,11 @@ fn what_the_template_cannot_write_is_refused_with_its_place() {
 
 #[test]
 fn options_are_given_to_the_template_and_checked() {
-    let template = "{{ bos_token }}{{ strftime_now('%d %b %Y') }} {{ enable_thinking }} {{ messages[0].thinking }}{{ eos_token }}";
+    let template = "{{ bos_token }}{{ strftime_now('%d %b %Y') }} {{ enable_thinking }} {{ messages[0].thoughts }}{{ eos_token }}";
     let options = TemplateOptions {
         variables: BTreeMap::from([("enable_thinking".into(), false.into())]),
         current_date: Some("2026-11-27".into()),
-        thinking_key: Some("thinking".into()),
+        thinking_key: Some("thoughts".into()),
         stop: Some(Stop::Tokens(vec![303])),
         ..TemplateOptions::default()
     };
