@@ -22,10 +22,11 @@ def main():
     crates = tree()
     with_testing = tree("--features", "testing")
     with_text = tree("--features", "text")
+    with_jinja = tree("--features", "jinja")
     for_hub = tree("--features", "hub") - with_text
     if for_hub:
         sys.exit(f"the feature `hub` needs more crates than `text`: {sorted(for_hub)}")
-    found = {name for name, _ in crates | with_testing | with_text} & RUNTIMES
+    found = {name for name, _ in crates | with_testing | with_text | with_jinja} & RUNTIMES
     if found:
         sys.exit(f"an async runtime is in the default tree: {sorted(found)}")
     native = {name for name, _ in with_text} & NATIVE
@@ -33,6 +34,7 @@ def main():
         sys.exit(f"the feature `text` compiles C: {sorted(native)}")
     print(f"{len(with_text) - len(crates)} more crates with the feature `text`")
     n = len(crates) - 1
+    print(f"{len(with_jinja) - len(crates)} more crates with the feature `jinja`")
     print(f"{n} crates in the default tree, no async runtime")
     if n > LIMIT:
         sys.exit(f"more than {LIMIT} crates in the default tree: {n}")

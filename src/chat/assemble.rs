@@ -218,7 +218,7 @@ fn cannot_split(renderer: &Renderer, path: &str) -> Error {
 }
 
 /// In the customized mode each message says whether it is trained, in the others none does.
-fn check_flags(messages: &[Message], what: TrainOnWhat) -> Result<()> {
+pub(super) fn check_flags(messages: &[Message], what: TrainOnWhat) -> Result<()> {
     let is_customized = what == TrainOnWhat::Customized;
     match messages.iter().position(|message| message.trainable.is_some() != is_customized) {
         None => Ok(()),

@@ -172,7 +172,7 @@ fn value(raw: &str) -> serde_json::Result<Json> {
 
 /// A number as Python writes it: whole numbers as they are, others in the shortest form that is read back equal, with an
 /// exponent below 1e-4 and from 1e16 on.
-fn number(raw: &str) -> String {
+pub(super) fn number(raw: &str) -> String {
     if !raw.contains(['.', 'e', 'E']) {
         return if raw == "-0" { "0".into() } else { raw.to_owned() };
     }

@@ -32,7 +32,10 @@ mod message;
 mod pieces;
 mod recommended;
 mod renderer;
+mod show;
 mod tags;
+#[cfg(feature = "jinja")]
+mod template;
 #[cfg(all(test, feature = "text"))]
 mod tests;
 mod train_on_what;
@@ -43,4 +46,6 @@ pub use failure::{ParseFailureKind, parse_failure};
 pub(crate) use json::Pairs;
 pub use message::{Image, Message, Part, ToolCall, ToolSpec, UnparsedToolCall};
 pub use renderer::{Renderer, RendererOptions};
+#[cfg(feature = "jinja")]
+pub use template::{TemplateOptions, TemplateRenderer, ToolArguments};
 pub use train_on_what::TrainOnWhat;

@@ -10,6 +10,7 @@ use super::families;
 use super::family::{Begin, Ends, Family, Splits};
 use super::message::{Message, Part};
 use super::pieces::{Piece, Pieces};
+use super::show::show;
 use super::tags::{THINK, THINK_END};
 use super::train_on_what::TrainOnWhat;
 use crate::error::{Error, Result};
@@ -182,29 +183,7 @@ impl Renderer {
 
     /// An example as text, to be looked at: trained tokens stand between `⟦` and `⟧`, and an image is `[image]`.
     pub fn show(&self, example: &Example) -> String {
-        let mut text = String::new();
-        let mut weights = example.weights();
-        for chunk in &example.tokens().chunks {
-            match chunk {
-                Chunk::EncodedText { tokens } => {
-                    let (these, rest) = weights.split_at(tokens.len().min(weights.len()));
-                    weights = rest;
-                    let mut tokens = tokens.as_slice();
-                    for run in these.chunk_by(|a, b| (*a == 0.0) == (*b == 0.0)) {
-                        let (ids, rest) = tokens.split_at(run.len());
-                        tokens = rest;
-                        let decoded = self.tokenizer.decode(ids);
-                        text += &if run[0] == 0.0 { decoded } else { format!("⟦{decoded}⟧") };
-                    }
-                }
-                other => {
-                    let n = ModelInput { chunks: vec![other.clone()] }.len().unwrap_or(0);
-                    weights = &weights[n.min(weights.len())..];
-                    text += "[image]";
-                }
-            }
-        }
-        text
+        show(self.tokenizer.as_ref(), example)
     }
 
     #[cfg(test)]

@@ -10,3 +10,5 @@ mod gpt_oss;
 mod kimi;
 mod properties;
 mod qwen2_5;
+#[cfg(feature = "jinja")]
+mod template;
