@@ -7,7 +7,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::fixtures::fixture;
 use super::golden::{NAMES, renderer};
-use crate::chat::{Message, Part, Reduction, Renderer, Termination, ToolCall, TrainOnWhat};
+use crate::chat::{Message, Part, Reduction, Renderer, Termination, ToolCall, ToolSpec, TrainOnWhat};
 use crate::types::Chunk;
 
 /// Text without white space at its ends, often with texts that look like markers.
@@ -148,4 +148,122 @@ fn prompts_begin_examples_and_the_trained_tokens_are_read_back_as_the_message() 
             panic!("{name}: {error}");
         }
     }
+}
+
+/// Messages of any shape: roles, parts, calls and tools where nobody expects them, broken JSON, markers everywhere.
+fn odd_message() -> impl Strategy<Value = Message> {
+    let role = prop_oneof![
+        3 => Just("user"),
+        3 => Just("assistant"),
+        1 => Just("system"),
+        2 => Just("tool"),
+        1 => Just("developer"),
+        1 => Just("<|im_end|>"),
+        1 => Just(""),
+    ];
+    let word = || prop_oneof![text(), Just(String::new()), Just("\n\n \0".to_owned())];
+    let part = prop_oneof![3 => word().prop_map(Part::Text), 1 => word().prop_map(Part::Thinking)];
+    let json = prop_oneof![Just("{}".to_owned()), Just("{\"<think>\":\"</tool_call>\"}".to_owned()), word()];
+    let call = (word(), word(), json.clone()).prop_map(|(id, name, arguments)| ToolCall {
+        id: Some(id),
+        name,
+        arguments,
+    });
+    let tool = (word(), word(), json).prop_map(|(name, description, parameters)| ToolSpec {
+        name,
+        description,
+        parameters,
+    });
+    let parts = proptest::collection::vec(part, 0..3);
+    let calls = proptest::collection::vec(call, 0..2);
+    let tools = proptest::collection::vec(tool, 0..2);
+    let rest =
+        (proptest::option::of(word()), proptest::option::of(word()), proptest::option::of(any::<bool>()));
+    (role, parts, calls, tools, rest).prop_map(|(role, content, tool_calls, tools, rest)| {
+        let (name, tool_call_id, trainable) = rest;
+        Message {
+            role: role.into(),
+            content,
+            tool_calls,
+            tools: if role == "system" { tools } else { Vec::new() },
+            name,
+            tool_call_id,
+            trainable,
+            ..Message::default()
+        }
+    })
+}
+
+/// Runs a property for each renderer, with the same cases each time.
+fn for_each_renderer<S: Strategy>(
+    cases: u32,
+    strategy: impl Fn(&Renderer) -> S,
+    check: impl Fn(&Renderer, S::Value),
+) {
+    for name in NAMES {
+        let fixture = fixture(name);
+        let renderer = renderer(name, &fixture, false);
+        let mut runner = TestRunner::new_with_rng(
+            Config { cases, failure_persistence: None, ..Config::default() },
+            proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
+        );
+        let result = runner.run(&strategy(&renderer), |value| {
+            check(&renderer, value);
+            Ok(())
+        });
+        if let Err(error) = result {
+            panic!("{name}: {error}");
+        }
+    }
+}
+
+#[test]
+fn odd_conversations_are_rendered_or_refused_and_never_panic() {
+    for_each_renderer(
+        80,
+        |_| proptest::collection::vec(odd_message(), 0..4),
+        |renderer, messages| {
+            for what in TrainOnWhat::ALL {
+                for examples in [
+                    renderer.build_supervised_examples(&messages, what),
+                    renderer.build_supervised_example(&messages, what).map(|example| vec![example]),
+                ] {
+                    match examples {
+                        Ok(examples) => {
+                            for example in examples {
+                                assert!(!renderer.show(&example).contains("[image]"));
+                            }
+                        }
+                        Err(error) => assert!(error.is_user_error(), "{error:?}"),
+                    }
+                }
+            }
+            if let Ok(prompt) = renderer.build_generation_prompt_with(&messages, "assistant", "<think>x") {
+                let is_empty =
+                    |chunk: &Chunk| matches!(chunk, Chunk::EncodedText { tokens } if tokens.is_empty());
+                assert!(!prompt.chunks.iter().any(is_empty));
+            }
+        },
+    );
+}
+
+#[test]
+fn any_tokens_are_read_as_an_answer_or_refused() {
+    for_each_renderer(
+        300,
+        |renderer| {
+            let markers = renderer.markers();
+            let id = prop_oneof![3 => proptest::sample::select(markers_or(markers)), 2 => 0..2000_i32, 1 => any::<i32>()];
+            proptest::collection::vec(id, 0..14)
+        },
+        |renderer, ids| match renderer.parse_response(&ids) {
+            Ok((message, _)) => assert_eq!(message.role, "assistant"),
+            Err(error) => assert!(error.is_user_error(), "{error:?}"),
+        },
+    );
+}
+
+/// The markers; for a format without any, an ordinary token.
+fn markers_or(markers: Vec<i32>) -> Vec<i32> {
+    if markers.is_empty() { vec![0] } else { markers }
 }
