@@ -71,7 +71,7 @@ fn template(config: &Json, name: Option<&str>) -> Result<String> {
         Some(Json::Text(template)) if wanted == "default" => Ok(template.clone()),
         Some(Json::Text(_)) => Err(invalid(
             "chat_template",
-            format!("is one template, so that there is none of the name {wanted:?}"),
+            format!("is one template without a name, so that {wanted:?} cannot be chosen"),
         )),
         Some(Json::List(list)) => {
             let mut names = Vec::new();
