@@ -5,17 +5,16 @@
 //! ```
 //!
 //! Without an address and an API key the example runs offline on the built-in engine. With `TINKER_BASE_URL` or
-//! `TINKER_API_KEY` it uses that service and trains the base model `TINKEX_BASE_MODEL`. Each byte of the text is one
-//! token; token ids below 256 exist in every model's vocabulary.
+//! `TINKER_API_KEY` it uses that service and trains the base model `TINKEX_BASE_MODEL`, with its own tokenizer (feature
+//! `hub`) and the format that is recommended for it.
 
 #![allow(clippy::print_stdout, reason = "an example talks to a person")]
 
 mod connect;
 
-use tinkex::chat::Example;
-use tinkex::tokenizer::ByteTokenizer;
+use tinkex::chat::{Example, Message, Renderer, TrainOnWhat};
 use tinkex::train::{Schedule, dpo_loss, preference_data, sequence_logprobs};
-use tinkex::types::{AdamParams, Datum, LoraConfig, ModelInput};
+use tinkex::types::{AdamParams, Datum, LoraConfig};
 use tinkex::{CloseStatus, Error};
 
 /// Questions; the last [`N_TESTED`] are not trained on.
@@ -32,9 +31,10 @@ fn main() -> Result<(), Error> {
     let connection = connect::connect(None)?;
     let lora = LoraConfig { seed: Some(1), ..Default::default() };
     let training = connection.service.create_lora_training_client(&connection.base_model, lora)?;
+    let renderer = Renderer::recommended(&connection.base_model, training.tokenizer()?)?;
 
     let (trained, tested) = THINGS.split_at(THINGS.len() - N_TESTED);
-    let (data, test_data) = (preferences(trained)?, preferences(tested)?);
+    let (data, test_data) = (preferences(&renderer, trained)?, preferences(&renderer, tested)?);
     // The reference is the model before the first step. Its log-probabilities never change.
     let before = training.save_weights_and_get_sampling_client()?;
     let (reference, test_reference) =
@@ -68,18 +68,16 @@ fn main() -> Result<(), Error> {
 }
 
 /// For each thing, a question with a chosen and a rejected answer.
-fn preferences(things: &[&str]) -> Result<Vec<Datum>, Error> {
+fn preferences(renderer: &Renderer, things: &[&str]) -> Result<Vec<Datum>, Error> {
     let mut pairs = Vec::new();
     for thing in things {
-        pairs.push((example(thing, CHOSEN)?, example(thing, REJECTED)?));
+        pairs.push((example(renderer, thing, CHOSEN)?, example(renderer, thing, REJECTED)?));
     }
     preference_data(&pairs, None)
 }
 
 /// A question and an answer. Only the tokens of the answer count.
-fn example(thing: &str, answer: &str) -> Result<Example, Error> {
-    let question = ByteTokenizer.encode(&format!("Some {thing}? "));
-    let answer = ByteTokenizer.encode(answer);
-    let weights = [vec![0.0; question.len()], vec![1.0; answer.len()]].concat();
-    Example::new(ModelInput::from_ints([question, answer].concat()), weights)
+fn example(renderer: &Renderer, thing: &str, answer: &str) -> Result<Example, Error> {
+    let messages = [Message::user(format!("Some {thing}?")), Message::assistant(answer)];
+    renderer.build_supervised_example(&messages, TrainOnWhat::LastAssistantMessage)
 }

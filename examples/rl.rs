@@ -5,23 +5,23 @@
 //! ```
 //!
 //! Without an address and an API key the example runs offline on the built-in engine. With `TINKER_BASE_URL` or
-//! `TINKER_API_KEY` it uses that service and trains the base model `TINKEX_BASE_MODEL`. Each byte of the text is one
-//! token; token ids below 256 exist in every model's vocabulary.
+//! `TINKER_API_KEY` it uses that service and trains the base model `TINKEX_BASE_MODEL`, with its own tokenizer (feature
+//! `hub`) and the format that is recommended for it.
 
 #![allow(clippy::print_stdout, reason = "an example talks to a person")]
 
 mod connect;
 
-use tinkex::tokenizer::ByteTokenizer;
+use tinkex::chat::{Message, Renderer};
 use tinkex::train::Schedule;
 use tinkex::train::rl::{
     Trajectory, TrajectoryDatum, TrajectoryGroup, Transition, assemble_training_data, group_fractions,
     kl_sample_train, remove_constant_reward_groups,
 };
-use tinkex::types::{AdamParams, LoraConfig, LossFn, ModelInput, SamplingParams};
+use tinkex::types::{AdamParams, LoraConfig, LossFn, SamplingParams};
 use tinkex::{CloseStatus, Error, SamplingClient, wait_all};
 
-const PROMPTS: [&str; 4] = ["Say: ", "Name: ", "Word: ", "A letter? "];
+const PROMPTS: [&str; 4] = ["Say it.", "A name?", "A word?", "A letter?"];
 const GROUP_SIZE: u32 = 16;
 const STEPS: usize = 20;
 const PEAK: f64 = 1e-2;
@@ -30,11 +30,12 @@ fn main() -> Result<(), Error> {
     let connection = connect::connect(None)?;
     let lora = LoraConfig { seed: Some(1), ..Default::default() };
     let training = connection.service.create_lora_training_client(&connection.base_model, lora)?;
+    let renderer = Renderer::recommended(&connection.base_model, training.tokenizer()?)?;
     let (mut first, mut last) = (f64::NAN, f64::NAN);
     for step in 0..STEPS {
         // Sample with the current weights, so that the policy learns from its own answers.
         let sampler = training.save_weights_and_get_sampling_client()?;
-        let groups = rollout(&sampler, step as u64)?;
+        let groups = rollout(&renderer, &sampler, step as u64)?;
         last = mean_reward(&groups)?;
         if step == 0 {
             first = last;
@@ -56,16 +57,18 @@ fn main() -> Result<(), Error> {
 }
 
 /// Samples a group of answers to each prompt and rewards each answer. All samples are in flight at the same time.
-fn rollout(sampler: &SamplingClient, seed: u64) -> Result<Vec<TrajectoryGroup>, Error> {
-    let prompts = PROMPTS.map(|prompt| ModelInput::from_ints(ByteTokenizer.encode(prompt)));
+fn rollout(renderer: &Renderer, sampler: &SamplingClient, seed: u64) -> Result<Vec<TrajectoryGroup>, Error> {
+    let prompt = |question: &&str| renderer.build_generation_prompt(&[Message::user(*question)]);
+    let prompts = PROMPTS.iter().map(prompt).collect::<Result<Vec<_>, _>>()?;
     // At temperature 1, so that the samples follow the distribution that is trained.
-    let params = SamplingParams { max_tokens: Some(8), seed: Some(seed), ..Default::default() };
+    let stop = Some(renderer.get_stop_sequences());
+    let params = SamplingParams { max_tokens: Some(8), seed: Some(seed), stop, ..Default::default() };
     let pending: Vec<_> = prompts.iter().map(|prompt| sampler.sample(prompt, GROUP_SIZE, &params)).collect();
     let mut groups = Vec::new();
     for (prompt, answer) in prompts.iter().zip(wait_all(pending)?) {
         let mut trajectories = Vec::new();
         for sequence in &answer.sequences {
-            let turn = Transition::sampled(prompt.clone(), sequence, reward(&sequence.tokens))?;
+            let turn = Transition::sampled(prompt.clone(), sequence, reward(renderer, &sequence.tokens)?)?;
             trajectories.push(Trajectory::new([turn]));
         }
         groups.push(TrajectoryGroup::new(trajectories));
@@ -74,9 +77,11 @@ fn rollout(sampler: &SamplingClient, seed: u64) -> Result<Vec<TrajectoryGroup>, 
 }
 
 /// The share of lowercase letters.
-fn reward(tokens: &[i32]) -> f64 {
-    let letters = tokens.iter().filter(|id| (97..=122).contains(*id)).count();
-    letters as f64 / tokens.len().max(1) as f64
+fn reward(renderer: &Renderer, tokens: &[i32]) -> Result<f64, Error> {
+    let (answer, _) = renderer.parse_response(tokens)?;
+    let text = answer.text();
+    let n_letters = text.chars().filter(char::is_ascii_lowercase).count();
+    Ok(n_letters as f64 / text.chars().count().max(1) as f64)
 }
 
 fn mean_reward(groups: &[TrajectoryGroup]) -> Result<f64, Error> {

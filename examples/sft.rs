@@ -6,8 +6,12 @@
 //! ```
 //!
 //! Without an address and an API key the example runs offline on the built-in engine. With `TINKER_BASE_URL` or
-//! `TINKER_API_KEY` it uses that service and trains the base model `TINKEX_BASE_MODEL`. Each byte of the text is one
-//! token.
+//! `TINKER_API_KEY` it uses that service and trains the base model `TINKEX_BASE_MODEL`. The tokenizer is the model's own;
+//! with the feature `hub` it is downloaded from the Hugging Face hub:
+//!
+//! ```text
+//! TINKER_API_KEY=… TINKEX_BASE_MODEL=Qwen/Qwen3-8B cargo run --release --features hub --example sft
+//! ```
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a person")]
 
@@ -18,22 +22,22 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use tinkex::chat::{Example, Message, Reduction};
-use tinkex::data::{Batches, Conversation, read_jsonl, split_test};
-use tinkex::tokenizer::ByteTokenizer;
+use tinkex::chat::{Example, Message, Reduction, Renderer, TrainOnWhat};
+use tinkex::data::{Batches, Conversation, read_jsonl, split_test, to_data};
 use tinkex::train::{Run, RunOptions, Schedule};
 use tinkex::types::{
-    AdamParams, Datum, ForwardBackwardOutput, LoraConfig, LossFn, ModelInput, OptimStepOutput, SamplingParams,
+    AdamParams, Datum, ForwardBackwardOutput, LoraConfig, LossFn, OptimStepOutput, SamplingParams,
 };
 use tinkex::{CloseStatus, Pending};
 
 const HELP: &str = "\
 Fine-tunes a model on chats, one JSON object {\"messages\": [...]} a line.
 
-Usage: sft [FOLDER] [--data FILE] [--steps N] [--save-every N]
+Usage: sft [FOLDER] [--data FILE] [--renderer NAME] [--steps N] [--save-every N]
 
   FOLDER          folder of the run; if it has a run, the run continues; default: sft-run
   --data FILE     the chats; default: examples/data/chats.jsonl
+  --renderer NAME format of the chats; default: the one that is recommended for the model
   --steps N       steps in all; default: 150
   --save-every N  steps between checkpoints; default: 20
   -h, --help      print this text
@@ -52,6 +56,7 @@ const SUBMIT_AHEAD: usize = 1;
 struct Arguments {
     folder: PathBuf,
     data: PathBuf,
+    renderer: Option<String>,
     steps: u64,
     save_every: u64,
 }
@@ -82,6 +87,7 @@ fn parse(arguments: Vec<String>) -> Result<Arguments, String> {
     let mut parsed = Arguments {
         folder: "sft-run".into(),
         data: concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/chats.jsonl").into(),
+        renderer: None,
         steps: 150,
         save_every: 20,
     };
@@ -91,6 +97,7 @@ fn parse(arguments: Vec<String>) -> Result<Arguments, String> {
         let number = |text: String| text.parse().map_err(|_| format!("{text:?} is not a whole number"));
         match argument.as_str() {
             "--data" => parsed.data = value()?.into(),
+            "--renderer" => parsed.renderer = Some(value()?),
             "--steps" => parsed.steps = number(value()?)?,
             "--save-every" => parsed.save_every = number(value()?)?,
             unknown if unknown.starts_with('-') => return Err(format!("unknown argument {unknown:?}")),
@@ -101,18 +108,24 @@ fn parse(arguments: Vec<String>) -> Result<Arguments, String> {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let data = Data::read(arguments)?;
+    let chats = read_jsonl::<Conversation>(&arguments.data)?.collect::<tinkex::Result<Vec<_>>>()?;
+    let (test, train) = split_test(chats.len(), N_TEST, SEED)?;
+    let batches = Batches::new(train.len(), BATCH_SIZE, SEED)?;
     // The engine keeps its checkpoints in the folder of the run.
     let connection = connect::connect(Some(arguments.folder.join("engine")))?;
     let (service, base_model) = (&connection.service, &connection.base_model);
+    let renderer_name = match &arguments.renderer {
+        Some(name) => name.as_str(),
+        None => Renderer::recommended_names(base_model)?[0],
+    };
     let options = RunOptions {
         lora: LoraConfig { rank: 16, seed: Some(SEED), ..Default::default() },
-        renderer_name: Some("role_colon".into()),
+        renderer_name: Some(renderer_name.into()),
         save_every: arguments.save_every,
-        batches_per_epoch: Some(data.batches.n_batches() as u64),
+        batches_per_epoch: Some(batches.n_batches() as u64),
         config: Some(serde_json::json!({
             "model_name": base_model,
-            "renderer_name": "role_colon",
+            "renderer_name": renderer_name,
             "learning_rate": LEARNING_RATE,
             "lr_schedule": "linear",
             "batch_size": BATCH_SIZE,
@@ -128,6 +141,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         run.next_step(),
         arguments.steps
     );
+    let renderer = Renderer::new(renderer_name, run.training().tokenizer()?)?;
+    let data = Data::new(&renderer, &chats, &train, &test, batches)?;
 
     let mut in_flight = VecDeque::new();
     while run.next_step() < arguments.steps || !in_flight.is_empty() {
@@ -148,14 +163,13 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         let params = SamplingParams {
             max_tokens: Some(40),
             temperature: 0.0,
-            stop: Some("\n\nUser:".into()),
+            stop: Some(renderer.get_stop_sequences()),
             ..Default::default()
         };
-        let prompt = ModelInput::from_ints(role_colon(&question).0);
+        let prompt = renderer.build_generation_prompt(&question)?;
         let answer = sampler.sample(&prompt, 1, &params).wait()?;
-        let answer = ByteTokenizer.decode(&answer.sequences[0].tokens);
-        let answer = answer.split("\n\nUser:").next().unwrap_or_default();
-        println!("What is the capital of France?{answer}");
+        let (answer, _) = renderer.parse_response(&answer.sequences[0].tokens)?;
+        println!("What is the capital of France? {}", answer.text());
     }
     service.close(CloseStatus::Success)?;
     println!("sft: {} steps, {}", run.next_step(), arguments.folder.display());
@@ -207,51 +221,35 @@ impl Step {
 
 /// The training data and the test data.
 struct Data {
-    train: Vec<Datum>,
+    /// The data of each chat: one datum, or one for each answer where the format needs that.
+    train: Vec<Vec<Datum>>,
     test: Vec<Datum>,
     batches: Batches,
 }
 
 impl Data {
-    fn read(arguments: &Arguments) -> tinkex::Result<Self> {
-        let chats = read_jsonl::<Conversation>(&arguments.data)?.collect::<tinkex::Result<Vec<_>>>()?;
-        let (test, train) = split_test(chats.len(), N_TEST, SEED)?;
-        let data = |indices: &[usize]| -> tinkex::Result<Vec<Datum>> {
-            let datum = |i: &usize| {
-                let (tokens, weights) = role_colon(&chats[*i].messages);
-                Example::new(ModelInput::from_ints(tokens), weights)?.datum(None, Reduction::Mean)
-            };
-            indices.iter().map(datum).collect()
+    fn new(
+        renderer: &Renderer,
+        chats: &[Conversation],
+        train: &[usize],
+        test: &[usize],
+        batches: Batches,
+    ) -> Result<Self, Box<dyn Error>> {
+        let data = |i: &usize| -> Result<Vec<Datum>, Box<dyn Error>> {
+            let messages = &chats[*i].messages;
+            let is_flagged = messages.iter().all(|message| message.trainable.is_some());
+            let what = if is_flagged { TrainOnWhat::Customized } else { TrainOnWhat::AllAssistantMessages };
+            let examples: Vec<Example> = renderer.build_supervised_examples(messages, what)?;
+            let prepared = to_data(&examples, None, Reduction::Mean);
+            Ok(prepared.map_err(|error| format!("chat {}: {error}", i + 1))?.data)
         };
-        let batches = Batches::new(train.len(), BATCH_SIZE, SEED)?;
-        Ok(Data { train: data(&train)?, test: data(&test)?, batches })
+        let all = |indices: &[usize]| indices.iter().map(data).collect::<Result<Vec<_>, _>>();
+        Ok(Data { train: all(train)?, test: all(test)?.concat(), batches })
     }
 
     /// The batch of a step: a function of the step alone, so that a resumed run trains on the same batches.
     fn batch(&self, step: u64) -> Vec<Datum> {
         let batch = self.batches.from_step(step).next();
-        batch.iter().flat_map(|batch| &batch.indices).map(|i| self.train[*i].clone()).collect()
+        batch.iter().flat_map(|batch| &batch.indices).flat_map(|i| self.train[*i].clone()).collect()
     }
-}
-
-/// A conversation in the format `role_colon`: its tokens, with weight 1 on what the assistant writes. If the last
-/// message is not the assistant's, this is a prompt for the assistant's answer.
-fn role_colon(messages: &[Message]) -> (Vec<i32>, Vec<f32>) {
-    let (mut tokens, mut weights) = (Vec::new(), Vec::new());
-    let mut push = |text: &str, weight: f32| {
-        tokens.extend(ByteTokenizer.encode(text));
-        weights.resize(tokens.len(), weight);
-    };
-    for message in messages {
-        let mut role = message.role.clone();
-        role[..1].make_ascii_uppercase();
-        push(&format!("{role}:"), 0.0);
-        let is_trained = message.role == "assistant";
-        push(&format!(" {}\n\n", message.text()), f32::from(u8::from(is_trained)));
-    }
-    match messages.last() {
-        Some(last) if last.role == "assistant" => push("User:", 1.0),
-        _ => push("Assistant:", 0.0),
-    }
-    (tokens, weights)
 }

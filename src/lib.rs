@@ -54,6 +54,7 @@
 //! | `zstd` (default) | compressed training uploads, if the server asks for them |
 //! | `text` | tokenizers of models: `tokenizer::Bpe` |
 //! | `hub` | `text`, and downloads of tokenizers from the Hugging Face hub: `tokenizer::Bpe::download` |
+//! | `jinja` | renderers made of chat templates: `chat::TemplateRenderer` |
 //! | `local` | the embedded engine, a server inside the program: [`local`] |
 //! | `ffi` | the functions of the C library, [`docs::c`]; see `make -C src/ffi install` |
 //! | `native-roots` | TLS trusts the operating system's certificates instead of the compiled-in certificates |

@@ -60,7 +60,8 @@ pub(super) fn prompt(renderer: &Renderer, messages: &[Message], role: &str) -> R
     for (_, pieces) in opening.iter().flat_map(|rendered| &rendered.segments) {
         sequence.extend(renderer, pieces)?;
     }
-    let at = |index| At { messages, index, turn_start, is_first: index == 0 && opening.is_none() };
+    let n_history = messages.len();
+    let at = |index| At { messages, index, turn_start, n_history, is_first: index == 0 && opening.is_none() };
     for index in 0..messages.len() {
         for (_, pieces) in &family.message(&at(index))?.segments {
             sequence.extend(renderer, pieces)?;
@@ -109,14 +110,14 @@ struct Plan {
 
 impl Plan {
     /// True if the end of the prompt is not trained where it stands in an answer: the model never writes it.
-    fn withholds_prompt(&self, index: usize, like_cookbook: bool) -> bool {
+    fn withholds_prompt(&self, at: &At<'_>, like_cookbook: bool) -> bool {
         match self.what {
             TrainOnWhat::AllMessages | TrainOnWhat::AllTokens => false,
-            // The cookbook looks at the first answer of the last turn only.
-            TrainOnWhat::LastAssistantMessage | TrainOnWhat::LastAssistantTurn => {
-                !like_cookbook || self.trained.iter().position(|trained| *trained) == Some(index)
-            }
-            _ => !like_cookbook,
+            _ if !like_cookbook => true,
+            // The cookbook looks at the message after the last one of the user, or at the last message.
+            TrainOnWhat::LastAssistantTurn => at.index == at.last_user().map_or(0, |user| user + 1),
+            TrainOnWhat::LastAssistantMessage => at.is_last(),
+            _ => false,
         }
     }
 }
@@ -124,7 +125,7 @@ impl Plan {
 /// One example of all messages.
 fn whole(renderer: &Renderer, messages: &[Message], what: TrainOnWhat) -> Plan {
     let last = messages.len().saturating_sub(1);
-    let turn_start = renderer.family().turn_start(&messages[..last]);
+    let turn_start = trained_from(renderer, &messages[..last]);
     let trained = messages.iter().enumerate().map(|(i, message)| {
         let is_assistant = message.role == "assistant";
         match what {
@@ -139,6 +140,12 @@ fn whole(renderer: &Renderer, messages: &[Message], what: TrainOnWhat) -> Plan {
     Plan { end: messages.len(), trained: trained.collect(), what }
 }
 
+/// Where the answers to messages begin that are trained as their last turn.
+fn trained_from(renderer: &Renderer, messages: &[Message]) -> usize {
+    let after_user = messages.iter().rposition(|message| message.role == "user").map_or(0, |user| user + 1);
+    renderer.family().turn_start(messages).max(after_user)
+}
+
 fn plans(renderer: &Renderer, messages: &[Message], what: TrainOnWhat) -> Result<Vec<Plan>> {
     let splits = renderer.family().splits();
     if splits == Splits::Whole {
@@ -147,7 +154,11 @@ fn plans(renderer: &Renderer, messages: &[Message], what: TrainOnWhat) -> Result
     let one = |end: usize, trained: &dyn Fn(usize) -> bool| Plan {
         end,
         trained: (0..end).map(|i| messages[i].role == "assistant" && trained(i)).collect(),
-        what: TrainOnWhat::LastAssistantTurn,
+        what: if splits == Splits::AtAnswers || what == TrainOnWhat::LastAssistantMessage {
+            TrainOnWhat::LastAssistantMessage
+        } else {
+            TrainOnWhat::LastAssistantTurn
+        },
     };
     // The messages that may be trained at all.
     let chosen: Box<dyn Fn(usize) -> bool> = match what {
@@ -155,7 +166,7 @@ fn plans(renderer: &Renderer, messages: &[Message], what: TrainOnWhat) -> Result
         TrainOnWhat::LastAssistantTurn => {
             // A format of one example for each turn takes the last turn that was answered.
             let seen = messages.len().saturating_sub(usize::from(splits == Splits::AtTurns));
-            let start = renderer.family().turn_start(&messages[..seen]);
+            let start = trained_from(renderer, &messages[..seen]);
             Box::new(move |i| start <= i)
         }
         TrainOnWhat::LastAssistantMessage => {
@@ -187,8 +198,9 @@ fn plans(renderer: &Renderer, messages: &[Message], what: TrainOnWhat) -> Result
                 let later = messages[i + 1..].iter().find(|message| message.role != "tool");
                 messages[*i].tool_calls.is_empty() || later.is_none_or(|message| message.role != "assistant")
             };
+            let mut start = 0;
             let turn = |i: usize| {
-                let start = renderer.family().turn_start(&messages[..i]);
+                let start = std::mem::replace(&mut start, i + 1);
                 one(i + 1, &|trained| start <= trained && chosen(trained))
             };
             ends.filter(closes).map(turn).collect()
@@ -223,21 +235,24 @@ pub(super) fn check_flags(messages: &[Message], what: TrainOnWhat) -> Result<()>
 
 fn build(renderer: &Renderer, messages: &[Message], plan: &Plan) -> Result<Example> {
     let family = renderer.family();
-    let turn_start = family.turn_start(&messages[..messages.len().saturating_sub(1)]);
+    let n_history = messages.len().saturating_sub(1);
+    let turn_start = family.turn_start(&messages[..n_history]);
     let mut sequence = Sequence::begin(renderer)?;
     let mut weights = vec![0.0; sequence.n];
     let all_tokens = plan.what == TrainOnWhat::AllTokens;
+    let counts =
+        |rendered: &Rendered| !(plan.what == TrainOnWhat::AllUserAndSystemMessages && rendered.of_no_role);
     let opening = family.opening(messages);
     if let Some(rendered) = &opening {
         let trained = matches!(
             plan.what,
             TrainOnWhat::AllMessages | TrainOnWhat::AllTokens | TrainOnWhat::AllUserAndSystemMessages
         );
-        append(renderer, rendered, trained, all_tokens, &mut sequence, &mut weights)?;
+        append(renderer, rendered, trained && counts(rendered), all_tokens, &mut sequence, &mut weights)?;
     }
     for (index, message) in messages.iter().enumerate() {
         let trained = plan.trained[index];
-        let at = At { messages, index, turn_start, is_first: index == 0 && opening.is_none() };
+        let at = At { messages, index, turn_start, n_history, is_first: index == 0 && opening.is_none() };
         if trained && message.role == "assistant" && family.refuses_thinking() {
             refuse_thinking(&at, renderer.name())?;
         }
@@ -247,8 +262,8 @@ fn build(renderer: &Renderer, messages: &[Message], plan: &Plan) -> Result<Examp
             let overlap = rendered.stop_overlap;
             rendered.output().text(overlap);
         }
-        append(renderer, &rendered, trained, all_tokens, &mut sequence, &mut weights)?;
-        if trained && message.role == "assistant" && plan.withholds_prompt(index, renderer.like_cookbook()) {
+        append(renderer, &rendered, trained && counts(&rendered), all_tokens, &mut sequence, &mut weights)?;
+        if trained && message.role == "assistant" && plan.withholds_prompt(&at, renderer.like_cookbook()) {
             let given = given(renderer, &At { messages: &messages[..index], ..at }, &sequence.chunks, start)?;
             weights[start..start + given].fill(0.0);
         }

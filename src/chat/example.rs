@@ -171,3 +171,76 @@ fn shifted(mut chunks: Vec<Chunk>) -> Result<(ModelInput, Vec<Option<i64>>)> {
     chunks.retain(|chunk| !matches!(chunk, Chunk::EncodedText { tokens } if tokens.is_empty()));
     Ok((ModelInput { chunks }, targets))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::types::ImageFormat;
+
+    fn image(n: u32) -> Chunk {
+        Chunk::Image { data: vec![1], format: ImageFormat::Png, expected_tokens: Some(n) }
+    }
+
+    fn text(tokens: &[i32]) -> Chunk {
+        Chunk::EncodedText { tokens: tokens.to_vec() }
+    }
+
+    fn example(chunks: Vec<Chunk>, weights: &[f32]) -> Result<Example> {
+        Example::new(ModelInput { chunks }, weights.to_vec())
+    }
+
+    fn weights(datum: &Datum) -> Vec<f32> {
+        datum.loss_fn_inputs["weights"].as_f32().unwrap().to_vec()
+    }
+
+    #[test]
+    fn the_cut_is_made_before_the_shift_and_the_weights_are_scaled_after_it() {
+        let five = example(vec![text(&[1, 2, 3, 4, 5])], &[0.0, 1.0, 1.0, 1.0, 1.0]).unwrap();
+        let cut = five.datum(Some(3), Reduction::Mean).unwrap();
+        assert_eq!(cut.model_input.to_ints().unwrap(), [1, 2]);
+        assert_eq!(cut.loss_fn_inputs["target_tokens"].as_i64(), Some(&[2, 3][..]));
+        assert_eq!(weights(&cut), [0.5, 0.5]);
+        assert_eq!(weights(&five.datum(None, Reduction::Sum).unwrap()), [1.0; 4]);
+        assert_eq!(weights(&five.datum(Some(9), Reduction::Mean).unwrap()), [0.25; 4]);
+    }
+
+    #[test]
+    fn an_image_is_kept_whole_or_not_at_all_and_nothing_is_trained_before_or_in_it() {
+        let chunks = vec![text(&[1]), image(2), text(&[4, 5])];
+        let all = example(chunks, &[1.0; 5]).unwrap();
+        let datum = all.datum(None, Reduction::Sum).unwrap();
+        assert_eq!(datum.model_input.chunks, [text(&[1]), image(2), text(&[4])]);
+        assert_eq!(datum.loss_fn_inputs["target_tokens"].as_i64(), Some(&[0, 0, 4, 5][..]));
+        assert_eq!(weights(&datum), [0.0, 0.0, 1.0, 1.0]);
+        // The cut within the image leaves the text before it, of which nothing can be learned.
+        assert!(all.datum(Some(2), Reduction::Sum).is_err());
+        let ends = example(vec![text(&[1, 2]), image(3)], &[1.0; 5]).unwrap();
+        let datum = ends.datum(None, Reduction::Sum).unwrap();
+        assert_eq!(datum.model_input.chunks, [text(&[1])]);
+    }
+
+    #[test]
+    fn what_cannot_be_trained_is_an_error_that_says_why() {
+        let all_zero = example(vec![text(&[1, 2])], &[1.0, 0.0]).unwrap();
+        let late = example(vec![text(&[1, 2, 3])], &[0.0, 0.0, 1.0]).unwrap();
+        let short = example(vec![text(&[1])], &[1.0]).unwrap();
+        for (error, expected) in [
+            (all_zero.datum(None, Reduction::Mean), "weights: all weights are 0"),
+            (late.datum(Some(2), Reduction::Mean), "the cut from 3 to 2 tokens leaves nothing"),
+            (short.datum(None, Reduction::Mean), "tokens: an example needs at least 2 tokens"),
+            (late.datum(Some(1), Reduction::Mean), "only 1 tokens are left after the cut to 1"),
+        ] {
+            let error = error.unwrap_err();
+            assert!(error.is_user_error() && error.to_string().contains(expected), "{error}");
+        }
+        for (weights, expected) in [
+            (vec![1.0], "weights: there are 1 weights for 2 tokens"),
+            (vec![1.0, f32::NAN], "weights[1]: the weight NaN"),
+            (vec![-1.0, 1.0], "weights[0]: the weight -1"),
+        ] {
+            let error = example(vec![text(&[1, 2])], &weights).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -92,6 +92,8 @@ pub(super) struct At<'a> {
     pub(super) index: usize,
     /// The first message of the turn that is being written.
     pub(super) turn_start: usize,
+    /// The number of messages that are history: all in a prompt, all but the last in an example.
+    pub(super) n_history: usize,
     /// True if nothing stands before the message.
     pub(super) is_first: bool,
 }

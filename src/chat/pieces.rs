@@ -127,6 +127,8 @@ pub(super) struct Rendered {
     /// Text that ends the last message of an example, because it completes the stop sequence. In a longer conversation
     /// the header of the next message takes its place.
     pub(super) stop_overlap: &'static str,
+    /// True if the mode of the messages of users and systems leaves the message out.
+    pub(super) of_no_role: bool,
 }
 
 impl Rendered {

@@ -11,6 +11,7 @@ use super::family::{Begin, Ends, Family, Splits};
 use super::message::{Message, Part};
 use super::pieces::{Piece, Pieces};
 use super::show::show;
+use super::tags::{THINK, THINK_END};
 use super::train_on_what::TrainOnWhat;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -230,17 +231,21 @@ impl Renderer {
 
     fn marker(&self, marker: &str) -> Result<i32> {
         self.markers.get(marker).copied().ok_or_else(|| {
-            Error::invalid(
-                "tokenizer",
-                format!("the renderer {:?} does not list its marker {marker}", self.name),
-            )
+            let problem = format!(
+                "has no token {marker}, which the renderer {:?} needs for what a message contains",
+                self.name
+            );
+            Error::invalid("tokenizer", problem)
         })
     }
 
     /// Text with the markers that are part of texts.
     fn prefill(&self, prefill: &str) -> Pieces {
+        // Tokenizers that are made from a list of ranks take all markers for special.
         let inner = |marker: &&'static str| {
-            self.markers.get(*marker).is_some_and(|id| !self.tokenizer.is_special(*id))
+            let is_special = |id: &i32| self.tokenizer.is_special(*id);
+            matches!(*marker, THINK | THINK_END)
+                || self.markers.get(*marker).is_some_and(|id| !is_special(id))
         };
         let inner: Vec<&'static str> = self.family.markers().iter().copied().filter(inner).collect();
         let mut pieces = Pieces::default();

@@ -6,7 +6,7 @@ use super::message::{messages, sharegpt, tools};
 use crate::chat::{Message, ToolSpec};
 use crate::error::Result;
 
-/// A conversation and the tools that the model may call in it.
+/// A conversation.
 ///
 /// Three kinds of lines are read:
 /// - `{"messages": [{"role": "user", "content": "Hi"}, …]}` as OpenAI writes them;
@@ -14,8 +14,11 @@ use crate::error::Result;
 /// - `{"prompt": [messages], "completion": [messages]}` as TRL does: the messages of the prompt become `trainable:
 ///   false` and those of the completion `trainable: true`.
 ///
-/// The first and the third may have `tools`. `weight` (0 or 1) and `trainable` of a message become
-/// [`Message::trainable`]; `reasoning_content` or `thinking` becomes a leading [`Part::Thinking`](crate::chat::Part).
+/// The first and the third may have `tools`; they become [`Message::tools`] of the system message, which is made if there
+/// is none. `reasoning_content` or `thinking` becomes a leading [`Part::Thinking`](crate::chat::Part). `weight` (0 or 1)
+/// and `trainable` of a message become [`Message::trainable`]; if only some messages have one of them, the others are
+/// trained if they are from the assistant. Such conversations need the mode
+/// [`Customized`](crate::chat::TrainOnWhat::Customized).
 ///
 /// # Example: a conversation from a text
 /// ```
@@ -31,8 +34,6 @@ use crate::error::Result;
 pub struct Conversation {
     /// The messages, at least one.
     pub messages: Vec<Message>,
-    /// The tools.
-    pub tools: Vec<ToolSpec>,
 }
 
 impl Record for Conversation {
@@ -64,6 +65,35 @@ impl Record for Conversation {
             }
             _ => return Err(object.of_no_kind("messages; or conversations; or prompt and completion")),
         };
-        Ok(Conversation { messages, tools })
+        let mut conversation = Conversation { messages };
+        conversation.declare(tools);
+        conversation.flag();
+        Ok(conversation)
+    }
+}
+
+impl Conversation {
+    /// Puts tools into the system message.
+    fn declare(&mut self, tools: Vec<ToolSpec>) {
+        if tools.is_empty() {
+            return;
+        }
+        if self.messages.first().is_none_or(|message| message.role != "system") {
+            let system = Message { role: "system".into(), ..Message::default() };
+            self.messages.insert(0, system);
+        }
+        if let Some(system) = self.messages.first_mut() {
+            system.tools = tools;
+        }
+    }
+
+    /// If some messages say whether they are trained, the others say it too.
+    fn flag(&mut self) {
+        if self.messages.iter().any(|message| message.trainable.is_some()) {
+            for message in &mut self.messages {
+                let is_answer = message.role == "assistant";
+                message.trainable.get_or_insert(is_answer);
+            }
+        }
     }
 }

@@ -174,15 +174,26 @@ fn the_same_conversation_is_read_from_every_format() {
 }
 
 #[test]
+fn if_some_messages_say_whether_they_are_trained_the_others_are_if_they_are_answers() {
+    let line = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a","weight":0},
+        {"role":"user","content":"q"},{"role":"assistant","content":"b"}]}"#
+        .replace('\n', " ");
+    let conversation = read::<Conversation>(line).pop().unwrap().unwrap();
+    let flags: Vec<_> = conversation.messages.iter().map(|message| message.trainable).collect();
+    assert_eq!(flags, [Some(false), Some(false), Some(false), Some(true)]);
+}
+
+#[test]
 fn tools_and_calls_keep_the_order_of_their_keys() {
     let line = r#"{"messages":[{"role":"assistant","content":"x","reasoning_content":"why","tool_calls":
         [{"id":"1","type":"function","function":{"name":"f","arguments":{"b":1,"a":2}}}]}],
         "tools":[{"type":"function","function":{"name":"f","parameters":{"z":1,"a":2}}}]}"#
         .replace('\n', " ");
     let conversation = read::<Conversation>(line).pop().unwrap().unwrap();
-    assert_eq!(conversation.messages[0].tool_calls[0].arguments, r#"{"b":1,"a":2}"#);
-    assert_eq!(conversation.messages[0].content[0], Part::Thinking("why".into()));
-    assert_eq!(conversation.tools[0].parameters, r#"{"z":1,"a":2}"#);
+    assert_eq!(conversation.messages[0].role, "system", "the tools stand in a system message");
+    assert_eq!(conversation.messages[1].tool_calls[0].arguments, r#"{"b":1,"a":2}"#);
+    assert_eq!(conversation.messages[1].content[0], Part::Thinking("why".into()));
+    assert_eq!(conversation.messages[0].tools[0].parameters, r#"{"z":1,"a":2}"#);
 }
 
 #[test]

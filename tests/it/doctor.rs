@@ -291,6 +291,7 @@ fn every_verb_is_examined_or_excluded_with_a_reason() {
         ("get_console_url", "sends nothing"),
         ("metrics", "sends nothing"),
         ("dump", "sends nothing"),
+        ("tokenizer", "asks `get_info`, and the Hugging Face hub"),
         ("model_id", "sends nothing"),
         ("sampling_session_id", "sends nothing"),
     ];

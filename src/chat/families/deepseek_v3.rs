@@ -182,11 +182,10 @@ impl Family for DeepSeekV3 {
             return Ok((Message::assistant(text_of(&spans)), termination));
         }
         let mut message = Message { role: "assistant".into(), ..Message::default() };
-        if let Some(start) = find(&spans, CALLS, 0) {
-            if let Some(end) = find(&spans, CALLS_END, start) {
-                let section: Vec<Span> = spans.drain(start..=end).collect();
-                calls(&section, &mut message);
-            }
+        let section = find(&spans, CALLS, 0).and_then(|start| Some(start..=find(&spans, CALLS_END, start)?));
+        if let Some(section) = section {
+            let section: Vec<Span> = spans.drain(section).collect();
+            calls(&section, &mut message);
         }
         let dangling = unterminated(&spans, CALLS, CALLS_END);
         message.unparsed_tool_calls.extend(dangling);

@@ -1,6 +1,10 @@
 //! The families of models, by the cookbook's names of their renderers.
 
 mod deepseek_v3;
+mod gpt_oss;
+mod gpt_oss_tools;
+mod kimi_k2;
+mod kimi_typescript;
 mod llama3;
 mod qwen3;
 mod qwen3_5;
@@ -15,9 +19,16 @@ use crate::error::{Error, Result};
 /// Makes the family of a name.
 type Make = fn(&RendererOptions) -> Result<Arc<dyn Family>>;
 
-const FAMILIES: [(&str, Make); 10] = [
+const FAMILIES: [(&str, Make); 17] = [
     ("deepseekv3", |options| deepseek_v3::DeepSeekV3::make(false, options)),
     ("deepseekv3_thinking", |options| deepseek_v3::DeepSeekV3::make(true, options)),
+    ("gpt_oss_high_reasoning", |options| gpt_oss::GptOss::make(Some("high"), options)),
+    ("gpt_oss_low_reasoning", |options| gpt_oss::GptOss::make(Some("low"), options)),
+    ("gpt_oss_medium_reasoning", |options| gpt_oss::GptOss::make(Some("medium"), options)),
+    ("gpt_oss_no_sysprompt", |options| gpt_oss::GptOss::make(None, options)),
+    ("kimi_k2", |options| kimi_k2::Kimi::make(kimi_k2::Variant::K2, options)),
+    ("kimi_k25", |options| kimi_k2::Kimi::make(kimi_k2::Variant::K25, options)),
+    ("kimi_k25_disable_thinking", |options| kimi_k2::Kimi::make(kimi_k2::Variant::K25Disabled, options)),
     ("llama3", |_| Ok(Arc::new(llama3::Llama3))),
     ("qwen2_5", |options| qwen3::Qwen3::make(qwen3::Variant::Qwen25, options)),
     ("qwen3", |options| qwen3::Qwen3::make(qwen3::Variant::Thinking, options)),
@@ -30,6 +41,10 @@ const FAMILIES: [(&str, Make); 10] = [
 
 pub(super) fn names() -> Vec<&'static str> {
     FAMILIES.iter().map(|(name, _)| *name).collect()
+}
+
+pub(super) fn is_known(name: &str) -> bool {
+    FAMILIES.iter().any(|(known, _)| *known == name)
 }
 
 pub(super) fn by_name(name: &str, options: &RendererOptions) -> Result<(&'static str, Arc<dyn Family>)> {

@@ -116,9 +116,8 @@ impl Qwen3 {
     }
 
     fn call(&self, at: &At<'_>, i: usize, call: &ToolCall) -> Result<Json> {
-        let arguments = Json::read(&call.arguments).map_err(|error| {
-            at.invalid(&format!(".tool_calls[{i}].arguments"), format!("not valid JSON: {error}"))
-        })?;
+        let arguments = Json::read(&at.arguments(i, call)?)
+            .map_err(|error| at.invalid(&format!(".tool_calls[{i}].arguments"), error))?;
         Ok(Json::object([("name", Json::text(&call.name)), ("arguments", arguments)]))
     }
 }

@@ -279,8 +279,10 @@ impl Qwen35 {
         );
         output.marker(CALL).marker(CALL_END).text(
             " XML tags\n- Required parameters MUST be specified\n- You may provide optional reasoning for your function \
-             call in natural language BEFORE the function call, but NOT after\n- If there is no function call available, \
-             answer the question like normal with your current knowledge and do not tell the user about function calls\n\
+             call in natural language BEFORE the function call, but NOT after\n- If there is",
+        );
+        output.text(
+            " no function call available, answer the question like normal with your current knowledge and do not tell the user about function calls\n\
              </IMPORTANT>",
         );
         Ok(())

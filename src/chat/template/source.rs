@@ -69,10 +69,9 @@ fn template(config: &Json, name: Option<&str>) -> Result<String> {
             "is missing; the model may have a file chat_template.jinja instead".into(),
         )),
         Some(Json::Text(template)) if wanted == "default" => Ok(template.clone()),
-        Some(Json::Text(_)) => Err(invalid(
-            "chat_template",
-            format!("is one template without a name, so that {wanted:?} cannot be chosen"),
-        )),
+        Some(Json::Text(_)) => {
+            Err(invalid("chat_template", format!("is one template, not a list that has the name {wanted:?}")))
+        }
         Some(Json::List(list)) => {
             let mut names = Vec::new();
             for (i, entry) in list.iter().enumerate() {

@@ -15,10 +15,29 @@ const DIFFERENT: &[(&str, &str, &str)] = &[
     ("deepseekv3*", "call_with_text", "white space around calls is kept"),
     ("deepseekv3*", "call_and_text_after", "the same"),
     ("deepseekv3*", "call_name_with_dash", "the cookbook does not see the call"),
+    ("gpt_oss*", "call", "D9: beside a call without text, the cookbook has the whole answer as text"),
+    ("gpt_oss*", "call_recipient_after_channel", "D9"),
+    ("gpt_oss*", "call_plain_json", "D9"),
+    ("gpt_oss*", "call_spaced_arguments", "D9"),
+    ("gpt_oss*", "call_bad_json", "D9"),
+    ("gpt_oss*", "call_empty", "D9"),
+    ("gpt_oss*", "call_no_message", "D9"),
+    ("gpt_oss*", "call_and_return", "D9"),
+    ("gpt_oss*", "call_ended_by_return", "D9"),
+    ("gpt_oss*", "two_calls_one_stop", "D9"),
+    ("gpt_oss*", "call_not_object", "D9; arguments are an object, or the call could not be read"),
+    ("gpt_oss*", "final_empty", "an empty answer has no text; the cookbook has that of the markers"),
+    ("gpt_oss*", "whitespace_final", "an answer of white space is that text"),
+    ("gpt_oss*", "recipient_as_text", "the name of a tool in a text is not a call"),
+    ("kimi*", "call_id_other", "a call whose id has no name is not dropped, but reported as not read"),
+    ("kimi*", "call_not_object", "arguments that are not an object cannot be rendered again"),
 ];
 
-/// The parts without empty ones, and neighbouring texts as one.
-fn normal(message: &Message) -> (Vec<Part>, Vec<(Option<String>, String, serde_json::Value)>, usize) {
+/// The id, the name and the arguments of a call.
+type Call = (Option<String>, String, serde_json::Value);
+
+/// The parts without empty ones and with neighbouring texts as one, the calls, and the number of those not read.
+fn normal(message: &Message) -> (Vec<Part>, Vec<Call>, usize) {
     let mut parts: Vec<Part> = Vec::new();
     for part in &message.content {
         match (parts.last_mut(), part) {
@@ -41,7 +60,7 @@ fn answers_are_read_as_the_cookbook_reads_them() {
     for name in NAMES {
         let fixture = fixture(name);
         let renderer = renderer(name, &fixture, false);
-        for answer in fixture.file["answers"].as_array().unwrap() {
+        for answer in fixture.file["answers"].as_array().into_iter().flatten() {
             let parsed = renderer.parse_response(&ints(&answer["ids"]));
             let same = match (&parsed, &answer["error"]) {
                 (Err(_), error) => !error.is_null(),

@@ -65,6 +65,8 @@ impl Exception {
 }
 
 const ANY: &[&str] = &["*"];
+/// The renderers of gpt-oss that write a system message.
+const GPT_OSS: &[&str] = &["gpt_oss_low_reasoning", "gpt_oss_medium_reasoning", "gpt_oss_high_reasoning"];
 const TOKENS: &[Shape] = &[Shape::Tokens];
 const BASE: Exception = Exception {
     cause: "",
@@ -114,7 +116,7 @@ pub(super) const EXCEPTIONS: &[Exception] = &[
     },
     Exception {
         cause: "D24: thoughts that would be trained are refused in all modes; in the cookbook only in those of the last answer",
-        renderers: &["qwen3_disable_thinking", "qwen3_5_disable_thinking"],
+        renderers: &["qwen3_disable_thinking", "qwen3_5_disable_thinking", "kimi_k25_disable_thinking"],
         conversations: &["call_reasoning*", "text_before_thinking", "thinking*"],
         kinds: &["single*"],
         shapes: &[Shape::OursRefuses],
@@ -266,6 +268,157 @@ pub(super) const EXCEPTIONS: &[Exception] = &[
         renderers: &["deepseekv3_thinking"],
         mode: Some(Mode::Default),
         conversations: &["call_arguments*", "call_reasoning*", "tools_*"],
+        ..BASE
+    },
+    Exception {
+        cause: "the cookbook refuses, because the system message that it inserts has no flag",
+        renderers: GPT_OSS,
+        kinds: &["single customized"],
+        shapes: &[Shape::TheirsRefuses],
+        ..BASE
+    },
+    Exception {
+        cause: "a message with tools has one flag; the cookbook has two messages, so that the flags of the script move",
+        renderers: &["gpt_oss_no_sysprompt"],
+        mode: Some(Mode::LikeCookbook),
+        conversations: &["tools_*"],
+        kinds: &["single customized"],
+        shapes: &[Shape::Weights],
+        ..BASE
+    },
+    Exception {
+        cause: "D7",
+        renderers: GPT_OSS,
+        mode: Some(Mode::Default),
+        conversations: &["call", "thinking_history*", "tools_declared*", "tools_nested_schema"],
+        follows: Follows::Native,
+        examples: true,
+        ..BASE
+    },
+    Exception {
+        cause: "D7 D46 (the native renderer has one example for a turn with calls, D48)",
+        renderers: GPT_OSS,
+        mode: Some(Mode::Default),
+        conversations: &[
+            "call_answer",
+            "call_no_arguments",
+            "call_reasoning*",
+            "call_result",
+            "call_then_turn",
+            "call_two_steps",
+            "call_with_text",
+            "call_without_id",
+            "calls_parallel*",
+            "result_with_newlines",
+            "tools_non_ascii",
+            "tools_one_call",
+        ],
+        follows: Follows::Native,
+        ..BASE
+    },
+    Exception {
+        cause: "D7 (template and native renderer write arguments anew, D31)",
+        renderers: GPT_OSS,
+        mode: Some(Mode::Default),
+        conversations: &["call_arguments*"],
+        ..BASE
+    },
+    Exception {
+        cause: "D7 D46 (the oracles write a system message)",
+        renderers: &["gpt_oss_no_sysprompt"],
+        mode: Some(Mode::Default),
+        conversations: &["call*", "result_with_newlines", "thinking_history*", "tools_*"],
+        ..BASE
+    },
+    // Kimi.
+    Exception {
+        cause: "a format of several examples trains answers only; the cookbook trains other messages once for each user \
+                message",
+        renderers: &["kimi*"],
+        kinds: &[
+            "plural all_messages",
+            "plural all_tokens",
+            "plural all_user_and_system_messages",
+            "plural customized",
+        ],
+        shapes: &[Shape::OursRefuses],
+        ..BASE
+    },
+    Exception {
+        cause: "the default system message is not trained in the mode customized; in the cookbook its flag is missing",
+        renderers: &["kimi*"],
+        kinds: &["single customized"],
+        shapes: &[Shape::TheirsRefuses],
+        ..BASE
+    },
+    Exception {
+        cause: "the message that declares tools is one message; in the cookbook it is two of different roles",
+        renderers: &["kimi*"],
+        conversations: &["tools_*"],
+        kinds: &["single all_user_and_system_messages", "single customized"],
+        shapes: &[Shape::Weights],
+        ..BASE
+    },
+    Exception {
+        cause: "D19 D42: an example for each answer that calls no tool, also without a message of the user before it",
+        renderers: &["kimi*"],
+        conversations: &["assistant_first", "assistants_in_a_row", "system_later"],
+        kinds: &["plural all_assistant_messages"],
+        ..BASE
+    },
+    Exception {
+        cause: "D48: an example ends with its last answer; in the cookbook with the results of the calls",
+        renderers: &["kimi*"],
+        conversations: &["call_result", "call_reasoning_last_result", "calls_parallel_last_result"],
+        kinds: &["plural all_assistant_messages", "plural last_assistant_turn"],
+        ..BASE
+    },
+    Exception {
+        cause: "D34: the <think> of the prompt is not trained, also without a message of the user",
+        renderers: &["kimi_k25*"],
+        mode: Some(Mode::Default),
+        conversations: &["no_user"],
+        shapes: &[Shape::Weights],
+        follows: Follows::Native,
+        examples: true,
+        ..BASE
+    },
+    Exception {
+        cause: "D34 (the native renderer writes no default system message and declares tools in another way, D33)",
+        renderers: &["kimi_k25*"],
+        mode: Some(Mode::Default),
+        kinds: &[
+            "plural all_assistant_messages",
+            "plural last_assistant_turn",
+            "single all_assistant_messages",
+            "single customized",
+            "single last_assistant_turn",
+        ],
+        shapes: &[Shape::Weights],
+        ..BASE
+    },
+    Exception {
+        cause: "D3: declared tools are not escaped (the template writes them with spaces and does not sort keys, D8)",
+        renderers: &["kimi_k2"],
+        mode: Some(Mode::Default),
+        conversations: &["tools_non_ascii"],
+        follows: Follows::Native,
+        ..BASE
+    },
+    Exception {
+        cause: "D32: a result without an id gets that of its call",
+        renderers: &["kimi_k2"],
+        mode: Some(Mode::Default),
+        conversations: &["call_without_id"],
+        follows: Follows::Template,
+        ..BASE
+    },
+    Exception {
+        cause: "D32 (without a template; the native renderer refuses)",
+        renderers: &["kimi_k25*"],
+        mode: Some(Mode::Default),
+        conversations: &["call_without_id"],
+        shapes: &[Shape::Tokens, Shape::Weights],
         ..BASE
     },
 ];

@@ -169,7 +169,7 @@ fn compare(name: &str, mode: Mode) -> Vec<usize> {
     used
 }
 
-pub(super) const NAMES: [&str; 10] = [
+pub(super) const NAMES: [&str; 17] = [
     "role_colon_llama3",
     "role_colon_qwen3",
     "llama3",
@@ -180,6 +180,13 @@ pub(super) const NAMES: [&str; 10] = [
     "qwen3_5_disable_thinking",
     "deepseekv3",
     "deepseekv3_thinking",
+    "gpt_oss_no_sysprompt",
+    "gpt_oss_low_reasoning",
+    "gpt_oss_medium_reasoning",
+    "gpt_oss_high_reasoning",
+    "kimi_k2",
+    "kimi_k25",
+    "kimi_k25_disable_thinking",
 ];
 
 #[test]

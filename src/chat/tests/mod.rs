@@ -2,9 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod answers;
+mod broken;
 mod exceptions;
 mod fixtures;
 mod golden;
+mod gpt_oss;
+mod kimi;
 mod properties;
 mod qwen2_5;
 #[cfg(feature = "jinja")]
