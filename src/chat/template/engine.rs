@@ -3,12 +3,11 @@
 use std::fmt;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Value, ValueKind, from_args};
+use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, ErrorKind, Output, State};
-use minijinja_contrib::pycompat;
 
 use super::date::Date;
-use super::values;
+use super::{python, values};
 use crate::error::{Error, Result};
 
 /// The name of the template in errors.
@@ -70,13 +69,12 @@ impl Engine {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(engine_error)?);
-        environment.set_unknown_method_callback(method);
+        environment.set_unknown_method_callback(python::method);
         environment.set_formatter(write);
         environment.add_filter("tojson", values::tojson);
-        environment.add_filter("trim", |value: &Value, letters: Option<&str>| {
-            strip(&value.to_string(), letters, true, true)
-        });
-        // In Python, texts and mappings have a length and items, too.
+        environment.add_filter("trim", python::trim);
+        environment.add_filter("indent", python::indent);
+        // In Python, texts and mappings have a length and items, too, and None has none.
         environment.add_test("sequence", |value: &Value| {
             value.is_undefined()
                 || matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
@@ -128,42 +126,6 @@ fn write(out: &mut Output, _: &mut State, value: &Value) -> std::result::Result<
         _ => write!(out, "{value}"),
     };
     written.map_err(|_| minijinja::Error::from(ErrorKind::WriteFailure))
-}
-
-/// Methods of Python's texts and mappings.
-fn method(
-    state: &mut State,
-    value: &Value,
-    name: &str,
-    args: &[Value],
-) -> std::result::Result<Value, minijinja::Error> {
-    let Some(text) = value.as_str() else {
-        return pycompat::unknown_method_callback(state, value, name, args);
-    };
-    let ends = match name {
-        "strip" => (true, true),
-        "lstrip" => (true, false),
-        "rstrip" => (false, true),
-        "removeprefix" | "removesuffix" => {
-            let (affix,): (&str,) = from_args(args)?;
-            let stripped =
-                if name == "removeprefix" { text.strip_prefix(affix) } else { text.strip_suffix(affix) };
-            return Ok(Value::from(stripped.unwrap_or(text)));
-        }
-        _ => return pycompat::unknown_method_callback(state, value, name, args),
-    };
-    let (letters,): (Option<&str>,) = from_args(args)?;
-    Ok(Value::from(strip(text, letters, ends.0, ends.1)))
-}
-
-/// Removes letters, or what Python takes for white space, at the ends of a text.
-fn strip(text: &str, letters: Option<&str>, start: bool, end: bool) -> String {
-    let removed = |letter: char| match letters {
-        Some(letters) => letters.contains(letter),
-        None => letter.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&letter),
-    };
-    let text = if start { text.trim_start_matches(removed) } else { text };
-    if end { text.trim_end_matches(removed) } else { text }.to_owned()
 }
 
 /// Makes `{% if true %}` of the tags `{% generation %}`, which `transformers` uses to find answers.
@@ -264,6 +226,14 @@ mod tests {
                 "False True True False",
             ),
             ("{{ missing | trim }}|{{ 1 | trim }}", "|1"),
+            (
+                "{{ 'a\\n\\nb\\n' | indent }}|{{ 'a\\nb' | indent(1, first=true) }}|{{ 'a\\n' | indent('-', blank=true) }}",
+                "a\n\n    b\n| a\n b|a\n-",
+            ),
+            (
+                "{{ 'a\\r\\nb\u{2028}c\\n'.splitlines() | join('|') }} {{ 'a\\nb'.splitlines(true) | length }}",
+                "a|b|c 2",
+            ),
             ("{{ strftime_now('%d %b %Y') }}", "27 Nov 2026"),
         ] {
             let variables = r#"{"x": {"t": true, "n": null, "f": 1e-05, "l": [1, "a", null, "it's"], "o": {"b": true, "a": 2}}}"#;

@@ -6,6 +6,7 @@ mod engine;
 mod examples;
 mod guard;
 mod inputs;
+mod python;
 mod source;
 #[cfg(all(test, feature = "text"))]
 mod tests;
