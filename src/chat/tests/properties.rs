@@ -151,7 +151,7 @@ fn prompts_begin_examples_and_the_trained_tokens_are_read_back_as_the_message() 
 }
 
 /// Messages of any shape: roles, parts, calls and tools where nobody expects them, broken JSON, markers everywhere.
-fn odd_message() -> impl Strategy<Value = Message> {
+fn message_of_any_shape() -> impl Strategy<Value = Message> {
     let role = prop_oneof![
         3 => Just("user"),
         3 => Just("assistant"),
@@ -221,7 +221,7 @@ fn for_each_renderer<S: Strategy>(
 fn odd_conversations_are_rendered_or_refused_and_never_panic() {
     for_each_renderer(
         80,
-        |_| proptest::collection::vec(odd_message(), 0..4),
+        |_| proptest::collection::vec(message_of_any_shape(), 0..4),
         |renderer, messages| {
             for what in TrainOnWhat::ALL {
                 for examples in [
