@@ -53,6 +53,7 @@ fn len(chunks: &[Chunk]) -> Result<usize> {
 
 /// The prompt for an answer of a role to messages.
 pub(super) fn prompt(renderer: &Renderer, messages: &[Message], role: &str) -> Result<Sequence> {
+    check_roles(messages)?;
     let family = renderer.family();
     let turn_start = family.turn_start(messages);
     let mut sequence = Sequence::begin(renderer)?;
@@ -217,6 +218,23 @@ fn cannot_split(renderer: &Renderer, path: &str) -> Error {
     Error::invalid(path, problem)
 }
 
+/// Only the assistant calls tools, and only a system message declares them: elsewhere most formats would drop them.
+fn check_roles(messages: &[Message]) -> Result<()> {
+    for (i, message) in messages.iter().enumerate() {
+        if !message.tool_calls.is_empty() && message.role != "assistant" {
+            let path = format!("messages[{i}].tool_calls");
+            return Err(Error::invalid(path, "only an assistant can call tools"));
+        }
+        if !message.tools.is_empty() && message.role != "system" {
+            return Err(Error::invalid(
+                format!("messages[{i}].tools"),
+                "only a system message declares tools",
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// In the customized mode each message says whether it is trained, in the others none does.
 pub(super) fn check_flags(messages: &[Message], what: TrainOnWhat) -> Result<()> {
     let is_customized = what == TrainOnWhat::Customized;
@@ -234,6 +252,7 @@ pub(super) fn check_flags(messages: &[Message], what: TrainOnWhat) -> Result<()>
 }
 
 fn build(renderer: &Renderer, messages: &[Message], plan: &Plan) -> Result<Example> {
+    check_roles(messages)?;
     let family = renderer.family();
     let n_history = messages.len().saturating_sub(1);
     let turn_start = family.turn_start(&messages[..n_history]);

@@ -49,7 +49,7 @@ fn each_chat_that_cannot_be_rendered_has_an_error_with_its_path() {
         ),
         (
             "llama3",
-            vec![user().with_tools(tool("{}"))],
+            vec![Message::system("s").with_tools(tool("{}"))],
             None,
             "messages[0].tools: the format of llama3 has no tools",
         ),
@@ -57,6 +57,18 @@ fn each_chat_that_cannot_be_rendered_has_an_error_with_its_path() {
         ("role_colon_qwen3", vec![image()], None, "messages[0].content[0]: is an image"),
         ("qwen3", vec![thinking_user()], None, "messages[0].content[0]: is a thought, but only an assistant"),
         ("qwen3", vec![user(), calls("{\"a\":")], all, "messages[1].tool_calls[0].arguments: not valid JSON"),
+        (
+            "qwen3",
+            vec![user().with_tools(tool("{}"))],
+            None,
+            "messages[0].tools: only a system message declares",
+        ),
+        (
+            "qwen3_5",
+            vec![user().with_tool_call("1", "f", "{}")],
+            None,
+            "messages[0].tool_calls: only an assistant",
+        ),
         (
             "qwen3",
             vec![user(), calls("[1]")],
