@@ -40,6 +40,9 @@ impl Json {
     /// # Errors
     /// What is not valid, in words.
     pub(super) fn read(text: &str) -> Result<Json, String> {
+        if MAX_DEPTH < depth(text) {
+            return Err(format!("lists and objects are nested more than {MAX_DEPTH} deep"));
+        }
         let raw: &RawValue = serde_json::from_str(text).map_err(|error| error.to_string())?;
         value(raw.get()).map_err(|error| error.to_string())
     }
@@ -143,6 +146,27 @@ fn quote(text: &str, ascii: bool, out: &mut String) {
         }
     }
     out.push('"');
+}
+
+/// The values of a JSON text are read, written and dropped by recursion, and a model may write anything.
+const MAX_DEPTH: usize = 128;
+
+/// How deep lists and objects are nested.
+fn depth(text: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_text, mut is_escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_text => is_escaped = true,
+            b'"' => in_text = !in_text,
+            b'[' | b'{' if !in_text => depth += 1,
+            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
 }
 
 fn value(raw: &str) -> serde_json::Result<Json> {
@@ -252,6 +276,17 @@ mod tests {
             Json::read(r#"{"b": 1, "a": {"d": 2, "c": 3}}"#).unwrap().write(compact),
             r#"{"a":{"c":3,"d":2},"b":1}"#
         );
+    }
+
+    #[test]
+    fn json_that_is_nested_too_deep_is_refused_and_brackets_in_texts_do_not_count() {
+        let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        assert!(Json::read(&nested(MAX_DEPTH)).is_ok());
+        for n in [MAX_DEPTH + 1, 1_000_000] {
+            assert!(Json::read(&nested(n)).unwrap_err().contains("128 deep"));
+        }
+        let text = format!(r#""\"{}""#, "[{".repeat(200));
+        assert_eq!(Json::read(&text).unwrap().as_text().map(str::len), Some(401));
     }
 
     #[test]

@@ -16,7 +16,7 @@
 //! | DeepSeek: an answer without text * | ends with the end of the sentence, so that the model learns to stop |
 //! | gpt-oss: thoughts, results, declared tools * | like the template: thoughts of earlier turns go, results are quoted |
 //! | Kimi: calls and results without an id * | numbered, like the template |
-//! | what the prompt gives of an answer, such as `<think>` * | never trained, in any mode that trains answers |
+//! | what the prompt gives of an answer, such as `<think>` * | never trained, in any mode that trains answers alone |
 //! | an answer that thinks, after a prompt that says not to | refused |
 //! | the mode [`TrainOnWhat::Customized`] in formats of several examples | an example for each answer that is trained |
 //! | calls of tools in formats without them | refused, not left out |
