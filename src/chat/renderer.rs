@@ -186,7 +186,7 @@ impl Renderer {
         show(self.tokenizer.as_ref(), example)
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, feature = "text"))]
     pub(super) fn markers(&self) -> Vec<i32> {
         self.markers.values().copied().collect()
     }
