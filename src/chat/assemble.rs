@@ -1,5 +1,7 @@
 //! Prompts and training examples of rendered messages.
 
+use std::borrow::Cow;
+
 use super::example::Example;
 use super::family::{At, Splits};
 use super::message::{Message, Part};
@@ -54,6 +56,7 @@ fn len(chunks: &[Chunk]) -> Result<usize> {
 /// The prompt for an answer of a role to messages.
 pub(super) fn prompt(renderer: &Renderer, messages: &[Message], role: &str) -> Result<Sequence> {
     check_roles(messages)?;
+    let messages = &*with_unparsed(renderer, messages);
     let family = renderer.family();
     let turn_start = family.turn_start(messages);
     let mut sequence = Sequence::begin(renderer)?;
@@ -218,11 +221,32 @@ fn cannot_split(renderer: &Renderer, path: &str) -> Error {
     Error::invalid(path, problem)
 }
 
+/// The messages with the calls that could not be read as text at the end of the content, where the parser did not leave
+/// them there: the model must see what it wrote before it is told what is wrong with it. The cookbook leaves them out.
+fn with_unparsed<'a>(renderer: &Renderer, messages: &'a [Message]) -> Cow<'a, [Message]> {
+    if renderer.like_cookbook() || messages.iter().all(|message| message.unparsed_tool_calls.is_empty()) {
+        return Cow::Borrowed(messages);
+    }
+    let mut messages = messages.to_vec();
+    for message in &mut messages {
+        for call in std::mem::take(&mut message.unparsed_tool_calls) {
+            if !message.text().contains(&call.raw_text) {
+                message.content.push(Part::Text(call.raw_text));
+            }
+        }
+    }
+    Cow::Owned(messages)
+}
+
 /// Only the assistant calls tools, and only a system message declares them: elsewhere most formats would drop them.
 fn check_roles(messages: &[Message]) -> Result<()> {
     for (i, message) in messages.iter().enumerate() {
         if !message.tool_calls.is_empty() && message.role != "assistant" {
             let path = format!("messages[{i}].tool_calls");
+            return Err(Error::invalid(path, "only an assistant can call tools"));
+        }
+        if !message.unparsed_tool_calls.is_empty() && message.role != "assistant" {
+            let path = format!("messages[{i}].unparsed_tool_calls");
             return Err(Error::invalid(path, "only an assistant can call tools"));
         }
         if !message.tools.is_empty() && message.role != "system" {
@@ -253,6 +277,7 @@ pub(super) fn check_flags(messages: &[Message], what: TrainOnWhat) -> Result<()>
 
 fn build(renderer: &Renderer, messages: &[Message], plan: &Plan) -> Result<Example> {
     check_roles(messages)?;
+    let messages = &*with_unparsed(renderer, messages);
     let family = renderer.family();
     let n_history = messages.len().saturating_sub(1);
     let turn_start = family.turn_start(&messages[..n_history]);
@@ -272,7 +297,7 @@ fn build(renderer: &Renderer, messages: &[Message], plan: &Plan) -> Result<Examp
     for (index, message) in messages.iter().enumerate() {
         let trained = plan.trained[index];
         let at = At { messages, index, turn_start, n_history, is_first: index == 0 && opening.is_none() };
-        if trained && message.role == "assistant" && family.refuses_thinking() {
+        if trained && message.role == "assistant" && family.refuses_thinking(&at) {
             refuse_thinking(&at, renderer.name())?;
         }
         let start = sequence.n;
@@ -337,7 +362,7 @@ fn refuse_thinking(at: &At<'_>, name: &str) -> Result<()> {
         None => Ok(()),
         Some(i) => {
             let problem = format!(
-                "is a thought, but the prompts of {name} tell the model not to think; use the renderer that thinks, or \
+                "is a thought, but {name} does not ask the model to think here; use the renderer of a model that thinks, or \
                  remove the thought"
             );
             Err(at.invalid(&format!(".content[{i}]"), problem))

@@ -48,8 +48,9 @@ pub(super) trait Family: Debug + Send + Sync {
         last_user(messages).map_or(0, |user| user + 1)
     }
 
-    /// True if the prompt tells the model not to reason, so that an answer that reasons must not be trained.
-    fn refuses_thinking(&self) -> bool {
+    /// True if the model is not asked to think where the answer stands, or its thought would be left out there: then an
+    /// answer with a thought must not be trained.
+    fn refuses_thinking(&self, _at: &At<'_>) -> bool {
         false
     }
 

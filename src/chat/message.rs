@@ -20,7 +20,8 @@ pub struct Message {
     pub content: Vec<Part>,
     /// Calls of tools that the assistant makes after the content.
     pub tool_calls: Vec<ToolCall>,
-    /// Calls of tools that a model wrote and that could not be read. Only the parser of an answer makes them.
+    /// Calls of tools that a model wrote and that could not be read. Only the parser of an answer makes them. Renderers
+    /// write them as text.
     pub unparsed_tool_calls: Vec<UnparsedToolCall>,
     /// In the result of a tool: the id of the call that it answers.
     pub tool_call_id: Option<String>,

@@ -153,8 +153,8 @@ impl Renderer {
     ///
     /// # Errors
     /// `InvalidInput`: what the format cannot write; a mode that needs the messages to say whether they are `trainable`,
-    /// and messages that do not, or that do in another mode; an answer with a thought if the renderer tells the model
-    /// not to think; for a format of several examples, a mode that trains other messages than answers.
+    /// and messages that do not, or that do in another mode; an answer with a thought where the renderer does
+    /// not ask the model to think; for a format of several examples, a mode that trains other messages than answers.
     pub fn build_supervised_examples(&self, messages: &[Message], what: TrainOnWhat) -> Result<Vec<Example>> {
         assemble::examples(self, messages, what)
     }

@@ -171,6 +171,10 @@ impl Family for DeepSeekV3 {
         if self.thinks { Splits::AtAnswers } else { Splits::Whole }
     }
 
+    fn refuses_thinking(&self, _at: &At<'_>) -> bool {
+        !self.thinks && !self.like_cookbook
+    }
+
     fn parse(&self, mut answer: Answer) -> Result<(Message, Termination)> {
         // The prompt has the beginning of the thought.
         let begins = answer.spans.first() == Some(&Span::Marker(THINK));

@@ -262,7 +262,7 @@ impl Family for Kimi {
         messages.iter().rposition(ends_turn).map_or(0, |end| end + 1)
     }
 
-    fn refuses_thinking(&self) -> bool {
+    fn refuses_thinking(&self, _at: &At<'_>) -> bool {
         self.variant == Variant::K25Disabled
     }
 
@@ -280,11 +280,11 @@ impl Family for Kimi {
         let mut message = Message { role: "assistant".into(), ..Message::default() };
         let dangling =
             unterminated(&spans, CALLS, CALLS_END).or_else(|| unterminated(&spans, CALL, CALL_END));
-        let section = find(&spans, CALLS, 0).and_then(|start| Some((start, find(&spans, CALLS_END, start)?)));
-        if let Some((start, end)) = section {
-            read_calls(&spans[start..end], &mut message);
-            // What comes after the calls does not belong to the format.
-            spans.truncate(start);
+        while let Some(start) = find(&spans, CALLS, 0)
+            && let Some(end) = find(&spans, CALLS_END, start)
+        {
+            let section: Vec<Span> = spans.drain(start..=end).collect();
+            read_calls(&section, &mut message);
         }
         message.unparsed_tool_calls.extend(dangling);
         for block in blocks(&spans) {

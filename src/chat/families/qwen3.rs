@@ -208,8 +208,13 @@ impl Family for Qwen3 {
         if self.frames() { Splits::AtAnswers } else { Splits::Whole }
     }
 
-    fn refuses_thinking(&self) -> bool {
-        self.variant == Variant::Disabled
+    fn refuses_thinking(&self, at: &At<'_>) -> bool {
+        match self.variant {
+            Variant::Thinking => false,
+            Variant::Disabled => true,
+            Variant::Instruct => !self.like_cookbook && !at.is_last(),
+            Variant::Qwen25 => !self.like_cookbook,
+        }
     }
 
     fn parse(&self, answer: Answer) -> Result<(Message, Termination)> {

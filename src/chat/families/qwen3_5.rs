@@ -204,7 +204,7 @@ impl Family for Qwen35 {
         Splits::AtAnswers
     }
 
-    fn refuses_thinking(&self) -> bool {
+    fn refuses_thinking(&self, _at: &At<'_>) -> bool {
         !self.thinks
     }
 

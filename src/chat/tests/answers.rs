@@ -30,6 +30,7 @@ const DIFFERENT: &[(&str, &str, &str)] = &[
     ("gpt_oss*", "whitespace_final", "an answer of white space is that text"),
     ("gpt_oss*", "recipient_as_text", "the name of a tool in a text is not a call"),
     ("kimi*", "call_id_other", "a call whose id has no name is not dropped, but reported as not read"),
+    ("kimi*", "call_and_text_after", "text after the calls is kept"),
     ("kimi*", "call_not_object", "arguments that are not an object cannot be rendered again"),
 ];
 

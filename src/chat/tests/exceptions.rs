@@ -123,6 +123,14 @@ pub(super) const EXCEPTIONS: &[Exception] = &[
         ..BASE
     },
     Exception {
+        cause: "D24: a thought that would be trained and is left out is refused",
+        renderers: &["deepseekv3", "qwen3_instruct"],
+        mode: Some(Mode::Default),
+        conversations: &["call_reasoning*", "text_before_thinking", "thinking*"],
+        shapes: &[Shape::OursRefuses],
+        ..BASE
+    },
+    Exception {
         cause: "D16 D25: the answer stands after the prompt as always, with the block that the prompt has",
         renderers: &["qwen3_disable_thinking"],
         conversations: &["assistant_first", "assistants_in_a_row", "no_user"],

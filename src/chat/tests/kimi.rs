@@ -175,3 +175,22 @@ fn an_answer_is_rendered_as_it_was_read() {
     assert_eq!(read, message, "{}", tokenizer.decode(&answer));
     assert!(termination.is_clean());
 }
+
+#[test]
+fn what_stands_after_the_calls_and_a_second_section_are_not_lost() {
+    let renderer = renderer("kimi_k2");
+    let tokenizer = renderer.tokenizer();
+    let mut ids = Vec::new();
+    let mut text = |text: &str| ids.extend(tokenizer.encode(text).unwrap());
+    let section = |i: usize| {
+        format!(
+            "<|tool_calls_section_begin|><|tool_call_begin|>functions.f:{i}<|tool_call_argument_begin|>{{}}\
+             <|tool_call_end|><|tool_calls_section_end|>"
+        )
+    };
+    text(&format!("Before. {}Between. {}After.<|im_end|>", section(0), section(1)));
+    let (message, termination) = renderer.parse_response(&ids).unwrap();
+    assert!(termination.is_clean());
+    assert_eq!(message.text(), "Before. Between. After.");
+    assert_eq!(message.tool_calls.len(), 2, "{message:?}");
+}

@@ -12,3 +12,4 @@ mod properties;
 mod qwen2_5;
 #[cfg(feature = "jinja")]
 mod template;
+mod unparsed;
