@@ -20,11 +20,13 @@ use tinkex::local::{Options, Server};
 const HELP: &str = "\
 Serves the embedded engine on 127.0.0.1.
 
-Usage: serve [PORT] [--data DIR] [--alias NAME=MODEL]... [FLAG]...
+Usage: serve [PORT] [--data DIR] [--model NAME=FOLDER]... [--alias NAME=MODEL]... [FLAG]...
 
   PORT                port to listen on; default: any free port
   --data DIR          folder of the checkpoints; default: a temporary folder, removed at the end
-  --alias NAME=MODEL  another name of the model tinkex/nano, such as Qwen/Qwen3-8B=tinkex/nano
+  --model NAME=FOLDER a model to serve besides tinkex/nano: a folder with config.json and safetensors
+                      of the Llama, Qwen2, Qwen2.5 or Qwen3 family
+  --alias NAME=MODEL  another name of a served model, such as Qwen/Qwen3-8B=tinkex/nano
   -h, --help          print this text
 
 Flags that clients are told, all off by default:
@@ -65,6 +67,14 @@ fn fail(status: u8, problem: &str) -> ExitCode {
     ExitCode::from(status)
 }
 
+/// The two sides of a value with an equals sign.
+fn pair(needs: &str, value: String) -> Result<(String, String), String> {
+    match value.split_once('=') {
+        Some((name, it)) => Ok((name.into(), it.into())),
+        None => Err(format!("{needs}, not {value:?}")),
+    }
+}
+
 fn parse(arguments: Vec<String>) -> Result<Options, String> {
     let mut arguments = arguments.into_iter();
     let mut options = Options::default();
@@ -73,12 +83,13 @@ fn parse(arguments: Vec<String>) -> Result<Options, String> {
         let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
         match argument.as_str() {
             "--data" => options.data_dir = Some(value()?.into()),
+            "--model" => {
+                let (name, folder) = pair("--model needs NAME=FOLDER", value()?)?;
+                options.models.insert(name, folder.into());
+            }
             "--alias" => {
-                let value = value()?;
-                let Some((name, model)) = value.split_once('=') else {
-                    return Err(format!("--alias needs NAME=MODEL, not {value:?}"));
-                };
-                options.aliases.insert(name.into(), model.into());
+                let (name, model) = pair("--alias needs NAME=MODEL", value()?)?;
+                options.aliases.insert(name, model);
             }
             "sample_use_retrieve_futures" => options.sample_use_retrieve_futures = true,
             "sample_join_sampling_session" => options.sample_join_sampling_session = true,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::checkpoint::{CheckpointId, Kind, Meta};
 use super::examples::Pass;
 use super::futures::Ticket;
-use super::nn::{Adam, LoraSpec};
+use super::nn::{Adam, LoraSpec, Weights};
 use super::sampling::{Sample, Slot};
 use super::schedule::Concurrency;
 
@@ -36,6 +36,7 @@ pub(super) enum Work {
     /// Makes a model, from a checkpoint if one is given.
     Create {
         model_id: String,
+        base: Arc<Weights>,
         spec: LoraSpec,
         from: Option<Load>,
     },
@@ -74,6 +75,7 @@ pub(super) enum Work {
     LoadSampler {
         slot: Slot,
         checkpoint: CheckpointId,
+        base: Arc<Weights>,
     },
     /// Drops the weights of samplers whose session has ended.
     DropSlots {

@@ -1,13 +1,21 @@
-//! Matrix products and vectorised loops over `f32`: safe matrix views for the crate `gemm`, a product for the few rows
+//! Matrix products and vectorised loops over `f32`: safe matrix views for the crate `gemm-f32`, a product for the few rows
 //! of a decoding step ([`PanelProduct`]), and sums over slices.
 //!
 //! All results have the same bits for any number of threads: work is divided into pieces of fixed size, which does not
 //! depend on the thread pool, and each sum is computed within one piece.
 
-// `gemm` takes raw pointers. The constructors of the views below check that all addresses which `gemm` may access lie
-// inside the borrowed slices, so callers need no checks. No other module of the engine uses `unsafe`.
+// `gemm-f32` takes raw pointers. The constructors of the views below check that all addresses which it may access lie
+// inside the borrowed slices, so callers need no checks. Outside this module and its submodules the engine uses no
+// `unsafe`.
 #![allow(unsafe_code)]
 
+mod map;
+mod rows;
+
+pub(crate) use map::{Format, MappedFile, MappedSlice};
+pub(crate) use rows::RowProduct;
+
+use gemm_common::Parallelism;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -98,29 +106,30 @@ pub(crate) fn matmul_here(dst: MatMut<'_>, keep: f32, lhs: Mat<'_>, rhs: Mat<'_>
     }
     // SAFETY: the constructor of every view checked with `fits` that all addresses of its shape and strides lie inside
     // its slice, and transposing or narrowing a view keeps that. Strides are smaller than the length of a slice, so
-    // they fit into isize. `dst` is a unique borrow, its rows do not overlap (`row_stride >= cols`), and the operands
+    // they fit into isize. The kernel prefers matrices whose columns have no gaps, so it computes the transpose of the
+    // product: the operands are exchanged. `dst` is a unique borrow, its rows do not overlap (`row_stride >= cols`), and the operands
     // are shared borrows, so no operand aliases `dst`. All memory is initialised f32.
     unsafe {
-        gemm::gemm(
-            dst.rows,
+        gemm_f32::gemm::f32::get_gemm_fn()(
             dst.cols,
+            dst.rows,
             lhs.cols,
             dst.data.as_mut_ptr(),
-            1,
             dst.row_stride as isize,
+            1,
             keep != 0.0,
-            lhs.data.as_ptr(),
-            lhs.col_stride as isize,
-            lhs.row_stride as isize,
             rhs.data.as_ptr(),
-            rhs.col_stride as isize,
             rhs.row_stride as isize,
+            rhs.col_stride as isize,
+            lhs.data.as_ptr(),
+            lhs.row_stride as isize,
+            lhs.col_stride as isize,
             keep,
             scale,
             false,
             false,
             false,
-            gemm::Parallelism::None,
+            Parallelism::None,
         );
     }
 }

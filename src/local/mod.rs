@@ -36,6 +36,7 @@ mod request_order;
 mod sampling;
 mod schedule;
 mod scratch;
+mod served;
 mod server;
 mod snapshots;
 mod state;

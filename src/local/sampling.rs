@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::tokenizer::ByteTokenizer;
+use crate::tokenizer::Tokenizer;
 use crate::types::{
     ModelInput, PromptAltTokens, SampleOptions, SampleResponse, SampledSequence, Stop, StopReason,
     TensorData, TokenLogprob, Values,
@@ -12,7 +12,8 @@ use crate::types::{
 use crate::wire::json::SampleRequest;
 
 use super::examples::token_ids;
-use super::nn::{Generate, ModelConfig, Sampler};
+use super::nn::{self, Generate, Sampler};
+use super::served::Served;
 use super::snapshots::Snapshot;
 
 /// Largest `num_samples` of a request.
@@ -33,7 +34,7 @@ pub(super) enum Weights {
     #[default]
     None,
     /// The base model without an adapter.
-    Base,
+    Base(Arc<nn::Weights>),
     Ready(Arc<Snapshot>),
     Failed(String),
 }
@@ -44,6 +45,8 @@ pub(super) struct Sample {
     generate: Generate,
     /// Strings that end a sequence, as bytes.
     stops: Vec<Vec<u8>>,
+    /// The tokenizer of the model, if there are strings that end a sequence.
+    text: Option<Arc<dyn Tokenizer>>,
     /// The request's `target_prompt_logprobs`: tokens whose log-probabilities at the prompt's positions are computed.
     target: Option<TensorData>,
     /// Number of log-probabilities of the prompt to return, counted from the prompt's end; `None` for all.
@@ -52,7 +55,8 @@ pub(super) struct Sample {
 
 impl Sample {
     /// Reads and checks a request. `seed` is used if the request has none.
-    pub(super) fn new(request: &SampleRequest, config: &ModelConfig, seed: u64) -> Result<Self, String> {
+    pub(super) fn new(request: &SampleRequest, model: &Served, seed: u64) -> Result<Self, String> {
+        let config = model.config();
         let prompt = request.prompt.clone().read().map_err(|it| format!("prompt: {it}"))?;
         let ids = prompt.to_ints().map_err(|_| "prompt: this model reads text only".to_string())?;
         let prompt = token_ids(&ids, config.vocab).map_err(|it| format!("prompt: {it}"))?;
@@ -100,11 +104,17 @@ impl Sample {
         asked.validate(&ModelInput::from_ints(ids)).map_err(|it| it.to_string())?;
         let targets = target.as_ref().map_or(Ok(Vec::new()), |it| targets(it, config.vocab))?;
         let (stop_tokens, stops) = match params.stop {
-            None => (vec![ByteTokenizer::EOS as u32], Vec::new()),
+            None => (model.eos.clone(), Vec::new()),
             Some(Stop::Tokens(it)) => {
                 (token_ids(&it, config.vocab).map_err(|it| format!("stop: {it}"))?, Vec::new())
             }
             Some(Stop::Strings(it)) => (Vec::new(), it.into_iter().map(String::into_bytes).collect()),
+        };
+        let text = match stops.is_empty() {
+            true => None,
+            false => {
+                Some(model.text().map_err(|it| format!("stop: strings need the model's tokenizer: {it}"))?)
+            }
         };
         let generate = Generate {
             prompt,
@@ -121,7 +131,13 @@ impl Sample {
             alternatives: request.prompt_alt_tokens_k as usize,
             targets,
         };
-        Ok(Sample { generate, stops, target, last_n: request.prompt_logprobs_last_n.map(|it| it as usize) })
+        Ok(Sample {
+            generate,
+            stops,
+            text,
+            target,
+            last_n: request.prompt_logprobs_last_n.map(|it| it as usize),
+        })
     }
 
     fn alternatives(&self, drawn: Vec<(u32, f32)>) -> Option<PromptAltTokens> {
@@ -140,7 +156,10 @@ impl Sample {
         sampler: &Sampler,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<SampleResponse, String> {
-        let mut stop = |_, tokens: &[u32]| self.stops.iter().any(|it| ends_with(tokens, it));
+        let mut stop = |_, tokens: &[u32]| {
+            let text = self.text.as_deref();
+            text.is_some_and(|text| self.stops.iter().any(|it| ends_with(text, tokens, it)))
+        };
         let generated = sampler.generate(&self.generate, &mut stop, cancelled)?;
         let pair = |(token, logprob): (u32, f32)| TokenLogprob { token: token as i32, logprob };
         let row = |it: Vec<(u32, f32)>| it.into_iter().map(pair).collect::<Vec<_>>();
@@ -218,16 +237,35 @@ fn scores(asked: &TensorData, scores: &[f32]) -> TensorData {
     TensorData { values: Values::F32(values), ..asked.clone() }
 }
 
-/// True if the text of the tokens ends with `end`. Tokens that are not bytes do not count as text.
-fn ends_with(tokens: &[u32], end: &[u8]) -> bool {
-    let mut text = tokens.iter().rev().filter_map(|it| u8::try_from(*it).ok());
-    end.iter().rev().all(|it| text.next() == Some(*it))
+/// True if the text of the tokens has `end`, and had it not without the last token: the last token may go on after it.
+/// Tokens without a text, such as markers, do not count.
+fn ends_with(text: &dyn Tokenizer, tokens: &[u32], end: &[u8]) -> bool {
+    let bytes = |id: &u32| {
+        let id = i32::try_from(*id).ok().filter(|id| !text.is_special(*id))?;
+        text.token_bytes(id)
+    };
+    let mut rest = tokens.iter().rev();
+    let mut tail = rest.next().and_then(bytes).unwrap_or_default();
+    if tail.is_empty() {
+        return false;
+    }
+    let needed = tail.len() + end.len() - 1;
+    while tail.len() < needed
+        && let Some(id) = rest.next()
+    {
+        let mut longer = bytes(id).unwrap_or_default();
+        longer.extend_from_slice(&tail);
+        tail = longer;
+    }
+    let before = tail.len().saturating_sub(needed);
+    tail[before..].windows(end.len()).any(|it| it == end)
 }
 
 #[cfg(test)]
 #[allow(clippy::expect_used)]
 mod tests {
     use super::*;
+    use crate::tokenizer::ByteTokenizer;
     use crate::types::SamplingParams;
 
     fn request(n: usize, params: &SamplingParams) -> SampleRequest {
@@ -236,11 +274,12 @@ mod tests {
     }
 
     fn read(request: &SampleRequest) -> Result<Sample, String> {
-        Sample::new(request, &ModelConfig::nano(), 5)
+        Sample::new(request, &Served::nano(0, "tokenizer".into()), 5)
     }
 
     #[test]
     fn stop_strings_are_found_across_tokens_that_are_not_bytes() {
+        let ends_with = |tokens: &[u32], end: &[u8]| ends_with(&ByteTokenizer, tokens, end);
         assert!(ends_with(&[97, 10, 10], b"\n\n"));
         assert!(ends_with(&[97, 10, 256, 10], b"\n\n"));
         assert!(!ends_with(&[10], b"\n\n"));

@@ -25,9 +25,8 @@ use super::downloads::random_token;
 use super::engine::{Engine, PanicTexts, max_concurrent_samples};
 use super::futures::Futures;
 use super::http::{App, Bodies, router};
-use super::names::Names;
-use super::nn;
 use super::queue::Queue;
+use super::served::Models;
 use super::snapshots::Snapshots;
 use super::state::{SilenceLimits, State};
 
@@ -72,7 +71,19 @@ pub struct Options {
     /// Number of samplers kept in memory, about 5 MB each. Sampling from a sampler that is not in memory first loads
     /// its weights, which takes some milliseconds. Default 8.
     pub samplers_in_memory: usize,
-    /// Other names of the model, each with the name `tinkex/nano` as its value. They let programs written for a model
+    /// Models to serve besides `tinkex/nano`: names, each with a folder in the format of the Hugging Face libraries
+    /// (`config.json` and safetensors in f32, f16 or bf16) of the dense Llama, Qwen2, Qwen2.5 or Qwen3 family. The
+    /// files of a large model are mapped into memory, and must not be changed while the engine runs. Clients find the
+    /// tokenizer in the folder. Strings that end a sample need the feature `text`. Default none.
+    ///
+    /// ```
+    /// use tinkex::local::Options;
+    ///
+    /// let models = [("Qwen/Qwen3-0.6B".to_string(), "models/qwen3-0.6b".into())].into();
+    /// let options = Options { models, ..Options::default() };
+    /// ```
+    pub models: BTreeMap<String, PathBuf>,
+    /// Other names of models, each with the name of a served model as its value. They let programs written for a model
     /// of the Tinker service run unchanged. Default none.
     ///
     /// ```
@@ -125,6 +136,7 @@ impl Default for Options {
             seed: 0,
             threads: 0,
             samplers_in_memory: 8,
+            models: BTreeMap::new(),
             aliases: BTreeMap::new(),
             long_poll: Duration::from_secs(20),
             max_connections: 2048,
@@ -164,7 +176,7 @@ impl Options {
         if self.stall_timeout.is_zero() || self.idle_timeout.is_zero() {
             return fail("stall_timeout and idle_timeout must be above zero");
         }
-        Names::check_aliases(&self.aliases).or_else(|problem| fail(&format!("aliases: {problem}")))
+        Models::check(&self.models, &self.aliases).or_else(|problem| fail(&problem))
     }
 
     /// Flags sent to clients.
@@ -192,6 +204,7 @@ impl fmt::Debug for Options {
             .field("seed", &self.seed)
             .field("threads", &self.threads)
             .field("samplers_in_memory", &self.samplers_in_memory)
+            .field("models", &self.models)
             .field("aliases", &self.aliases)
             .field("long_poll", &self.long_poll)
             .field("allowed_hosts", &self.allowed_hosts)
@@ -285,18 +298,16 @@ impl Server {
             threads: Vec::new(),
         };
         // From here on, an early return drops `server`, which stops the threads started so far.
-        let config = nn::ModelConfig::nano();
-        let base = Arc::new(nn::Weights::seeded(&config, options.seed));
         let store = Arc::new(Store::open(data_dir.clone()).map_err(system_error)?);
-        let names = Names::new(&options.aliases, &data_dir, &config).map_err(system_error)?;
+        let served = Models::load(&options.models, &options.aliases, &data_dir, options.seed);
+        let served = served.map_err(system_error)?;
         let futures = Arc::new(Futures::new(fastrand::u64(..) >> 32));
         let panics = PanicTexts::new();
         let pool = server.pool("compute", options.threads, panics.sender())?;
         let quick_pool = server.pool("quick", 1, panics.sender())?;
         let queue = Arc::new(Queue::new(max_concurrent_samples(pool.current_num_threads())));
         let engine = Engine {
-            snapshots: Arc::new(Snapshots::new(base.clone(), store.scratch(), options.samplers_in_memory)),
-            base,
+            snapshots: Arc::new(Snapshots::new(store.scratch(), options.samplers_in_memory)),
             store: store.clone(),
             futures: futures.clone(),
             pool,
@@ -309,8 +320,7 @@ impl Server {
         server.spawn("tinkex-engine", move || engine.run(&jobs))?;
         let app = Arc::new(App {
             state: State::new(
-                config,
-                names,
+                served,
                 options.seed,
                 SilenceLimits { session_timeout: options.session_timeout, pause_after: options.pause_after },
                 store,

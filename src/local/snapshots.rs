@@ -43,8 +43,8 @@ enum Origin {
 /// All snapshots of a server.
 #[derive(Debug)]
 pub(super) struct Snapshots {
-    base: Arc<Weights>,
-    untrained: OnceLock<Arc<Sampler>>,
+    /// Samplers without an adapter, with the weights that they belong to.
+    untrained: Mutex<Vec<(Arc<Weights>, Arc<OnceLock<Arc<Sampler>>>)>>,
     scratch: Scratch,
     ready: Arc<Ready>,
     latest: Mutex<HashMap<Origin, Weak<Snapshot>>>,
@@ -53,10 +53,9 @@ pub(super) struct Snapshots {
 
 impl Snapshots {
     /// Creates the collection. Its scratch file is in `folder`, and at most `max` samplers are in memory.
-    pub(super) fn new(base: Arc<Weights>, folder: PathBuf, max: usize) -> Self {
+    pub(super) fn new(folder: PathBuf, max: usize) -> Self {
         Snapshots {
-            base,
-            untrained: OnceLock::new(),
+            untrained: Mutex::default(),
             scratch: Scratch::new(folder),
             ready: Arc::new(Ready { max: max.max(1), samplers: Mutex::default() }),
             latest: Mutex::default(),
@@ -75,6 +74,7 @@ impl Snapshots {
         &self,
         store: &Store,
         checkpoint: &CheckpointId,
+        base: &Arc<Weights>,
     ) -> Result<Arc<Snapshot>, String> {
         let save_id = store.meta(checkpoint).map_err(StoreError::text)?.save_id;
         // Checkpoints of earlier versions have no save id, which is read as 0. Read the files of such a checkpoint each
@@ -83,10 +83,10 @@ impl Snapshots {
             return Ok(known);
         }
         let (meta, files) = store.read(checkpoint, &[ADAPTER]).map_err(StoreError::text)?;
-        let mut trainer = Trainer::new(self.base.clone(), meta.spec());
+        let mut trainer = Trainer::new(base.clone(), meta.spec());
         trainer
             .load_adapter(files.first().map_or(&[], |it| it))
-            .map_err(|it| format!("{} does not fit this engine's model: {it}", checkpoint.uri()))?;
+            .map_err(|it| format!("{} does not fit its base model: {it}", checkpoint.uri()))?;
         self.keep(Origin::Save(meta.save_id), &trainer).map_err(|it| disk(&it))
     }
 
@@ -118,9 +118,20 @@ impl Snapshots {
         Ok(snapshot)
     }
 
-    /// Sampler of the base model, made once.
-    pub(super) fn untrained(&self) -> Arc<Sampler> {
-        self.untrained.get_or_init(|| Arc::new(Sampler::base(self.base.clone()))).clone()
+    /// Sampler of a base model, made once.
+    pub(super) fn untrained(&self, base: &Arc<Weights>) -> Arc<Sampler> {
+        let cell = {
+            let mut known = self.untrained.lock();
+            match known.iter().find(|it| Arc::ptr_eq(&it.0, base)) {
+                Some((_, cell)) => cell.clone(),
+                None => {
+                    let cell = Arc::default();
+                    known.push((base.clone(), Arc::clone(&cell)));
+                    cell
+                }
+            }
+        };
+        cell.get_or_init(|| Arc::new(Sampler::base(base.clone()))).clone()
     }
 
     /// Sampler of a snapshot. If it is not in memory, it is made by merging the adapter with the base model.
@@ -130,7 +141,7 @@ impl Snapshots {
         let made = cell.get_or_init(|| {
             let bytes = snapshot.numbers.read().map_err(|it| disk(&it))?;
             let params = bytes.as_chunks::<4>().0.iter().map(|it| f32::from_le_bytes(*it)).collect();
-            Ok(Arc::new(Sampler::merged(&snapshot.shape, params, &self.untrained())))
+            Ok(Arc::new(Sampler::merged(&snapshot.shape, params, &self.untrained(snapshot.shape.base()))))
         });
         if made.is_err() {
             self.ready.forget(snapshot.number);
@@ -190,7 +201,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("tinkex-snapshots-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let base = Arc::new(Weights::seeded(&ModelConfig::nano(), 0));
-        let snapshots = Snapshots::new(base.clone(), folder.clone(), 2);
+        let snapshots = Snapshots::new(folder.clone(), 2);
         let kept: Vec<_> =
             (0..5).map(|i| snapshots.of_model("m", &trainer(&base, i)).expect("a snapshot")).collect();
         let ready = || snapshots.ready.samplers.lock().iter().map(|it| it.0).collect::<Vec<_>>();
@@ -213,7 +224,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("tinkex-sharing-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let base = Arc::new(Weights::seeded(&ModelConfig::nano(), 0));
-        let snapshots = Snapshots::new(base.clone(), folder.clone(), 2);
+        let snapshots = Snapshots::new(folder.clone(), 2);
         let of = |model: &str, seed| snapshots.of_model(model, &trainer(&base, seed)).expect("a snapshot");
         let a = of("m", 1);
         assert!(Arc::ptr_eq(&a, &of("m", 1)));

@@ -24,6 +24,7 @@ mod engine_http;
 #[cfg(feature = "local")]
 mod engine_losses;
 #[cfg(feature = "local")]
+mod engine_models;
 mod engine_names;
 #[cfg(feature = "local")]
 mod engine_numbers;

@@ -39,7 +39,6 @@ pub(super) fn max_concurrent_samples(threads: usize) -> usize {
 
 /// State of the engine thread.
 pub(super) struct Engine {
-    pub(super) base: Arc<Weights>,
     pub(super) store: Arc<Store>,
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) futures: Arc<Futures>,
@@ -105,7 +104,7 @@ impl Engine {
             let cancelled = || ticket.cancelled.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
             let weights = slot.lock().clone();
             let sampler = match &weights {
-                SlotWeights::Base => Ok(snapshots.untrained()),
+                SlotWeights::Base(base) => Ok(snapshots.untrained(base)),
                 SlotWeights::Ready(it) => snapshots.sampler(it).map_err(Outcome::server),
                 SlotWeights::Failed(error) => Err(Outcome::server(error.as_str())),
                 SlotWeights::None => Err(Outcome::user("the weights of this sampler were never saved")),
@@ -135,7 +134,7 @@ impl Engine {
 
     fn run_job(&mut self, work: Work) -> Outcome {
         match work {
-            Work::Create { model_id, spec, from } => self.create(model_id, spec, from),
+            Work::Create { model_id, base, spec, from } => self.create(model_id, base, spec, from),
             Work::Load { model_id, load } => {
                 let store = self.store.clone();
                 self.with_trainer(&model_id, move |trainer| load_into(trainer, &store, &load))
@@ -211,9 +210,9 @@ impl Engine {
                     Err(error) => Outcome::server(error),
                 })
             }
-            Work::LoadSampler { slot, checkpoint } => {
+            Work::LoadSampler { slot, checkpoint, base } => {
                 let (snapshots, store) = (self.snapshots.clone(), self.store.clone());
-                self.fill_slot(&slot, move || snapshots.of_checkpoint(&store, &checkpoint))
+                self.fill_slot(&slot, move || snapshots.of_checkpoint(&store, &checkpoint, &base))
             }
             Work::DropSlots { slots } => {
                 drop(slots);
@@ -243,8 +242,14 @@ impl Engine {
         answer(&json!({}))
     }
 
-    fn create(&mut self, model_id: String, spec: LoraSpec, from: Option<Load>) -> Outcome {
-        let (base, store) = (self.base.clone(), self.store.clone());
+    fn create(
+        &mut self,
+        model_id: String,
+        base: Arc<Weights>,
+        spec: LoraSpec,
+        from: Option<Load>,
+    ) -> Outcome {
+        let store = self.store.clone();
         let loads = from.is_some();
         let made = self.on_pool(&self.quick_pool, move || {
             let mut trainer = Trainer::new(base, spec);

@@ -22,8 +22,7 @@ fn engine() -> Engine {
     let base = Arc::new(Weights::seeded(&ModelConfig::nano(), 0));
     let store = Arc::new(Store::open(folder()).expect("a folder"));
     let mut engine = Engine {
-        snapshots: Arc::new(Snapshots::new(base.clone(), store.scratch(), 1)),
-        base,
+        snapshots: Arc::new(Snapshots::new(store.scratch(), 1)),
         store,
         futures: Arc::new(Futures::new(0)),
         pool,
@@ -34,7 +33,7 @@ fn engine() -> Engine {
     };
     for model_id in ["a", "b"] {
         let spec = LoraSpec { rank: 2, seed: 0, train_attn: true, train_mlp: false, train_unembed: false };
-        assert!(matches!(engine.create(model_id.into(), spec, None), Outcome::Json(_)));
+        assert!(matches!(engine.create(model_id.into(), base.clone(), spec, None), Outcome::Json(_)));
     }
     engine
 }

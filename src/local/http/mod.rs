@@ -308,7 +308,11 @@ fn pass(app: &App, call: train::ForwardBackwardCall, fingerprint: u64, size: usi
     let custom = app.state.custom_loss(&call.model_id, &call.loss.loss_fn);
     // Read the data before the request is queued, without holding the lock of the state, because that takes long. Other
     // requests may be queued meanwhile: the sequence numbers, which the client chooses, give the order.
-    let read = |it| Pass::new(&call.data, &call.loss, it, !call.forward_only, app.state.config());
+    let served = match app.state.served(&call.model_id) {
+        Ok(it) => it,
+        Err(refusal) => return reply::<UntypedFuture>(Err(refusal)),
+    };
+    let read = |it| Pass::new(&call.data, &call.loss, it, !call.forward_only, served.config());
     let work = match custom.and_then(read) {
         Ok(pass) => {
             let (model_id, waiting) = (call.model_id.clone(), app.state.count_waiting(2 * size));

@@ -1,7 +1,9 @@
 //! The shape of a model.
 
+use super::rope::RopeScaling;
+
 /// The shape of a decoder-only transformer of the Llama and Qwen families: RMSNorm before each block, rotary
-/// positions, grouped-query attention and a gated MLP.
+/// positions, grouped-query attention and a gated MLP. Biases and norms of queries and keys are with the weights.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ModelConfig {
     /// Number of token ids; valid ids are 0 to `vocab − 1`.
@@ -23,6 +25,8 @@ pub(crate) struct ModelConfig {
     pub(crate) mlp: usize,
     /// Base of the rotary frequencies.
     pub(crate) rope_theta: f64,
+    /// How the rotary frequencies differ from those of the base.
+    pub(crate) rope_scaling: RopeScaling,
     /// Added to the mean square in RMSNorm.
     pub(crate) norm_eps: f32,
     /// Longest sequence, prompt and answer together.
@@ -45,6 +49,7 @@ impl ModelConfig {
             head_dim: 32,
             mlp: 384,
             rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::None,
             norm_eps: 1e-5,
             max_len: 2048,
             tied_head: false,

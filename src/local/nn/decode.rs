@@ -1,14 +1,18 @@
-//! Generates one token at a time, with a cache of keys and values. The adapter is merged into the weights, and the
-//! weights are packed into panels (see [`pack_panels`]).
+//! Generates one token at a time, with a cache of keys and values.
 //!
-//! Every product here is a [`PanelProduct`], which computes each row independently of the others. So a sample has the
-//! same bits whether it is generated alone or with others.
+//! If the weights are in memory, the adapter is merged into them, and they are packed into panels (see
+//! [`pack_panels`]). If they are in files, they are used as they are, for all samples at once, and the adapter is
+//! computed beside them: merged weights would take memory, and would have to be rounded to the format of the file.
+//!
+//! Every product here computes each row independently of the others. So a sample has the same bits whether it is
+//! generated alone or with others.
 
-use super::layer::Activations;
+use super::layer::{Activations, add_bias};
 use super::linear::Linear;
 use super::ops::rotate;
 use super::pass::Model;
 use super::weights::Weights;
+use rayon::prelude::*;
 use std::sync::Arc;
 
 use crate::local::kernel::{
@@ -17,7 +21,7 @@ use crate::local::kernel::{
 
 /// One projection, merged with its adapter and packed into panels.
 #[derive(Debug)]
-struct Packed {
+pub(super) struct Packed {
     panels: Vec<f32>,
     outputs: usize,
     inputs: usize,
@@ -27,8 +31,8 @@ impl Packed {
     fn new(linear: &Linear<'_>) -> Packed {
         let (outputs, inputs) = (linear.outputs, linear.inputs);
         let pack = |weight: &[f32]| Packed { panels: pack_panels(weight, outputs, inputs), outputs, inputs };
-        let Some(site) = linear.site else { return pack(linear.weight) };
         let mut merged = linear.weight.to_vec();
+        let Some(site) = linear.site else { return pack(&merged) };
         for (i, part) in site.parts.iter().enumerate() {
             let a = &linear.params[site.a.clone()][i * site.rank * inputs..];
             let b = Mat::new(&linear.params[part.b.clone()], part.width, site.rank);
@@ -58,18 +62,30 @@ impl Packed {
 
 /// The merged projections of one layer. Projections without an adapter are shared with the untrained model.
 #[derive(Debug)]
-struct PackedLayer {
+pub(super) struct PackedLayer {
     qkv: Arc<Packed>,
     o: Arc<Packed>,
     gate_up: Arc<Packed>,
     down: Arc<Packed>,
 }
 
-/// The projections of the whole model, merged with the adapter.
+/// How the projections of a model are computed.
 #[derive(Debug)]
-pub(super) struct Decoder {
-    layers: Vec<PackedLayer>,
-    head: Arc<Packed>,
+pub(super) enum Decoder {
+    /// Merged with the adapter, and packed.
+    Packed { layers: Vec<PackedLayer>, head: Arc<Packed> },
+    /// With the weights in their files.
+    Direct,
+}
+
+/// One of the projections of a model.
+#[derive(Clone, Copy, Debug)]
+enum Which {
+    Qkv,
+    O,
+    GateUp,
+    Down,
+    Head,
 }
 
 /// A part of the cache: the keys and values of consecutive positions, for every layer and key head.
@@ -163,20 +179,28 @@ pub(super) struct StepScratch {
     mixed: Vec<f32>,
     gate_up: Vec<f32>,
     act: Vec<f32>,
+    ax: Vec<f32>,
     scores: Vec<f32>,
 }
 
 impl Decoder {
-    /// Merges a model's adapter into its weights and packs them. `untrained` is the decoder of the same base model
-    /// without an adapter, if one exists: projections that the adapter does not change are shared with it.
+    /// The decoder of a model. `untrained` is the decoder of the same base model without an adapter, if one exists:
+    /// packed projections that the adapter does not change are shared with it.
     pub(super) fn new(model: &Model, untrained: Option<&Decoder>) -> Decoder {
+        if !model.base.is_owned() {
+            return Decoder::Direct;
+        }
+        let untrained = untrained.and_then(|decoder| match decoder {
+            Decoder::Packed { layers, head } => Some((layers, head)),
+            Decoder::Direct => None,
+        });
         let packed = |linear: &Linear<'_>, same: Option<&Arc<Packed>>| match same {
             Some(same) if linear.site.is_none() => same.clone(),
             _ => Arc::new(Packed::new(linear)),
         };
         let layer = |l: usize| {
             let (qkv, o, gate_up, down) = model.layer(l).linears();
-            let same = untrained.and_then(|it| it.layers.get(l));
+            let same = untrained.and_then(|it| it.0.get(l));
             PackedLayer {
                 qkv: packed(&qkv, same.map(|it| &it.qkv)),
                 o: packed(&o, same.map(|it| &it.o)),
@@ -184,9 +208,53 @@ impl Decoder {
                 down: packed(&down, same.map(|it| &it.down)),
             }
         };
-        Decoder {
+        Decoder::Packed {
             layers: (0..model.base.config.layers).map(layer).collect(),
-            head: packed(&model.head(), untrained.map(|it| &it.head)),
+            head: packed(&model.head(), untrained.map(|it| it.1)),
+        }
+    }
+
+    /// True if a step computes all samples at once, each product on several threads.
+    pub(super) fn is_direct(&self) -> bool {
+        matches!(self, Decoder::Direct)
+    }
+
+    /// One projection of layer `l` for `rows` rows; with `keep`, the product is added to `dst`.
+    #[allow(clippy::too_many_arguments)] // Each is a different buffer; a struct would only rename them.
+    fn project(
+        &self,
+        model: &Model,
+        (l, which): (usize, Which),
+        rows: usize,
+        x: &[f32],
+        dst: &mut [f32],
+        keep: bool,
+        ax: &mut Vec<f32>,
+    ) {
+        match self {
+            Decoder::Packed { layers, head } => {
+                let packed = match which {
+                    Which::Qkv => &layers[l].qkv,
+                    Which::O => &layers[l].o,
+                    Which::GateUp => &layers[l].gate_up,
+                    Which::Down => &layers[l].down,
+                    Which::Head => head,
+                };
+                packed.product(rows, x, dst, keep);
+            }
+            Decoder::Direct => {
+                if let Which::Head = which {
+                    return model.head().product(rows, x, dst, keep, ax);
+                }
+                let (qkv, o, gate_up, down) = model.layer(l).linears();
+                let linear = match which {
+                    Which::Qkv => qkv,
+                    Which::O => o,
+                    Which::GateUp => gate_up,
+                    Which::Down | Which::Head => down,
+                };
+                linear.product(rows, x, dst, keep, ax);
+            }
         }
     }
 
@@ -194,44 +262,82 @@ impl Decoder {
     /// positions that all samples share, and `own` the later positions of each sample.
     pub(super) fn step(
         &self,
-        weights: &Weights,
+        model: &Model,
         prefix: &Segment,
         own: &mut [Segment],
         tokens: &[u32],
         logits: &mut [f32],
         s: &mut StepScratch,
     ) {
-        let (c, n) = (&weights.config, tokens.len());
-        s.x.clear();
-        tokens.iter().for_each(|&token| s.x.extend_from_slice(weights.embedding(token)));
+        let (weights, n) = (&*model.base, tokens.len());
+        let c = &weights.config;
+        s.x.resize(n * c.hidden, 0.0);
+        for (slot, &token) in s.x.chunks_exact_mut(c.hidden).zip(tokens) {
+            weights.embed(token, slot);
+        }
         s.normed.resize(n * c.hidden, 0.0);
         s.qkv.resize(n * c.qkv_width(), 0.0);
         s.mixed.resize(n * c.q_width(), 0.0);
         s.gate_up.resize(n * 2 * c.mlp, 0.0);
         s.act.resize(n * c.mlp, 0.0);
-        for (l, (layer, frozen)) in self.layers.iter().zip(&weights.layers).enumerate() {
+        for (l, frozen) in weights.layers.iter().enumerate() {
             norm_rows(&s.x, &frozen.norm_attn, c.norm_eps, &mut s.normed);
-            layer.qkv.product(n, &s.normed, &mut s.qkv, false);
-            let rows = s.qkv.chunks_exact_mut(c.qkv_width()).zip(s.mixed.chunks_exact_mut(c.q_width()));
-            for ((row, mixed), own) in rows.zip(own.iter_mut()) {
-                let table = weights.rope(own.start + own.len);
-                let (rotated, values) = row.split_at_mut(c.q_width() + c.kv_width());
-                rotated.chunks_exact_mut(c.head_dim).for_each(|head| rotate(head, table, 1.0));
-                let (queries, keys) = rotated.split_at(c.q_width());
-                own.push(weights, l, own.len, keys, values);
-                let seen = [(prefix, prefix.len), (&*own, own.len + 1)];
-                attend(weights, l, seen, queries, mixed, &mut s.scores);
+            self.project(model, (l, Which::Qkv), n, &s.normed, &mut s.qkv, false, &mut s.ax);
+            let attend = |row: &mut [f32], mixed: &mut [f32], own: &mut Segment, scores: &mut Vec<f32>| {
+                attend_row(weights, l, prefix, own, row, mixed, scores);
+            };
+            let (rows, mixed) = (c.qkv_width(), c.q_width());
+            if self.is_direct() {
+                s.qkv
+                    .par_chunks_exact_mut(rows)
+                    .zip(s.mixed.par_chunks_exact_mut(mixed))
+                    .zip(own.par_iter_mut())
+                    .for_each_init(Vec::new, |scores, ((row, mixed), own)| attend(row, mixed, own, scores));
+            } else {
+                let all =
+                    s.qkv.chunks_exact_mut(rows).zip(s.mixed.chunks_exact_mut(mixed)).zip(own.iter_mut());
+                all.for_each(|((row, mixed), own)| attend(row, mixed, own, &mut s.scores));
             }
-            layer.o.product(n, &s.mixed, &mut s.x, true);
+            self.project(model, (l, Which::O), n, &s.mixed, &mut s.x, true, &mut s.ax);
+            if let Some(bias) = &frozen.o_bias {
+                add_bias(&mut s.x, bias);
+            }
             norm_rows(&s.x, &frozen.norm_mlp, c.norm_eps, &mut s.normed);
-            layer.gate_up.product(n, &s.normed, &mut s.gate_up, false);
+            self.project(model, (l, Which::GateUp), n, &s.normed, &mut s.gate_up, false, &mut s.ax);
             swiglu_rows(&s.gate_up, c.mlp, &mut s.act);
-            layer.down.product(n, &s.act, &mut s.x, true);
+            self.project(model, (l, Which::Down), n, &s.act, &mut s.x, true, &mut s.ax);
         }
         own.iter_mut().for_each(|own| own.len += 1);
         norm_rows(&s.x, &weights.norm, c.norm_eps, &mut s.normed);
-        self.head.product(n, &s.normed, logits, false);
+        self.project(model, (0, Which::Head), n, &s.normed, logits, false, &mut s.ax);
     }
+}
+
+/// Finishes the queries, keys and values of one sample, adds keys and values to its cache, and computes the attention.
+fn attend_row(
+    weights: &Weights,
+    l: usize,
+    prefix: &Segment,
+    own: &mut Segment,
+    row: &mut [f32],
+    mixed: &mut [f32],
+    scores: &mut Vec<f32>,
+) {
+    let (c, frozen) = (&weights.config, &weights.layers[l]);
+    if let Some(bias) = &frozen.qkv_bias {
+        add_bias(row, bias);
+    }
+    let table = weights.rope(own.start + own.len);
+    let (rotated, values) = row.split_at_mut(c.q_width() + c.kv_width());
+    if let Some(norm) = &frozen.head_norm {
+        scores.resize(c.heads + c.kv_heads, 0.0);
+        norm.norm(c, rotated, scores);
+    }
+    rotated.chunks_exact_mut(c.head_dim).for_each(|head| rotate(head, table, 1.0));
+    let (queries, keys) = rotated.split_at(c.q_width());
+    own.push(weights, l, own.len, keys, values);
+    let seen = [(prefix, prefix.len), (&*own, own.len + 1)];
+    attend(weights, l, seen, queries, mixed, scores);
 }
 
 /// Attention of one sample for one layer, over two segments: the prefix that all samples share, and the sample's own.

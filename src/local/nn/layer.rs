@@ -1,8 +1,10 @@
 //! One decoder layer, forward and backward.
 
 use super::attention::{self, attention};
+use super::head_norm::HeadNorm;
 use super::linear::Linear;
 use super::lora::{LayerSites, Site};
+use super::matrix::Stack;
 use super::ops::{rmsnorm, rmsnorm_backward, rope, swiglu, swiglu_backward};
 use super::weights::{LayerWeights, Weights};
 use std::ops::Range;
@@ -63,6 +65,8 @@ pub(super) struct Activations {
     normed_attn: Buffer,
     /// Queries and keys, both rotated by their positions, and values.
     pub(super) qkv: Buffer,
+    /// What the norm of queries and keys keeps.
+    head_norm: Buffer,
     log_sum: Buffer,
     mixed: Buffer,
     /// The residual stream between attention and MLP.
@@ -108,12 +112,21 @@ impl<'a> Layer<'a> {
         rmsnorm(x, &w.norm_attn, c.norm_eps, normed, a.inverse_attn.get(n));
         let projected = a.qkv.get(n * c.qkv_width());
         qkv.forward(n, normed, projected, 0.0, a.ax_qkv.get(n * qkv.inner()));
+        if let Some(bias) = &w.qkv_bias {
+            add_bias(projected, bias);
+        }
+        if let Some(norm) = &w.head_norm {
+            norm.forward(c, projected, a.head_norm.get(n * HeadNorm::kept(c)));
+        }
         rope(self.model, &rows.positions, projected);
         let mixed = a.mixed.get(n * c.q_width());
         attention(c, &rows.sequences, projected, mixed, a.log_sum.get(n * c.heads));
         let middle = a.middle.get(n * c.hidden);
         middle.copy_from_slice(x);
         o.forward(n, mixed, middle, 1.0, a.ax_o.get(n * o.inner()));
+        if let Some(bias) = &w.o_bias {
+            add_bias(middle, bias);
+        }
 
         let normed = a.normed_mlp.get(n * c.hidden);
         rmsnorm(middle, &w.norm_mlp, c.norm_eps, normed, a.inverse_mlp.get(n));
@@ -169,6 +182,9 @@ impl<'a> Layer<'a> {
             dout: dmixed,
         };
         pass.run(dqkv, s.by_head.get(n * c.qkv_width()), s.along.get(n * c.heads));
+        if let Some(norm) = &w.head_norm {
+            norm.backward(c, a.head_norm.read(n * HeadNorm::kept(c)), dqkv);
+        }
         let (ax, normed) = (a.ax_qkv.read(n * qkv.inner()), a.normed_attn.read(n * c.hidden));
         let dax_part = &mut dax[..n * qkv.inner()];
         if first {
@@ -182,7 +198,7 @@ impl<'a> Layer<'a> {
     pub(super) fn linears(&self) -> (Linear<'a>, Linear<'a>, Linear<'a>, Linear<'a>) {
         let (c, w, sites) = (&self.model.config, self.weights, self.sites);
         let (params, scale) = (self.params, self.scale);
-        let linear = |weight: &'a [f32], outputs: usize, inputs: usize, site: &'a Option<Site>| {
+        let linear = |weight: &'a Stack, outputs: usize, inputs: usize, site: &'a Option<Site>| {
             let site = site.as_ref();
             Linear { weight, outputs, inputs, site, params, scale }
         };
@@ -192,5 +208,12 @@ impl<'a> Layer<'a> {
             linear(&w.gate_up, 2 * c.mlp, c.hidden, &sites.gate_up),
             linear(&w.down, c.hidden, c.mlp, &sites.down),
         )
+    }
+}
+
+/// Adds a bias to each row.
+pub(super) fn add_bias(rows: &mut [f32], bias: &[f32]) {
+    for row in rows.chunks_exact_mut(bias.len()) {
+        row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
     }
 }

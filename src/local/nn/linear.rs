@@ -1,13 +1,14 @@
 //! A frozen projection and its adapter, computed separately (not merged), forward and backward.
 
 use super::lora::Site;
-use crate::local::kernel::{Mat, MatMut, matmul};
+use super::matrix::Stack;
+use crate::local::kernel::{Mat, MatMut, RowProduct, matmul};
 
 /// A frozen matrix `[outputs, inputs]`. If it is adapted, `site` says where its adapter is in the flat parameters
 /// `params`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Linear<'a> {
-    pub(super) weight: &'a [f32],
+    pub(super) weight: &'a Stack,
     pub(super) outputs: usize,
     pub(super) inputs: usize,
     pub(super) site: Option<&'a Site>,
@@ -23,9 +24,8 @@ impl Linear<'_> {
 
     /// `y = keep·y + W·x + scale·B·A·x` for `rows` rows; saves `A·x` in `ax` for the backward pass.
     pub(super) fn forward(&self, rows: usize, x: &[f32], y: &mut [f32], keep: f32, ax: &mut [f32]) {
+        self.weight.forward(rows, x, y, keep);
         let x = Mat::new(x, rows, self.inputs);
-        let weight = Mat::new(self.weight, self.outputs, self.inputs);
-        matmul(MatMut::new(y, rows, self.outputs), keep, x, weight.t(), 1.0);
         let Some(site) = self.site else { return };
         let inner = site.inner();
         let a = Mat::new(&self.params[site.a.clone()], inner, site.inputs);
@@ -35,6 +35,41 @@ impl Linear<'_> {
             let ax = Mat::strided(&ax[i * site.rank..], rows, site.rank, inner);
             let y = MatMut::strided(&mut y[part.at..], rows, part.width, self.outputs);
             matmul(y, 1.0, ax, b.t(), self.scale);
+        }
+    }
+
+    /// `y = keep·y + W·x + scale·B·A·x` for a few rows. A row has the same bits whether it is computed alone or with
+    /// others. `ax` is scratch.
+    pub(super) fn product(&self, rows: usize, x: &[f32], y: &mut [f32], keep: bool, ax: &mut Vec<f32>) {
+        self.weight.product(rows, x, y, keep);
+        let Some(site) = self.site else { return };
+        let inner = site.inner();
+        ax.resize(rows * inner, 0.0);
+        let a = RowProduct {
+            inputs: self.inputs,
+            outputs: inner,
+            rows,
+            x,
+            x_stride: self.inputs,
+            dst: ax,
+            dst_stride: inner,
+            keep: false,
+            scale: 1.0,
+        };
+        a.floats(&self.params[site.a.clone()]);
+        for (i, part) in site.parts.iter().enumerate() {
+            let b = RowProduct {
+                inputs: site.rank,
+                outputs: part.width,
+                rows,
+                x: &ax[i * site.rank..],
+                x_stride: inner,
+                dst: &mut y[part.at..],
+                dst_stride: self.outputs,
+                keep: true,
+                scale: self.scale,
+            };
+            b.floats(&self.params[part.b.clone()]);
         }
     }
 
@@ -68,9 +103,7 @@ impl Linear<'_> {
             matmul(da, 1.0, dax.t(), x, 1.0);
         }
         let Some((dx, keep)) = dx else { return };
-        let weight = Mat::new(self.weight, self.outputs, self.inputs);
-        let dy = Mat::new(dy, rows, self.outputs);
-        matmul(MatMut::new(dx, rows, self.inputs), keep, dy, weight, 1.0);
+        self.weight.backward(rows, dy, dx, keep);
         if let Some(site) = self.site {
             let a = Mat::new(&self.params[site.a.clone()], site.inner(), site.inputs);
             let dax = Mat::new(dax, rows, site.inner());

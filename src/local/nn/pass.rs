@@ -94,7 +94,7 @@ impl Workspace {
         let size = rows.len() * c.hidden;
         self.layers.resize_with(if keep { c.layers } else { 1 }, Activations::default);
         for (slot, token) in self.x.get(size).chunks_exact_mut(c.hidden).zip(tokens) {
-            slot.copy_from_slice(model.base.embedding(token));
+            model.base.embed(token, slot);
         }
         for l in 0..c.layers {
             let a = &mut self.layers[if keep { l } else { 0 }];

@@ -3,7 +3,7 @@
 use super::lora::Tensor;
 use super::train::Trainer;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The two running means of the optimizer: the suffixes of their names, which follow the name of an adapter tensor.
 const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
@@ -35,7 +35,8 @@ impl Trainer {
         for t in self.tensors() {
             read(&file, &t.name, t, &mut params[t.range.clone()])?;
         }
-        reject_unknown(&file, self.tensors().len(), |name| self.tensors().iter().any(|t| t.name == name))?;
+        let known: HashSet<&str> = self.tensors().iter().map(|t| t.name.as_str()).collect();
+        reject_unknown(&file, |name| known.contains(name))?;
         self.model.params = params;
         for buffer in [&mut self.grads, &mut self.exp_avg, &mut self.exp_avg_sq] {
             buffer.fill(0.0);
@@ -60,9 +61,10 @@ impl Trainer {
                 read(&file, &format!("{}.{suffix}", t.name), t, &mut moment[t.range.clone()])?;
             }
         }
-        reject_unknown(&file, 2 * self.tensors().len(), |name| {
+        let known: HashSet<&str> = self.tensors().iter().map(|t| t.name.as_str()).collect();
+        reject_unknown(&file, |name| {
             let base = MOMENTS.iter().find_map(|m| name.strip_suffix(m).and_then(|n| n.strip_suffix('.')));
-            self.tensors().iter().any(|t| Some(t.name.as_str()) == base)
+            base.is_some_and(|base| known.contains(base))
         })?;
         [self.exp_avg, self.exp_avg_sq] = moments;
         self.step = step;
@@ -122,16 +124,13 @@ fn check(name: &str, values: &[f32]) -> Result<(), String> {
 }
 
 /// Refuses a file with additional tensors, so that an adapter of more matrices is never loaded in part.
-fn reject_unknown(
-    file: &SafeTensors<'_>,
-    expected: usize,
-    known: impl Fn(&str) -> bool,
-) -> Result<(), String> {
-    if file.len() == expected {
-        return Ok(());
-    }
+fn reject_unknown(file: &SafeTensors<'_>, known: impl Fn(&str) -> bool) -> Result<(), String> {
     let mut names = file.names();
     names.sort_unstable();
-    let unknown = names.into_iter().find(|name| !known(name)).unwrap_or_default();
-    Err(format!("the tensor {unknown} does not belong to this adapter"))
+    // PEFT saves the frozen matrix of an adapted head beside its adapter.
+    let frozen = |name: &str| name.ends_with(".base_layer.weight");
+    match names.into_iter().find(|name| !known(name) && !frozen(name)) {
+        Some(unknown) => Err(format!("the tensor {unknown} does not belong to this adapter")),
+        None => Ok(()),
+    }
 }

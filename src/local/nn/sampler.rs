@@ -46,6 +46,13 @@ pub(crate) struct AdapterShape {
     scale: f32,
 }
 
+impl AdapterShape {
+    /// The weights that the adapter belongs to.
+    pub(crate) fn base(&self) -> &Arc<Weights> {
+        &self.base
+    }
+}
+
 /// Two shapes are equal if they belong to the same base model and have the same scale and the same matrices. The
 /// parameters of one then fit the other.
 impl PartialEq for AdapterShape {
@@ -352,13 +359,17 @@ impl Sampler {
         scratch: &mut Vec<StepScratch>,
     ) {
         let base = &self.model.base;
-        let portions = own.len().div_ceil(STEP_SAMPLES);
+        // Weights in files are read once for all samples, by several threads.
+        let portion = if self.decoder.is_direct() { own.len().max(1) } else { STEP_SAMPLES };
+        let portions = own.len().div_ceil(portion);
         scratch.resize_with(scratch.len().max(portions), StepScratch::default);
-        own.par_chunks_mut(STEP_SAMPLES)
-            .zip(tokens.par_chunks(STEP_SAMPLES))
-            .zip(logits.par_chunks_mut(STEP_SAMPLES * base.config.vocab))
+        own.par_chunks_mut(portion)
+            .zip(tokens.par_chunks(portion))
+            .zip(logits.par_chunks_mut(portion * base.config.vocab))
             .zip(scratch)
-            .for_each(|(((own, tokens), logits), s)| self.decoder.step(base, prefix, own, tokens, logits, s));
+            .for_each(|(((own, tokens), logits), s)| {
+                self.decoder.step(&self.model, prefix, own, tokens, logits, s)
+            });
     }
 }
 

@@ -1,20 +1,21 @@
 //! The frozen weights of the base model.
 
 use super::config::ModelConfig;
+use super::head_norm::HeadNorm;
+use super::matrix::Stack;
 use super::rng::Rng;
+use super::rope::Rope;
 
 /// The frozen weights of one model, matrices row-major as `[outputs, inputs]`.
 #[derive(Debug)]
 pub(crate) struct Weights {
     pub(super) config: ModelConfig,
-    pub(super) embed: Vec<f32>,
+    pub(super) embed: Stack,
     pub(super) layers: Vec<LayerWeights>,
     pub(super) norm: Vec<f32>,
     /// `None` if the head is tied to the embedding.
-    head: Option<Vec<f32>>,
-    /// Cosines and sines of the rotary embedding, `[max_len, head_dim]`. The row of a position holds the cosines of all
-    /// frequencies, then the sines.
-    rope: Vec<f32>,
+    pub(super) untied: Option<Stack>,
+    pub(super) rope: Rope,
 }
 
 /// The frozen weights of one decoder layer. Projections that read the same input are stacked into one matrix, so that
@@ -23,12 +24,16 @@ pub(crate) struct Weights {
 pub(super) struct LayerWeights {
     pub(super) norm_attn: Vec<f32>,
     /// Queries, keys, values: `[q + 2·kv, hidden]`.
-    pub(super) qkv: Vec<f32>,
-    pub(super) o: Vec<f32>,
+    pub(super) qkv: Stack,
+    /// The biases of queries, keys and values: `[q + 2·kv]`.
+    pub(super) qkv_bias: Option<Vec<f32>>,
+    pub(super) head_norm: Option<HeadNorm>,
+    pub(super) o: Stack,
+    pub(super) o_bias: Option<Vec<f32>>,
     pub(super) norm_mlp: Vec<f32>,
     /// Gate, then up: `[2·mlp, hidden]`.
-    pub(super) gate_up: Vec<f32>,
-    pub(super) down: Vec<f32>,
+    pub(super) gate_up: Stack,
+    pub(super) down: Stack,
 }
 
 /// Value of the first hidden unit, which is the same for all tokens and layers (see [`Weights::seeded`]).
@@ -79,11 +84,14 @@ impl Weights {
                 let down = make(&name("down_proj"), h, c.mlp, unit(c.mlp));
                 LayerWeights {
                     norm_attn: vec![1.0; h],
-                    qkv,
-                    o: silent_unit(o, c.q_width()),
+                    qkv: Stack::owned(h, qkv),
+                    qkv_bias: None,
+                    head_norm: None,
+                    o: Stack::owned(c.q_width(), silent_unit(o, c.q_width())),
+                    o_bias: None,
                     norm_mlp: vec![1.0; h],
-                    gate_up,
-                    down: silent_unit(down, c.mlp),
+                    gate_up: Stack::owned(h, gate_up),
+                    down: Stack::owned(c.mlp, silent_unit(down, c.mlp)),
                 }
             })
             .collect();
@@ -93,11 +101,11 @@ impl Weights {
         }
         Weights {
             config: c.clone(),
-            embed,
+            embed: Stack::owned(h, embed),
             layers,
             norm: vec![1.0; h],
-            head: (!c.tied_head).then_some(head),
-            rope: rope_table(c),
+            untied: (!c.tied_head).then(|| Stack::owned(h, head)),
+            rope: Rope::new(c.rope_theta, c.rope_scaling, c.head_dim, c.max_len),
         }
     }
 
@@ -107,32 +115,24 @@ impl Weights {
     }
 
     /// The output head, `[vocab, hidden]`.
-    pub(super) fn head(&self) -> &[f32] {
-        self.head.as_deref().unwrap_or(&self.embed)
+    pub(super) fn head(&self) -> &Stack {
+        self.untied.as_ref().unwrap_or(&self.embed)
     }
 
-    /// The embedding of a token. The id must be below the vocabulary's size.
-    pub(super) fn embedding(&self, token: u32) -> &[f32] {
-        let h = self.config.hidden;
-        &self.embed[token as usize * h..][..h]
+    /// Writes the embedding of a token to `out`. The id must be below the vocabulary's size.
+    pub(super) fn embed(&self, token: u32, out: &mut [f32]) {
+        self.embed.row(token as usize, out);
+    }
+
+    /// True if the weights are in memory, and not in files.
+    pub(super) fn is_owned(&self) -> bool {
+        self.embed.is_owned()
     }
 
     /// The cosines and the sines of one position; each slice is half as wide as a head.
     pub(super) fn rope(&self, position: usize) -> (&[f32], &[f32]) {
-        let d = self.config.head_dim;
-        self.rope[position * d..][..d].split_at(d / 2)
+        self.rope.at(position)
     }
-}
-
-fn rope_table(c: &ModelConfig) -> Vec<f32> {
-    let half = c.head_dim / 2;
-    let mut table = Vec::with_capacity(c.max_len * c.head_dim);
-    for position in 0..c.max_len {
-        let angle = |i: usize| position as f64 * c.rope_theta.powf(-(i as f64) / half as f64);
-        table.extend((0..half).map(|i| angle(i).cos() as f32));
-        table.extend((0..half).map(|i| angle(i).sin() as f32));
-    }
-    table
 }
 
 #[cfg(test)]
@@ -143,11 +143,13 @@ mod tests {
     fn nano_has_about_a_million_parameters_and_one_seed_gives_one_model() {
         let config = ModelConfig::nano();
         let (a, b) = (Weights::seeded(&config, 1), Weights::seeded(&config, 1));
-        let layer = |l: &LayerWeights| l.qkv.len() + l.o.len() + l.gate_up.len() + l.down.len();
-        let count = a.embed.len() + a.head().len() + a.layers.iter().map(layer).sum::<usize>();
+        let size = |stack: &Stack| stack.outputs() * stack.inputs();
+        let layer = |l: &LayerWeights| [&l.qkv, &l.o, &l.gate_up, &l.down].map(size).iter().sum::<usize>();
+        let count = size(&a.embed) + size(a.head()) + a.layers.iter().map(layer).sum::<usize>();
         assert!((800_000..1_200_000).contains(&count), "{count}");
-        assert_eq!(a.layers[3].down, b.layers[3].down);
-        assert_ne!(a.layers[3].down, Weights::seeded(&config, 2).layers[3].down);
-        assert_ne!(a.layers[2].down, a.layers[3].down);
+        let down = |weights: &Weights, l: usize| weights.layers[l].down.to_vec();
+        assert_eq!(down(&a, 3), down(&b, 3));
+        assert_ne!(down(&a, 3), down(&Weights::seeded(&config, 2), 3));
+        assert_ne!(down(&a, 2), down(&a, 3));
     }
 }

@@ -84,16 +84,17 @@ impl State {
         let last = [newest(Kind::Training), newest(Kind::Sampler)];
         let alive = self.inner.lock().models.get(run_id).map(|model| {
             let metadata = model.user_metadata.clone().unwrap_or_default();
-            (model.lora.rank, rfc3339(model.last_request), metadata, Some(model.base_model.clone()))
+            (model.lora.rank, rfc3339(model.last_request), metadata, model.base_model.clone())
         });
         let (rank, used, metadata, name) = alive.or_else(|| {
             let newest = last.iter().flatten().max_by(|a, b| a.meta.created.cmp(&b.meta.created))?;
             let meta = &newest.meta;
-            Some((meta.rank as u32, meta.created.clone(), BTreeMap::new(), meta.base_alias.clone()))
+            let name = self.served.shown_of(meta).to_owned();
+            Some((meta.rank as u32, meta.created.clone(), BTreeMap::new(), name))
         })?;
         Some(TrainingRun {
             training_run_id: run_id.into(),
-            base_model: Some(self.names.alias_or_own(name.as_deref()).into()),
+            base_model: Some(name),
             model_owner: Some("local".into()),
             is_lora: Some(true),
             corrupted: false,

@@ -17,12 +17,12 @@ use super::downloads::Downloads;
 use super::feeds::Feed;
 use super::futures::{Futures, Outcome, Position, session_of};
 use super::job::{Job, WaitingBytes, Work};
-use super::names::Names;
-use super::nn::{LoraSpec, ModelConfig};
+use super::nn::LoraSpec;
 use super::queue::Queue;
 use super::reply::{Reply, refuse};
 use super::request_order::{RecentRequests, RequestOrder, Seen};
 use super::sampling::Slot;
+use super::served::{Models, Served};
 use super::trace::{Span, Trace};
 
 mod checkpoints;
@@ -53,9 +53,7 @@ const MAX_WAITING_BYTES: usize = 256 << 20;
 pub(super) struct State {
     pub(super) futures: Arc<Futures>,
     store: Arc<Store>,
-    config: ModelConfig,
-    names: Names,
-    base_seed: u64,
+    served: Models,
     session_timeout: Duration,
     pause_after: Duration,
     queue: Arc<Queue>,
@@ -133,6 +131,7 @@ pub(super) struct Model {
     session_id: String,
     /// Name of the base model in the request.
     base_model: String,
+    served: Arc<Served>,
     lora: LoraConfig,
     spec: LoraSpec,
     user_metadata: Option<BTreeMap<String, Value>>,
@@ -147,6 +146,7 @@ struct SamplerEntry {
     session_id: String,
     /// Name of the base model in the request.
     base_model: String,
+    served: Arc<Served>,
     model_path: Option<String>,
     slot: Slot,
     requests: RecentRequests,
@@ -157,9 +157,15 @@ struct SamplerEntry {
 }
 
 impl SamplerEntry {
-    fn new(session_id: String, base_model: String, model_path: Option<String>, slot: Slot) -> Self {
+    fn new(
+        session_id: String,
+        (base_model, served): (String, Arc<Served>),
+        model_path: Option<String>,
+        slot: Slot,
+    ) -> Self {
         let requests = RecentRequests::new(MAX_REMEMBERED);
-        SamplerEntry { session_id, base_model, model_path, slot, requests, feeds: HashMap::new(), joined: 0 }
+        let feeds = HashMap::new();
+        SamplerEntry { session_id, base_model, served, model_path, slot, requests, feeds, joined: 0 }
     }
 }
 
@@ -171,9 +177,8 @@ pub(super) struct SilenceLimits {
 
 impl State {
     pub(super) fn new(
-        config: ModelConfig,
-        names: Names,
-        base_seed: u64,
+        served: Models,
+        seed: u64,
         silence: SilenceLimits,
         store: Arc<Store>,
         futures: Arc<Futures>,
@@ -182,7 +187,7 @@ impl State {
         let inner = Inner {
             queue: queue.clone(),
             rng: fastrand::Rng::new(),
-            seeds: fastrand::Rng::with_seed(base_seed),
+            seeds: fastrand::Rng::with_seed(seed),
             sessions: HashMap::new(),
             sessions_made: 0,
             ended: VecDeque::new(),
@@ -195,9 +200,7 @@ impl State {
         State {
             futures,
             store,
-            config,
-            names,
-            base_seed,
+            served,
             session_timeout: silence.session_timeout,
             pause_after: silence.pause_after,
             queue,
@@ -214,13 +217,13 @@ impl State {
     }
 
     pub(super) fn capabilities(&self) -> ServerCapabilitiesResponse {
-        let model = |name: &str| SupportedModelJson {
+        let model = |(name, served): (&str, &Served)| SupportedModelJson {
             model_name: Some(name.into()),
-            max_context_length: Some(self.config.max_len as u64),
+            max_context_length: Some(served.config().max_len as u64),
             trainable: Some(true),
             sampleable: Some(true),
         };
-        ServerCapabilitiesResponse { supported_models: self.names.all().map(model).collect() }
+        ServerCapabilitiesResponse { supported_models: self.served.all().map(model).collect() }
     }
 
     // ---- sessions ----
@@ -448,8 +451,9 @@ impl State {
         (next <= position.seq_id).then_some(next)
     }
 
-    pub(super) fn config(&self) -> &ModelConfig {
-        &self.config
+    /// The base model of a model that is being trained.
+    pub(super) fn served(&self, model_id: &str) -> Reply<Arc<Served>> {
+        Ok(self.inner.lock().model(model_id)?.served.clone())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Requests that create, load, save, describe and unload models.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::Value;
@@ -17,6 +18,7 @@ use super::super::nn::LoraSpec;
 use super::super::reply::{Reply, refuse};
 use super::super::request_order::{RequestOrder, Seen};
 use super::super::sampling::Slot;
+use super::super::served::Served;
 use super::checkpoints::check_ttl;
 use super::{Inner, Model, State, future};
 
@@ -48,7 +50,7 @@ impl State {
         request: CreateModelRequest,
         fingerprint: u64,
     ) -> Reply<UntypedFuture> {
-        self.names.check(&request.base_model)?;
+        let served = self.served.find(&request.base_model)?;
         check_optimizer(&request.optimizer_config)?;
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
@@ -62,6 +64,7 @@ impl State {
             session_id: request.session_id,
             number: request.model_seq_id,
             base_model: request.base_model,
+            served,
             lora,
             spec,
             user_metadata: request.user_metadata,
@@ -72,13 +75,19 @@ impl State {
 
     fn add_model(&self, inner: &mut Inner, new: NewModel, fingerprint: u64) -> Reply<UntypedFuture> {
         let model_id = format!("{}:train:{}", new.session_id, new.number);
-        let work = Work::Create { model_id: model_id.clone(), spec: new.spec.clone(), from: new.from };
+        let work = Work::Create {
+            model_id: model_id.clone(),
+            base: new.served.base.clone(),
+            spec: new.spec.clone(),
+            from: new.from,
+        };
         let span = inner.span(&new.session_id, work.verb(), &model_id);
         let ticket = self.futures.create(None, span);
         inner.session(&new.session_id)?.models.insert(new.number, fingerprint, &ticket.id);
         let model = Model {
             session_id: new.session_id,
             base_model: new.base_model,
+            served: new.served,
             lora: new.lora,
             spec: new.spec,
             user_metadata: new.user_metadata,
@@ -106,6 +115,8 @@ impl State {
             return refuse(422, TWO_FORMS);
         };
         let (load, meta) = self.resolve_load(&request)?;
+        let served = self.served_of(&load.checkpoint, &meta)?;
+        let alias = request.base_model.or(meta.base_alias.clone());
         let mut inner = self.inner.lock();
         if let Some(again) = inner.repeated_model(&session_id, number, fingerprint)? {
             return Ok(again);
@@ -113,10 +124,8 @@ impl State {
         let new = NewModel {
             session_id,
             number,
-            base_model: self
-                .names
-                .alias_or_own(request.base_model.or(meta.base_alias.clone()).as_deref())
-                .into(),
+            base_model: self.served.shown(&served, alias.as_deref()).into(),
+            served,
             lora: lora_config(&meta),
             spec: meta.spec(),
             user_metadata: request.user_metadata,
@@ -147,6 +156,10 @@ impl State {
                 ));
             }
             match found {
+                Ok((_, meta)) if meta.base_seed != model.served.identity => refused(format!(
+                    "{} was trained on {}, model {model_id} has the base model {}",
+                    request.path, meta.base_model, model.served.name
+                )),
                 Ok((load, meta)) if lora_config(&meta) == model.config_with_seed_of(&meta) => {
                     Work::Load { model_id: model_id.into(), load }
                 }
@@ -158,8 +171,13 @@ impl State {
 
     fn resolve_load(&self, request: &LoadWeightsRequest) -> Reply<(Load, Meta)> {
         let (checkpoint, meta) = self.training_checkpoint(&request.path)?;
-        if let Some(base) = &request.base_model {
-            self.names.check(base)?;
+        if let Some(base) = &request.base_model
+            && self.served.find(base)?.identity != meta.base_seed
+        {
+            return refuse(
+                400,
+                format!("{} was trained on {}, not on {base}", request.path, meta.base_model),
+            );
         }
         if let Some(optimizer) = &request.optimizer_config {
             check_optimizer(optimizer)?;
@@ -184,9 +202,9 @@ impl State {
         Ok(GetInfoResponse {
             model_id: model_id.into(),
             model_data: ModelData {
-                arch: Some("llama".into()),
+                arch: Some(model.served.family.clone()),
                 model_name: Some(model.base_model.clone()),
-                tokenizer_id: Some(self.names.tokenizer().into()),
+                tokenizer_id: model.served.tokenizer.clone(),
                 ..ModelData::default()
             },
             is_lora: Some(true),
@@ -211,9 +229,9 @@ impl State {
         let meta = Meta {
             format: 1,
             run_id: model_id.into(),
-            base_model: NANO.into(),
-            base_alias: Some(model.base_model.clone()).filter(|it| it != NANO),
-            base_seed: self.base_seed,
+            base_model: model.served.name.clone(),
+            base_alias: Some(model.base_model.clone()).filter(|it| *it != model.served.name),
+            base_seed: model.served.identity,
             rank: model.spec.rank,
             seed: model.spec.seed,
             train_attn: model.spec.train_attn,
@@ -244,20 +262,26 @@ impl State {
     pub(super) fn checkpoint(&self, run_id: &str, kind: Kind, name: &str) -> Reply<(CheckpointId, Meta)> {
         let checkpoint = CheckpointId::new(run_id, kind, name).or_else(|it| refuse(400, it))?;
         let meta = self.store.meta(&checkpoint)?;
-        if meta.base_seed != self.base_seed || meta.base_model != NANO {
-            let made = format!("{} with seed {}", meta.base_model, meta.base_seed);
-            return refuse(
-                400,
-                format!("{} was trained on {made}, not on this engine's model", checkpoint.uri()),
-            );
-        }
+        self.served_of(&checkpoint, &meta)?;
         Ok((checkpoint, meta))
+    }
+
+    /// The base model of a checkpoint.
+    pub(super) fn served_of(&self, checkpoint: &CheckpointId, meta: &Meta) -> Reply<Arc<Served>> {
+        match self.served.of_checkpoint(meta) {
+            Some(served) => Ok(served.clone()),
+            None => {
+                let (uri, name, seed) = (checkpoint.uri(), &meta.base_model, meta.base_seed);
+                let made = if name == NANO { format!("{name} with seed {seed}") } else { name.clone() };
+                refuse(400, format!("{uri} was trained on {made}, whose weights this engine does not serve"))
+            }
+        }
     }
 
     pub(in crate::local) fn weights_info(&self, path: &str) -> Reply<WeightsInfoResponse> {
         let (_, meta) = self.any_checkpoint(path)?;
         Ok(WeightsInfoResponse {
-            base_model: Some(self.names.alias_or_own(meta.base_alias.as_deref()).into()),
+            base_model: Some(self.served.shown_of(&meta).into()),
             optimizer_config: OptimizerConfig::default(),
             is_lora: Some(true),
             lora_rank: Some(meta.rank as u32),
@@ -272,6 +296,7 @@ struct NewModel {
     session_id: String,
     number: u64,
     base_model: String,
+    served: Arc<Served>,
     lora: LoraConfig,
     spec: LoraSpec,
     user_metadata: Option<BTreeMap<String, Value>>,

@@ -14,6 +14,7 @@ use super::super::job::{Job, Work};
 use super::super::reply::{Reply, refuse};
 use super::super::request_order::Seen;
 use super::super::sampling::{Sample, Slot, Weights};
+use super::super::served::Served;
 use super::{Inner, SamplerEntry, State};
 
 /// Limit of the clients of one sampler, because each has a feed.
@@ -42,7 +43,8 @@ impl State {
         let fingerprint = hash_of(&(&model_id, request.seq_id, request.kind));
         let mut inner = self.inner.lock();
         let model = inner.model(&model_id)?;
-        let (session_id, base_model) = (model.session_id.clone(), model.base_model.clone());
+        let (session_id, shown) =
+            (model.session_id.clone(), (model.base_model.clone(), model.served.clone()));
         let number = match request.sampling_session_seq_id {
             Some(it) => it,
             None => inner.session(&session_id)?.samplers.len() as u64,
@@ -65,7 +67,7 @@ impl State {
         // `made` is `None` if the request is a repeated one, or if the id of its sampler was taken.
         if let Some(slot) = made {
             inner.session(&session_id)?.samplers.insert(number, fingerprint, &sampler_id);
-            inner.samplers.insert(sampler_id, SamplerEntry::new(session_id, base_model, None, slot));
+            inner.samplers.insert(sampler_id, SamplerEntry::new(session_id, shown, None, slot));
         }
         Ok(reply)
     }
@@ -75,12 +77,13 @@ impl State {
         request: CreateSamplingSessionRequest,
         fingerprint: u64,
     ) -> Reply<CreateSamplingSessionResponse> {
-        let checkpoint = match (&request.model_path, &request.base_model) {
-            (Some(path), _) => Some(self.sampler_checkpoint(path)?),
-            (None, Some(base)) => {
-                self.names.check(base)?;
-                None
+        let (checkpoint, served) = match (&request.model_path, &request.base_model) {
+            (Some(path), _) => {
+                let (checkpoint, meta) = self.sampler_checkpoint(path)?;
+                let served = self.served_of(&checkpoint, &meta)?;
+                (Some((checkpoint, meta)), served)
             }
+            (None, Some(base)) => (None, self.served.find(base)?),
             (None, None) => return refuse(400, "give base_model or model_path"),
         };
         let mut inner = self.inner.lock();
@@ -100,11 +103,11 @@ impl State {
         }
         session.samplers.insert(number, fingerprint, &sampling_session_id);
         let (slot, name) = match checkpoint {
-            Some((checkpoint, meta)) => (self.load_slot(checkpoint), meta.base_alias),
-            None => (base_slot(), request.base_model),
+            Some((checkpoint, meta)) => (self.load_slot(checkpoint, &served), meta.base_alias),
+            None => (base_slot(&served), request.base_model),
         };
-        let base_model = self.names.alias_or_own(name.as_deref()).to_string();
-        let entry = SamplerEntry::new(request.session_id, base_model, request.model_path, slot);
+        let base_model = self.served.shown(&served, name.as_deref()).to_string();
+        let entry = SamplerEntry::new(request.session_id, (base_model, served), request.model_path, slot);
         inner.samplers.insert(sampling_session_id.clone(), entry);
         Ok(CreateSamplingSessionResponse { sampling_session_id })
     }
@@ -121,13 +124,14 @@ impl State {
     }
 
     pub(in crate::local) fn sample(&self, request: SampleRequest, fingerprint: u64) -> Reply<UntypedFuture> {
-        let checkpoint = match (&request.sampling_session_id, &request.model_path, &request.base_model) {
+        let stateless = match (&request.sampling_session_id, &request.model_path, &request.base_model) {
             (Some(_), _, _) => None,
-            (None, Some(path), _) => Some(self.sampler_checkpoint(path)?),
-            (None, None, Some(base)) => {
-                self.names.check(base)?;
-                None
+            (None, Some(path), _) => {
+                let (checkpoint, meta) = self.sampler_checkpoint(path)?;
+                let served = self.served_of(&checkpoint, &meta)?;
+                Some((Some(checkpoint), served))
             }
+            (None, None, Some(base)) => Some((None, self.served.find(base)?)),
             (None, None, None) => {
                 return refuse(400, "give sampling_session_id, model_path or base_model");
             }
@@ -135,9 +139,12 @@ impl State {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let number = request.seq_id;
-        if let Some(id) = &request.sampling_session_id {
-            inner.sampler(id)?;
-        }
+        let served = match (&request.sampling_session_id, &stateless) {
+            (Some(id), _) => inner.sampler(id)?.served.clone(),
+            (None, Some((_, served))) => served.clone(),
+            // Refused above.
+            (None, None) => return refuse(400, "give sampling_session_id, model_path or base_model"),
+        };
         let entry = request.sampling_session_id.as_ref().and_then(|it| inner.samplers.get(it));
         if let (Some(entry), Some(number)) = (entry, number) {
             match entry.requests.seen(number, fingerprint) {
@@ -149,7 +156,7 @@ impl State {
             }
         }
         let seed = inner.seeds.u64(..) >> 1;
-        let sample = Sample::new(&request, &self.config, seed).or_else(|it| refuse(400, it))?;
+        let sample = Sample::new(&request, &served, seed).or_else(|it| refuse(400, it))?;
         let entry = request.sampling_session_id.as_ref().and_then(|it| inner.samplers.get_mut(it));
         let feed = match (entry, number) {
             (Some(entry), Some(number)) => Some(entry.feed(client_of(number))?),
@@ -161,15 +168,15 @@ impl State {
         let ticket = self.futures.create_cancellable(session_id.as_deref(), feed, span);
         let reply = sample_future(&ticket.id, request.num_samples);
         let entry = request.sampling_session_id.as_ref().and_then(|it| inner.samplers.get_mut(it));
-        let slot = match (entry, checkpoint) {
+        let slot = match (entry, stateless) {
             (Some(entry), _) => {
                 if let Some(number) = number {
                     entry.requests.insert(number, fingerprint, &ticket.id);
                 }
                 entry.slot.clone()
             }
-            (None, Some((checkpoint, _))) => self.load_slot(checkpoint),
-            (None, None) => base_slot(),
+            (None, Some((Some(checkpoint), served))) => self.load_slot(checkpoint, &served),
+            (None, _) => base_slot(&served),
         };
         let work = Work::Sample { slot, sample: Box::new(sample) };
         self.enqueue(session_id.as_deref().unwrap_or_default(), [Job { ticket: Some(ticket), work }]);
@@ -196,16 +203,17 @@ impl State {
 
     /// Creates a slot and queues the job that loads a checkpoint's weights into it. This job comes before all samples
     /// that use the slot.
-    fn load_slot(&self, checkpoint: CheckpointId) -> Slot {
+    fn load_slot(&self, checkpoint: CheckpointId, served: &Served) -> Slot {
         let slot = Slot::default();
-        self.enqueue("", [Job { ticket: None, work: Work::LoadSampler { slot: slot.clone(), checkpoint } }]);
+        let work = Work::LoadSampler { slot: slot.clone(), checkpoint, base: served.base.clone() };
+        self.enqueue("", [Job { ticket: None, work }]);
         slot
     }
 }
 
-/// Slot of the base model.
-fn base_slot() -> Slot {
-    Arc::new(Mutex::new(Weights::Base))
+/// Slot of a base model.
+fn base_slot(served: &Served) -> Slot {
+    Arc::new(Mutex::new(Weights::Base(served.base.clone())))
 }
 
 impl Inner {

@@ -14,10 +14,9 @@ impl Harness {
         let folder = std::env::temp_dir().join(format!("tinkex-state-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let queue = Arc::new(Queue::new(2));
-        let names = Names::new(&Default::default(), &folder, &ModelConfig::nano()).expect("the names");
+        let served = Models::load(&Default::default(), &Default::default(), &folder, 0).expect("the models");
         let state = State::new(
-            ModelConfig::nano(),
-            names,
+            served,
             0,
             SilenceLimits { session_timeout: Duration::from_secs(300), pause_after: Duration::from_secs(60) },
             Arc::new(Store::open(folder.clone()).expect("a store")),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test may fail by panicking.
 
+mod folders;
 mod gradients;
 mod persistence;
 mod reference;
@@ -9,6 +10,7 @@ mod sampling;
 mod training;
 
 use super::rng::Rng;
+use super::rope::RopeScaling;
 use super::*;
 use std::sync::Arc;
 
@@ -24,6 +26,7 @@ fn tiny() -> ModelConfig {
         head_dim: 6,
         mlp: 24,
         rope_theta: 100.0,
+        rope_scaling: RopeScaling::None,
         norm_eps: 1e-5,
         max_len: 160,
         tied_head: false,

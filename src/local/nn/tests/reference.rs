@@ -53,21 +53,23 @@ impl Reference<'_> {
         let (w, c) = (self.weights, self.weights.config());
         let h = c.hidden;
         let eps = f64::from(c.norm_eps);
-        let embed = |&t: &u32| w.embed[t as usize * h..][..h].iter().map(|&v| f64::from(v)).collect();
+        let embed = w.embed.to_vec();
+        let embed = |&t: &u32| embed[t as usize * h..][..h].iter().map(|&v| f64::from(v)).collect();
         let mut x: Vec<Vec<f64>> = tokens.iter().map(embed).collect();
         for (l, layer) in w.layers.iter().enumerate() {
             let name = |part: &str| format!("model.layers.{l}.{part}");
-            let (q, rest) = layer.qkv.split_at(c.q_width() * h);
+            let (qkv, gate_up) = (layer.qkv.to_vec(), layer.gate_up.to_vec());
+            let (q, rest) = qkv.split_at(c.q_width() * h);
             let (k, v) = rest.split_at(c.kv_width() * h);
             let normed = norm(&x, &layer.norm_attn, eps);
             let q = self.rotated(project(&normed, &self.adapted(q, h, &name("self_attn.q_proj")), h));
             let k = self.rotated(project(&normed, &self.adapted(k, h, &name("self_attn.k_proj")), h));
             let v = project(&normed, &self.adapted(v, h, &name("self_attn.v_proj")), h);
             let mixed = self.attend(&q, &k, &v);
-            let o = self.adapted(&layer.o, c.q_width(), &name("self_attn.o_proj"));
+            let o = self.adapted(&layer.o.to_vec(), c.q_width(), &name("self_attn.o_proj"));
             x = plus(&x, &project(&mixed, &o, c.q_width()));
             let normed = norm(&x, &layer.norm_mlp, eps);
-            let (gate, up) = layer.gate_up.split_at(c.mlp * h);
+            let (gate, up) = gate_up.split_at(c.mlp * h);
             let gate = project(&normed, &self.adapted(gate, h, &name("mlp.gate_proj")), h);
             let up = project(&normed, &self.adapted(up, h, &name("mlp.up_proj")), h);
             let silu = |g: f64| g / (1.0 + (-g).exp());
@@ -76,10 +78,10 @@ impl Reference<'_> {
                 .zip(&up)
                 .map(|(g, u)| g.iter().zip(u).map(|(&g, &u)| silu(g) * u).collect())
                 .collect();
-            let down = self.adapted(&layer.down, c.mlp, &name("mlp.down_proj"));
+            let down = self.adapted(&layer.down.to_vec(), c.mlp, &name("mlp.down_proj"));
             x = plus(&x, &project(&act, &down, c.mlp));
         }
-        let logits = project(&norm(&x, &w.norm, eps), &self.adapted(w.head(), h, "lm_head"), h);
+        let logits = project(&norm(&x, &w.norm, eps), &self.adapted(&w.head().to_vec(), h, "lm_head"), h);
         let log_softmax = |row: &Vec<f64>| {
             let total = row.iter().map(|v| v.exp()).sum::<f64>().ln();
             row.iter().map(|v| v - total).collect()

@@ -1,0 +1,88 @@
+//! Matrices that stay in their file: the file is mapped into memory, and elements are widened to `f32` when they are
+//! used. A mapped file takes no memory of the process that the system cannot take back.
+
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+use super::rows::{Bf16, F16, F32, Source};
+
+/// A file that is mapped into memory.
+#[derive(Clone, Debug)]
+pub(crate) struct MappedFile(Arc<Mmap>);
+
+impl MappedFile {
+    /// Maps a file.
+    pub(crate) fn open(file: &File) -> std::io::Result<Self> {
+        // SAFETY: the map is only read. If another program changes the file meanwhile, elements have other values, all of
+        // which are valid for their types; if it cuts the file, an access ends the process with a signal. The
+        // documentation of `Options::models` says that the files must not be changed while the engine runs.
+        let map = unsafe { Mmap::map(file) }?;
+        Ok(MappedFile(Arc::new(map)))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Format of the elements of a matrix in a file, all little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Format {
+    /// Size of an element in bytes.
+    pub(crate) fn size(self) -> usize {
+        match self {
+            Format::F32 => 4,
+            Format::F16 | Format::Bf16 => 2,
+        }
+    }
+}
+
+/// Elements in a mapped file.
+#[derive(Clone, Debug)]
+pub(crate) struct MappedSlice {
+    file: MappedFile,
+    bytes: Range<usize>,
+    format: Format,
+}
+
+impl MappedSlice {
+    /// The elements in a range of bytes; `None` if the range lies outside the file, or cuts an element.
+    pub(crate) fn new(file: MappedFile, bytes: Range<usize>, format: Format) -> Option<Self> {
+        let inside = bytes.start <= bytes.end && bytes.end <= file.bytes().len();
+        let whole = bytes.len().is_multiple_of(format.size());
+        (inside && whole).then_some(MappedSlice { file, bytes, format })
+    }
+
+    /// Number of elements.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() / self.format.size()
+    }
+
+    /// Writes the elements from `start` on to `out`.
+    pub(crate) fn read(&self, start: usize, out: &mut [f32]) {
+        match self.format {
+            Format::F32 => F32::new(self.range(start, out.len())).read(out),
+            Format::F16 => F16::new(self.range(start, out.len())).read(out),
+            Format::Bf16 => Bf16::new(self.range(start, out.len())).read(out),
+        }
+    }
+
+    /// The bytes of elements.
+    pub(super) fn range(&self, start: usize, len: usize) -> &[u8] {
+        let size = self.format.size();
+        &self.file.bytes()[self.bytes.clone()][start * size..][..len * size]
+    }
+
+    pub(super) fn format(&self) -> Format {
+        self.format
+    }
+}

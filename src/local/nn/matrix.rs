@@ -1,0 +1,198 @@
+//! Frozen matrices. Those of a small model are in memory; those of a model in a folder stay in its files, and are widened
+//! to `f32` block by block when they are used.
+
+use crate::local::kernel::{MappedSlice, Mat, MatMut, RowProduct, matmul, matmul_here};
+use rayon::prelude::*;
+use std::cell::Cell;
+
+/// Rows that one task of a product with a mapped matrix handles. Each task widens the whole matrix, which takes a small
+/// part of the time of the product.
+const TASK_ROWS: usize = 128;
+
+/// Limit of the elements that are widened at once; they should fit into the second cache.
+const BLOCK: usize = 1 << 17;
+
+/// Elements of a frozen matrix, row-major.
+#[derive(Debug)]
+pub(super) enum Elements {
+    Owned(Vec<f32>),
+    Mapped(MappedSlice),
+}
+
+/// Several frozen matrices that read the same input, one below the other: `[outputs, inputs]`.
+#[derive(Debug)]
+pub(super) struct Stack {
+    /// Each part with the number of its outputs.
+    parts: Vec<(usize, Elements)>,
+    inputs: usize,
+    outputs: usize,
+}
+
+thread_local! {
+    /// A block of widened elements. Each thread keeps its own for the next block.
+    static WIDENED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+impl Stack {
+    /// Matrices from top to bottom. The number of elements of each must be a multiple of `inputs`.
+    pub(super) fn new(inputs: usize, parts: impl IntoIterator<Item = Elements>) -> Stack {
+        let part = |elements: Elements| {
+            let len = match &elements {
+                Elements::Owned(values) => values.len(),
+                Elements::Mapped(values) => values.len(),
+            };
+            assert!(len.is_multiple_of(inputs), "a matrix of {len} elements has no rows of {inputs}");
+            (len / inputs, elements)
+        };
+        let parts: Vec<_> = parts.into_iter().map(part).collect();
+        let outputs = parts.iter().map(|part| part.0).sum();
+        Stack { parts, inputs, outputs }
+    }
+
+    pub(super) fn owned(inputs: usize, values: Vec<f32>) -> Stack {
+        Stack::new(inputs, [Elements::Owned(values)])
+    }
+
+    #[cfg(test)]
+    pub(super) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    #[cfg(test)]
+    pub(super) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// True if all elements are in memory.
+    pub(super) fn is_owned(&self) -> bool {
+        self.parts.iter().all(|part| matches!(part.1, Elements::Owned(_)))
+    }
+
+    /// All elements, row-major.
+    pub(super) fn to_vec(&self) -> Vec<f32> {
+        let mut all = vec![0.0; self.outputs * self.inputs];
+        let mut at = 0;
+        for (outputs, elements) in &self.parts {
+            elements.read(0, &mut all[at..][..outputs * self.inputs]);
+            at += outputs * self.inputs;
+        }
+        all
+    }
+
+    /// Writes row `row` to `out`, such as the embedding of a token.
+    pub(super) fn row(&self, mut row: usize, out: &mut [f32]) {
+        for (outputs, elements) in &self.parts {
+            match row.checked_sub(*outputs) {
+                Some(rest) => row = rest,
+                None => return elements.read(row * self.inputs, out),
+            }
+        }
+    }
+
+    /// `y = keep·y + x·Wᵀ` for `rows` rows.
+    pub(super) fn forward(&self, rows: usize, x: &[f32], y: &mut [f32], keep: f32) {
+        let (inputs, outputs) = (self.inputs, self.outputs);
+        let mut at = 0;
+        for (part, elements) in &self.parts {
+            match elements {
+                Elements::Owned(weight) => {
+                    let (x, weight) = (Mat::new(x, rows, inputs), Mat::new(weight, *part, inputs));
+                    matmul(MatMut::strided(&mut y[at..], rows, *part, outputs), keep, x, weight.t(), 1.0);
+                }
+                Elements::Mapped(weight) => {
+                    let tasks = x.par_chunks(TASK_ROWS * inputs).zip(y.par_chunks_mut(TASK_ROWS * outputs));
+                    tasks.for_each(|(x, y)| {
+                        let rows = x.len() / inputs;
+                        let x = Mat::new(x, rows, inputs);
+                        blocks(weight, *part, inputs, |first, block| {
+                            let count = block.len() / inputs;
+                            let y = MatMut::strided(&mut y[at + first..], rows, count, outputs);
+                            matmul_here(y, keep, x, Mat::new(block, count, inputs).t(), 1.0);
+                        });
+                    });
+                }
+            }
+            at += part;
+        }
+    }
+
+    /// `dx = keep·dx + dy·W` for `rows` rows.
+    pub(super) fn backward(&self, rows: usize, dy: &[f32], dx: &mut [f32], keep: f32) {
+        let (inputs, outputs) = (self.inputs, self.outputs);
+        let (mut at, mut keep) = (0, keep);
+        for (part, elements) in &self.parts {
+            match elements {
+                Elements::Owned(weight) => {
+                    let dy = Mat::strided(&dy[at..], rows, *part, outputs);
+                    matmul(MatMut::new(dx, rows, inputs), keep, dy, Mat::new(weight, *part, inputs), 1.0);
+                }
+                Elements::Mapped(weight) => {
+                    let tasks = dy.par_chunks(TASK_ROWS * outputs).zip(dx.par_chunks_mut(TASK_ROWS * inputs));
+                    tasks.for_each(|(dy, dx)| {
+                        let rows = dx.len() / inputs;
+                        let mut keep = keep;
+                        blocks(weight, *part, inputs, |first, block| {
+                            let count = block.len() / inputs;
+                            let dy = Mat::strided(&dy[at + first..], rows, count, outputs);
+                            matmul_here(
+                                MatMut::new(dx, rows, inputs),
+                                keep,
+                                dy,
+                                Mat::new(block, count, inputs),
+                                1.0,
+                            );
+                            keep = 1.0;
+                        });
+                    });
+                }
+            }
+            keep = 1.0;
+            at += part;
+        }
+    }
+
+    /// `y = keep·y + x·Wᵀ` for a few rows. A row has the same bits whether it is computed alone or with others.
+    pub(super) fn product(&self, rows: usize, x: &[f32], y: &mut [f32], keep: bool) {
+        let mut at = 0;
+        for (outputs, elements) in &self.parts {
+            let product = RowProduct {
+                inputs: self.inputs,
+                outputs: *outputs,
+                rows,
+                x,
+                x_stride: self.inputs,
+                dst: &mut y[at..],
+                dst_stride: self.outputs,
+                keep,
+                scale: 1.0,
+            };
+            match elements {
+                Elements::Owned(weight) => product.floats(weight),
+                Elements::Mapped(weight) => product.mapped(weight),
+            }
+            at += outputs;
+        }
+    }
+}
+
+impl Elements {
+    fn read(&self, start: usize, out: &mut [f32]) {
+        match self {
+            Elements::Owned(values) => out.copy_from_slice(&values[start..][..out.len()]),
+            Elements::Mapped(values) => values.read(start, out),
+        }
+    }
+}
+
+/// Calls `body` with blocks of widened rows and the number of their first row.
+fn blocks(weight: &MappedSlice, rows: usize, inputs: usize, mut body: impl FnMut(usize, &[f32])) {
+    let count = (BLOCK / inputs).clamp(1, rows.max(1));
+    let mut buffer = WIDENED.take();
+    buffer.resize(buffer.len().max(count * inputs), 0.0);
+    for first in (0..rows).step_by(count) {
+        let block = &mut buffer[..count.min(rows - first) * inputs];
+        weight.read(first * inputs, block);
+        body(first, block);
+    }
+    WIDENED.set(buffer);
+}
