@@ -85,7 +85,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     config::check_same_run(&arguments.folder, &config)?;
     // The engine keeps its checkpoints in the folder of the run.
     let connection = connect::connect(Some(arguments.folder.join("engine")))?;
-    let service = &connection.service;
+    let (service, base_model) = (&connection.service, &connection.base_model);
     let options = RunOptions {
         lora: LoraConfig { rank: RANK, seed: Some(SEED), ..Default::default() },
         renderer_name: Some(renderer_name.into()),
@@ -93,7 +93,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         batches_per_epoch: Some(chats.batches.n_batches() as u64),
         ..Default::default()
     };
-    let mut run = Run::open(&arguments.folder, service, &base_model, &options)?;
+    let mut run = Run::open(&arguments.folder, service, base_model, &options)?;
     println!(
         "{}: {base_model}, from step {} of {}",
         run.folder().display(),
@@ -101,7 +101,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         arguments.steps
     );
     let renderer = Renderer::new(renderer_name, run.training().tokenizer()?)?;
-    let data = chats.data(&renderer, max_context(service, &base_model)?)?;
+    let data = chats.data(&renderer, max_context(service, base_model)?)?;
     // Only now is it known that there is something to train.
     run.write_config(&config)?;
 
