@@ -113,7 +113,7 @@ fn chats_that_cannot_be_trained_are_named_by_file_and_line_and_leave_no_configur
         let data = folder.write(name, &text);
         let path = folder.0.join(format!("{name}-run"));
         let arguments = [path.to_str().unwrap(), "--data", &data, "--steps", "1"];
-        let output = run("sft", &arguments, &server.url(), &server.api_key());
+        let output = run("sft", &arguments, server.url(), server.api_key());
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.code() == Some(1) && text.contains(expected), "{text}");
         assert!(!path.join("config.json").exists(), "{name}");
