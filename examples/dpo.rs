@@ -8,9 +8,12 @@
 //! `TINKER_API_KEY` it uses that service and trains the base model `TINKEX_BASE_MODEL`, with its own tokenizer (feature
 //! `hub`) and the format that is recommended for it.
 
-#![allow(clippy::print_stdout, reason = "an example talks to a person")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a person")]
 
 mod connect;
+mod usage;
+
+use std::process::ExitCode;
 
 use tinkex::chat::{Example, Message, Renderer, TrainOnWhat};
 use tinkex::train::{Schedule, dpo_loss, preference_data, sequence_logprobs};
@@ -27,7 +30,22 @@ const STEPS: usize = 15;
 const PEAK: f64 = 5e-3;
 const BETA: f64 = 0.1;
 
-fn main() -> Result<(), Error> {
+const HELP: &str = "\
+Teaches a model to prefer polite answers, by direct preference optimization.
+
+Usage: dpo
+
+  -h, --help      print this text
+
+Without TINKER_BASE_URL and TINKER_API_KEY it runs on the built-in engine, otherwise on that service with the base
+model TINKEX_BASE_MODEL.
+";
+
+fn main() -> ExitCode {
+    usage::run_without_arguments("dpo", HELP, run)
+}
+
+fn run() -> Result<(), Error> {
     let connection = connect::connect(None)?;
     let lora = LoraConfig { seed: Some(1), ..Default::default() };
     let training = connection.service.create_lora_training_client(&connection.base_model, lora)?;

@@ -8,9 +8,12 @@
 //! `TINKER_API_KEY` it uses that service and trains the base model `TINKEX_BASE_MODEL`, with its own tokenizer (feature
 //! `hub`) and the format that is recommended for it.
 
-#![allow(clippy::print_stdout, reason = "an example talks to a person")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a person")]
 
 mod connect;
+mod usage;
+
+use std::process::ExitCode;
 
 use tinkex::chat::{Message, Renderer};
 use tinkex::train::Schedule;
@@ -26,7 +29,22 @@ const GROUP_SIZE: u32 = 16;
 const STEPS: usize = 20;
 const PEAK: f64 = 1e-2;
 
-fn main() -> Result<(), Error> {
+const HELP: &str = "\
+Teaches a model to answer with lowercase letters, by a reward alone.
+
+Usage: rl
+
+  -h, --help      print this text
+
+Without TINKER_BASE_URL and TINKER_API_KEY it runs on the built-in engine, otherwise on that service with the base
+model TINKEX_BASE_MODEL.
+";
+
+fn main() -> ExitCode {
+    usage::run_without_arguments("rl", HELP, run)
+}
+
+fn run() -> Result<(), Error> {
     let connection = connect::connect(None)?;
     let lora = LoraConfig { seed: Some(1), ..Default::default() };
     let training = connection.service.create_lora_training_client(&connection.base_model, lora)?;

@@ -15,36 +15,27 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a person")]
 
+#[path = "sft/arguments.rs"]
+mod arguments;
+#[path = "sft/chats.rs"]
+mod chats;
+#[path = "sft/config.rs"]
+mod config;
 mod connect;
 
 use std::collections::VecDeque;
 use std::error::Error;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use tinkex::chat::{Example, Message, Reduction, Renderer, TrainOnWhat};
-use tinkex::data::{Batches, Conversation, read_jsonl, split_test, to_data};
+use tinkex::chat::{Message, Renderer};
 use tinkex::train::{Run, RunOptions, Schedule};
-use tinkex::types::{
-    AdamParams, Datum, ForwardBackwardOutput, LoraConfig, LossFn, OptimStepOutput, SamplingParams,
-};
-use tinkex::{CloseStatus, Pending};
+use tinkex::types::{AdamParams, ForwardBackwardOutput, LoraConfig, LossFn, OptimStepOutput, SamplingParams};
+use tinkex::{CloseStatus, Pending, ServiceClient};
 
-const HELP: &str = "\
-Fine-tunes a model on chats, one JSON object {\"messages\": [...]} a line.
+use self::arguments::{Arguments, HELP};
+use self::chats::{Chats, Data};
 
-Usage: sft [FOLDER] [--data FILE] [--renderer NAME] [--steps N] [--save-every N]
-
-  FOLDER          folder of the run; if it has a run, the run continues; default: sft-run
-  --data FILE     the chats; default: examples/data/chats.jsonl
-  --renderer NAME format of the chats; default: the one that is recommended for the model
-  --steps N       steps in all; default: 150
-  --save-every N  steps between checkpoints; default: 20
-  -h, --help      print this text
-
-FOLDER gets metrics.jsonl, checkpoints.jsonl and config.json, in the format of the Tinker cookbook.
-";
-
+const RANK: u32 = 16;
 const BATCH_SIZE: usize = 8;
 const N_TEST: usize = 5;
 const EVAL_EVERY: u64 = 10;
@@ -53,24 +44,15 @@ const SEED: u64 = 0;
 /// The next step is submitted before this many earlier ones have finished, so that the server is not idle between them.
 const SUBMIT_AHEAD: usize = 1;
 
-struct Arguments {
-    folder: PathBuf,
-    data: PathBuf,
-    renderer: Option<String>,
-    steps: u64,
-    save_every: u64,
-}
-
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == "-h" || argument == "--help") {
-        print!("{HELP}");
-        return ExitCode::SUCCESS;
-    }
-    let arguments = match parse(arguments) {
-        Ok(arguments) => arguments,
+    let arguments = match Arguments::read(std::env::args().skip(1)) {
+        Ok(Some(arguments)) => arguments,
+        Ok(None) => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
         Err(problem) => {
-            eprintln!("sft: {problem}; see --help");
+            eprintln!("sft: {problem}\n\n{HELP}");
             return ExitCode::from(2);
         }
     };
@@ -83,55 +65,32 @@ fn main() -> ExitCode {
     }
 }
 
-fn parse(arguments: Vec<String>) -> Result<Arguments, String> {
-    let mut parsed = Arguments {
-        folder: "sft-run".into(),
-        data: concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/chats.jsonl").into(),
-        renderer: None,
-        steps: 150,
-        save_every: 20,
-    };
-    let mut arguments = arguments.into_iter();
-    while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
-        let number = |text: String| text.parse().map_err(|_| format!("{text:?} is not a whole number"));
-        match argument.as_str() {
-            "--data" => parsed.data = value()?.into(),
-            "--renderer" => parsed.renderer = Some(value()?),
-            "--steps" => parsed.steps = number(value()?)?,
-            "--save-every" => parsed.save_every = number(value()?)?,
-            unknown if unknown.starts_with('-') => return Err(format!("unknown argument {unknown:?}")),
-            folder => parsed.folder = folder.into(),
-        }
-    }
-    Ok(parsed)
-}
-
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let chats = read_jsonl::<Conversation>(&arguments.data)?.collect::<tinkex::Result<Vec<_>>>()?;
-    let (test, train) = split_test(chats.len(), N_TEST, SEED)?;
-    let batches = Batches::new(train.len(), BATCH_SIZE, SEED)?;
+    let chats = Chats::read(&arguments.data, N_TEST, BATCH_SIZE, SEED)?;
+    let base_model = connect::base_model();
+    let renderer_name = renderer_name(arguments, &base_model)?;
+    let config = serde_json::json!({
+        "model_name": base_model,
+        "renderer_name": renderer_name,
+        "lora_rank": RANK,
+        "data_path": arguments.data.display().to_string(),
+        "data_bytes": chats.n_bytes,
+        "data_fnv1a": chats.digest,
+        "learning_rate": LEARNING_RATE,
+        "lr_schedule": "linear",
+        "batch_size": BATCH_SIZE,
+        "max_steps": arguments.steps,
+        "seed": SEED,
+    });
+    config::check_same_run(&arguments.folder, &config)?;
     // The engine keeps its checkpoints in the folder of the run.
     let connection = connect::connect(Some(arguments.folder.join("engine")))?;
     let (service, base_model) = (&connection.service, &connection.base_model);
-    let renderer_name = match &arguments.renderer {
-        Some(name) => name.as_str(),
-        None => Renderer::recommended_names(base_model)?[0],
-    };
     let options = RunOptions {
-        lora: LoraConfig { rank: 16, seed: Some(SEED), ..Default::default() },
+        lora: LoraConfig { rank: RANK, seed: Some(SEED), ..Default::default() },
         renderer_name: Some(renderer_name.into()),
         save_every: arguments.save_every,
-        batches_per_epoch: Some(batches.n_batches() as u64),
-        config: Some(serde_json::json!({
-            "model_name": base_model,
-            "renderer_name": renderer_name,
-            "learning_rate": LEARNING_RATE,
-            "lr_schedule": "linear",
-            "batch_size": BATCH_SIZE,
-            "max_steps": arguments.steps,
-            "seed": SEED,
-        })),
+        batches_per_epoch: Some(chats.batches.n_batches() as u64),
         ..Default::default()
     };
     let mut run = Run::open(&arguments.folder, service, base_model, &options)?;
@@ -142,7 +101,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         arguments.steps
     );
     let renderer = Renderer::new(renderer_name, run.training().tokenizer()?)?;
-    let data = Data::new(&renderer, &chats, &train, &test, batches)?;
+    let data = chats.data(&renderer, max_context(service, base_model)?)?;
+    // Only now is it known that there is something to train.
+    run.write_config(&config)?;
 
     let mut in_flight = VecDeque::new();
     while run.next_step() < arguments.steps || !in_flight.is_empty() {
@@ -219,37 +180,19 @@ impl Step {
     }
 }
 
-/// The training data and the test data.
-struct Data {
-    /// The data of each chat: one datum, or one for each answer where the format needs that.
-    train: Vec<Vec<Datum>>,
-    test: Vec<Datum>,
-    batches: Batches,
+/// The name of the renderer, which is checked before anything is written.
+fn renderer_name<'a>(arguments: &'a Arguments, base_model: &str) -> Result<&'a str, Box<dyn Error>> {
+    let Some(name) = &arguments.renderer else { return Ok(Renderer::recommended_names(base_model)?[0]) };
+    if !Renderer::names().contains(&name.as_str()) {
+        let names = Renderer::names().join(", ");
+        return Err(format!("{name:?} is not the name of a renderer; known are {names}").into());
+    }
+    Ok(name)
 }
 
-impl Data {
-    fn new(
-        renderer: &Renderer,
-        chats: &[Conversation],
-        train: &[usize],
-        test: &[usize],
-        batches: Batches,
-    ) -> Result<Self, Box<dyn Error>> {
-        let data = |i: &usize| -> Result<Vec<Datum>, Box<dyn Error>> {
-            let messages = &chats[*i].messages;
-            let is_flagged = messages.iter().all(|message| message.trainable.is_some());
-            let what = if is_flagged { TrainOnWhat::Customized } else { TrainOnWhat::AllAssistantMessages };
-            let examples: Vec<Example> = renderer.build_supervised_examples(messages, what)?;
-            let prepared = to_data(&examples, None, Reduction::Mean);
-            Ok(prepared.map_err(|error| format!("chat {}: {error}", i + 1))?.data)
-        };
-        let all = |indices: &[usize]| indices.iter().map(data).collect::<Result<Vec<_>, _>>();
-        Ok(Data { train: all(train)?, test: all(test)?.concat(), batches })
-    }
-
-    /// The batch of a step: a function of the step alone, so that a resumed run trains on the same batches.
-    fn batch(&self, step: u64) -> Vec<Datum> {
-        let batch = self.batches.from_step(step).next();
-        batch.iter().flat_map(|batch| &batch.indices).flat_map(|i| self.train[*i].clone()).collect()
-    }
+/// The largest number of tokens that the model takes, if the server tells it.
+fn max_context(service: &ServiceClient, base_model: &str) -> tinkex::Result<Option<u64>> {
+    let models = service.get_server_capabilities()?.supported_models;
+    let model = models.into_iter().find(|model| model.model_name.as_deref() == Some(base_model));
+    Ok(model.and_then(|model| model.max_context_length))
 }

@@ -7,6 +7,7 @@ use super::family::{At, Splits};
 use super::message::{Message, Part};
 use super::pieces::{Pieces, Rendered, Side};
 use super::renderer::{Renderer, push};
+use super::roles::check_role;
 use super::train_on_what::TrainOnWhat;
 use crate::error::{Error, Result};
 use crate::types::{Chunk, ModelInput};
@@ -55,7 +56,8 @@ fn len(chunks: &[Chunk]) -> Result<usize> {
 
 /// The prompt for an answer of a role to messages.
 pub(super) fn prompt(renderer: &Renderer, messages: &[Message], role: &str) -> Result<Sequence> {
-    check_roles(messages)?;
+    check_messages(renderer, messages)?;
+    check_role("role", role, renderer.family().takes_any_role())?;
     let messages = &*with_unparsed(renderer, messages);
     let family = renderer.family();
     let turn_start = family.turn_start(messages);
@@ -77,6 +79,7 @@ pub(super) fn prompt(renderer: &Renderer, messages: &[Message], role: &str) -> R
 
 /// The training examples of a conversation, without those in which nothing is trained.
 pub(super) fn examples(renderer: &Renderer, messages: &[Message], what: TrainOnWhat) -> Result<Vec<Example>> {
+    check_messages(renderer, messages)?;
     check_flags(messages, what)?;
     let mut examples = Vec::new();
     for plan in plans(renderer, messages, what)? {
@@ -90,6 +93,7 @@ pub(super) fn examples(renderer: &Renderer, messages: &[Message], what: TrainOnW
 
 /// The whole conversation as one example.
 pub(super) fn example(renderer: &Renderer, messages: &[Message], what: TrainOnWhat) -> Result<Example> {
+    check_messages(renderer, messages)?;
     check_flags(messages, what)?;
     if what == TrainOnWhat::AllAssistantMessages && !renderer.has_extension_property() {
         log::warn!(
@@ -238,9 +242,18 @@ fn with_unparsed<'a>(renderer: &Renderer, messages: &'a [Message]) -> Cow<'a, [M
     Cow::Owned(messages)
 }
 
-/// Only the assistant calls tools, and only a system message declares them: elsewhere most formats would drop them.
-fn check_roles(messages: &[Message]) -> Result<()> {
+/// Refuses roles that no format has, and what most formats would drop: calls of anybody but the assistant, tools outside a
+/// system message, and the name of anything but the result of a tool.
+fn check_messages(renderer: &Renderer, messages: &[Message]) -> Result<()> {
     for (i, message) in messages.iter().enumerate() {
+        let takes_any = renderer.family().takes_any_role();
+        check_role(&format!("messages[{i}].role"), &message.role, takes_any)?;
+        let is_speaker = matches!(message.role.as_str(), "system" | "developer" | "user" | "assistant");
+        if is_speaker && message.name.is_some() && !renderer.like_cookbook() {
+            let problem =
+                "only the result of a tool has a name in this format; remove it, or write it into the text";
+            return Err(Error::invalid(format!("messages[{i}].name"), problem));
+        }
         if !message.tool_calls.is_empty() && message.role != "assistant" {
             let path = format!("messages[{i}].tool_calls");
             return Err(Error::invalid(path, "only an assistant can call tools"));
@@ -276,7 +289,6 @@ pub(super) fn check_flags(messages: &[Message], what: TrainOnWhat) -> Result<()>
 }
 
 fn build(renderer: &Renderer, messages: &[Message], plan: &Plan) -> Result<Example> {
-    check_roles(messages)?;
     let messages = &*with_unparsed(renderer, messages);
     let family = renderer.family();
     let n_history = messages.len().saturating_sub(1);

@@ -48,6 +48,11 @@ pub(super) trait Family: Debug + Send + Sync {
         last_user(messages).map_or(0, |user| user + 1)
     }
 
+    /// True if a message may have any name as its role, which stands in the text as it is.
+    fn takes_any_role(&self) -> bool {
+        false
+    }
+
     /// True if the model is not asked to think where the answer stands, or its thought would be left out there: then an
     /// answer with a thought must not be trained.
     fn refuses_thinking(&self, _at: &At<'_>) -> bool {

@@ -14,7 +14,8 @@
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Message {
-    /// Who speaks: `system`, `developer`, `user`, `assistant`, `tool`, or any other name that the renderer knows.
+    /// Who speaks: `system`, `developer`, `user`, `assistant`, `tool`, or another name of ASCII letters, digits, `_`, `.` and
+    /// `-`. Answers are those of the role `assistant`.
     pub role: String,
     /// The parts of the content, in their order.
     pub content: Vec<Part>,
@@ -25,7 +26,7 @@ pub struct Message {
     pub unparsed_tool_calls: Vec<UnparsedToolCall>,
     /// In the result of a tool: the id of the call that it answers.
     pub tool_call_id: Option<String>,
-    /// In the result of a tool: the name of the tool.
+    /// In the result of a tool: the name of the tool. Renderers refuse it elsewhere; a template is given it.
     pub name: Option<String>,
     /// Tools that the model may call. Only in the system message at the beginning.
     pub tools: Vec<ToolSpec>,

@@ -32,6 +32,7 @@ mod message;
 mod pieces;
 mod recommended;
 mod renderer;
+mod roles;
 mod show;
 mod tags;
 #[cfg(feature = "jinja")]

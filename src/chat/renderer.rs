@@ -19,7 +19,14 @@ use crate::types::{Chunk, ModelInput, Stop};
 
 /// Writes conversations in the format of a model, and reads its answers.
 ///
-/// Text of a message is encoded as ordinary text: whatever it contains, no marker of the format comes from it.
+/// Text of a message is encoded as ordinary text: whatever it contains, no marker of the format comes from it. Only
+/// role_colon has no markers, because base models know none: a message that contains `\n\nUser:` reads like two, and an
+/// answer with this text in its middle teaches the model to go on after its stop sequence.
+///
+/// The roles are `system`, `developer`, `user`, `assistant` and `tool`; deepseekv3 has no `developer`. A role of another
+/// name is an error in deepseekv3 and gpt_oss. The other formats write it as it is, and train it only in modes that train
+/// more than answers. A name that stands for one of these roles elsewhere, such as `human` or `Assistant`, is an error; of
+/// these, role_colon takes those that differ from a role by more than capital letters.
 ///
 /// # Example: a prompt and a training example for a base model
 /// ```
@@ -124,7 +131,8 @@ impl Renderer {
     /// The prompt for an answer of the assistant to these messages.
     ///
     /// # Errors
-    /// `InvalidInput` with the path of what the format cannot write, such as `messages[2].content[0]`.
+    /// `InvalidInput` with the path of what the format cannot write, such as `messages[2].content[0]`, or of a role that it
+    /// does not have.
     pub fn build_generation_prompt(&self, messages: &[Message]) -> Result<ModelInput> {
         self.build_generation_prompt_with(messages, "assistant", "")
     }

@@ -20,7 +20,9 @@ use crate::error::{Error, Result};
 pub enum TrainOnWhat {
     /// The last message, if it is from the assistant.
     LastAssistantMessage,
-    /// The messages from the assistant after the last one from the user.
+    /// The messages from the assistant after the last one from the user. A message from the user at the very end is not
+    /// counted in a format with the [extension property](super::Renderer::has_extension_property), as in the cookbook: the
+    /// answer before it is trained. In other formats nothing is trained then.
     #[default]
     LastAssistantTurn,
     /// Each message from the assistant.

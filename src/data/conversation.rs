@@ -1,6 +1,6 @@
 //! Conversations from lines.
 
-use super::json::Value;
+use super::json::{UnknownKeys, Value};
 use super::jsonl::Record;
 use super::message::{messages, sharegpt, tools};
 use crate::chat::{Message, ToolSpec};
@@ -12,7 +12,7 @@ use crate::error::Result;
 /// - `{"messages": [{"role": "user", "content": "Hi"}, …]}` as OpenAI writes them;
 /// - `{"conversations": [{"from": "human", "value": "Hi"}, …]}` as ShareGPT does;
 /// - `{"prompt": [messages], "completion": [messages]}` as TRL does: the messages of the prompt become `trainable:
-///   false` and those of the completion `trainable: true`.
+///   false` and those of the completion `trainable: true`, unless they say otherwise themselves.
 ///
 /// The first and the third may have `tools`; they become [`Message::tools`] of the system message, which is made if there
 /// is none. `reasoning_content` or `thinking` becomes a leading [`Part::Thinking`](crate::chat::Part). `weight` (0 or 1)
@@ -38,8 +38,20 @@ pub struct Conversation {
 
 impl Record for Conversation {
     fn from_line(line: &str) -> Result<Self> {
-        let object = Value::of_line(line)?.object()?;
-        let kinds = ["messages", "conversations", "prompt"].map(|key| object.has(key));
+        Conversation::read(line, UnknownKeys::Refused)
+    }
+
+    fn from_line_ignoring_unknown_keys(line: &str) -> Result<Self> {
+        Conversation::read(line, UnknownKeys::Ignored)
+    }
+}
+
+impl Conversation {
+    fn read(line: &str, unknown_keys: UnknownKeys) -> Result<Self> {
+        let object = Value::of_line(line, unknown_keys)?.object()?;
+        // Data sets of chats may have the first question as a further column `prompt`.
+        let is_trl = object.has("prompt") && (object.has("completion") || !object.has("messages"));
+        let kinds = [object.has("messages"), object.has("conversations"), is_trl];
         let (messages, tools) = match kinds {
             [true, false, false] => {
                 object.only(&["messages", "tools"])?;
@@ -59,7 +71,11 @@ impl Record for Conversation {
                             value.invalid("must be a list of messages; read texts as `PromptCompletion`")
                         );
                     }
-                    all.extend(messages(&value)?.into_iter().map(|message| message.with_trainable(trained)));
+                    let mut list = messages(&value)?;
+                    for message in &mut list {
+                        message.trainable.get_or_insert(trained);
+                    }
+                    all.append(&mut list);
                 }
                 (all, tools(&object)?)
             }

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::marker::PhantomData;
 use std::path::Path;
 
+use super::json::LINE;
 use crate::error::{Error, Result};
 
 /// A type that can be read from a line of a JSONL file: [`Conversation`](super::Conversation),
@@ -16,6 +17,15 @@ pub trait Record: Sized {
     /// # Errors
     /// `InvalidInput` with the path of the offending value within the line.
     fn from_line(line: &str) -> Result<Self>;
+
+    /// Reads one line, without the keys that its format does not have; see [`Jsonl::ignore_unknown_keys`]. By default
+    /// the same as [`from_line`](Record::from_line).
+    ///
+    /// # Errors
+    /// As for [`from_line`](Record::from_line).
+    fn from_line_ignoring_unknown_keys(line: &str) -> Result<Self> {
+        Self::from_line(line)
+    }
 }
 
 /// The records of a JSONL file, read as they are asked for. Made by [`read_jsonl`].
@@ -28,6 +38,7 @@ pub struct Jsonl<R, T> {
     name: String,
     n_lines: usize,
     max_line_bytes: usize,
+    ignores_unknown_keys: bool,
     ended: bool,
     buffer: Vec<u8>,
     record: PhantomData<fn() -> T>,
@@ -72,6 +83,7 @@ impl<R: BufRead, T: Record> Jsonl<R, T> {
             name: name.into(),
             n_lines: 0,
             max_line_bytes: 64 << 20,
+            ignores_unknown_keys: false,
             ended: false,
             buffer: Vec::new(),
             record: PhantomData,
@@ -83,6 +95,31 @@ impl<R: BufRead, T: Record> Jsonl<R, T> {
     pub fn with_max_line_bytes(mut self, n_bytes: usize) -> Self {
         self.max_line_bytes = n_bytes;
         self
+    }
+
+    /// Sets whether keys that the format does not have are left out, as other columns of a data set are. Default: false,
+    /// so that a misspelt key is an error; accepted are only keys with the value null, and some that say nothing about
+    /// what is trained, such as `id` and `parallel_tool_calls`.
+    ///
+    /// # Example: a data set with a column of its own
+    /// ```
+    /// use tinkex::data::{Jsonl, Text};
+    ///
+    /// let file = &br#"{"text": "Once upon a time", "language": "en"}"#[..];
+    /// assert!(Jsonl::<_, Text>::new(file, "file").next().unwrap().is_err());
+    /// let mut texts = Jsonl::<_, Text>::new(file, "file").ignore_unknown_keys(true);
+    /// assert_eq!(texts.next().unwrap()?.text, "Once upon a time");
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    #[must_use]
+    pub fn ignore_unknown_keys(mut self, ignore: bool) -> Self {
+        self.ignores_unknown_keys = ignore;
+        self
+    }
+
+    /// Number of the line of the last record or error, from 1; 0 before the first one.
+    pub fn line_number(&self) -> usize {
+        self.n_lines
     }
 
     /// Reads the next line into the buffer, without its end. Returns false at the end of the source.
@@ -112,7 +149,13 @@ impl<R: BufRead, T: Record> Jsonl<R, T> {
         let line = std::str::from_utf8(&self.buffer).map_err(|error| {
             self.invalid("", &format!("not valid UTF-8 after {} bytes", error.valid_up_to()))
         })?;
-        T::from_line(line).map_err(|error| match error.violation() {
+        let record = if self.ignores_unknown_keys {
+            T::from_line_ignoring_unknown_keys(line)
+        } else {
+            T::from_line(line)
+        };
+        record.map_err(|error| match error.violation() {
+            Some(violation) if violation.path == LINE => self.invalid("", &violation.problem),
             Some(violation) => self.invalid(&violation.path, &violation.problem),
             None => self.invalid("", error.message()),
         })

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::json::{Object, Value};
+use super::json::{Object, UnknownKeys, Value};
 use crate::chat::{Image, Message, Part, ToolCall, ToolSpec};
 use crate::error::{Error, Result};
 use crate::types::ImageFormat;
@@ -168,7 +168,8 @@ fn tool_call(value: &Value<'_>) -> Result<ToolCall> {
         "a text" => arguments.text()?,
         _ => return Err(arguments.must_be("an object, or a text that is a JSON object")),
     };
-    let parsed = Value::of_line(&text).map_err(|_| arguments.invalid("the text is not valid JSON"))?;
+    let parsed = Value::of_line(&text, UnknownKeys::Refused)
+        .map_err(|_| arguments.invalid("the text is not valid JSON"))?;
     if parsed.kind() != "an object" {
         return Err(arguments.invalid(format!("the text must be a JSON object, not {}", parsed.kind())));
     }

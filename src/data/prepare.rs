@@ -54,6 +54,11 @@ pub fn to_data(examples: &[Example], max_length: Option<usize>, reduction: Reduc
         }
         prepared.data.extend(datum);
     }
+    if examples.is_empty() {
+        let problem = "must not be empty; a conversation of which nothing is trained, such as one without a message of the \
+                       assistant, makes no example";
+        return Err(Error::invalid("examples", problem));
+    }
     if prepared.data.is_empty() {
         return Err(Error::invalid("examples", format!("nothing is left to train on: {prepared}")));
     }

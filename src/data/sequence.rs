@@ -1,6 +1,6 @@
 //! Plain texts and tokens from lines, and the examples that they make.
 
-use super::json::Value;
+use super::json::{UnknownKeys, Value};
 use super::jsonl::Record;
 use crate::chat::Example;
 use crate::error::{Error, Result};
@@ -103,7 +103,17 @@ impl WeightedTokens {
 
 impl Record for PromptCompletion {
     fn from_line(line: &str) -> Result<Self> {
-        let object = Value::of_line(line)?.object()?;
+        PromptCompletion::read(line, UnknownKeys::Refused)
+    }
+
+    fn from_line_ignoring_unknown_keys(line: &str) -> Result<Self> {
+        PromptCompletion::read(line, UnknownKeys::Ignored)
+    }
+}
+
+impl PromptCompletion {
+    fn read(line: &str, unknown_keys: UnknownKeys) -> Result<Self> {
+        let object = Value::of_line(line, unknown_keys)?.object()?;
         if !object.has("prompt") {
             return Err(object.of_no_kind("prompt and completion"));
         }
@@ -125,7 +135,17 @@ impl Record for PromptCompletion {
 
 impl Record for Text {
     fn from_line(line: &str) -> Result<Self> {
-        let object = Value::of_line(line)?.object()?;
+        Text::read(line, UnknownKeys::Refused)
+    }
+
+    fn from_line_ignoring_unknown_keys(line: &str) -> Result<Self> {
+        Text::read(line, UnknownKeys::Ignored)
+    }
+}
+
+impl Text {
+    fn read(line: &str, unknown_keys: UnknownKeys) -> Result<Self> {
+        let object = Value::of_line(line, unknown_keys)?.object()?;
         object.only(&["text"])?;
         let value = object.need("text")?;
         let text = value.text()?;
@@ -135,15 +155,32 @@ impl Record for Text {
 
 impl Record for WeightedTokens {
     fn from_line(line: &str) -> Result<Self> {
-        let object = Value::of_line(line)?.object()?;
+        WeightedTokens::read(line, UnknownKeys::Refused)
+    }
+
+    fn from_line_ignoring_unknown_keys(line: &str) -> Result<Self> {
+        WeightedTokens::read(line, UnknownKeys::Ignored)
+    }
+}
+
+impl WeightedTokens {
+    fn read(line: &str, unknown_keys: UnknownKeys) -> Result<Self> {
+        let object = Value::of_line(line, unknown_keys)?.object()?;
         let with_labels = object.has("input_ids");
         if with_labels == object.has("tokens") {
             return Err(object.of_no_kind("tokens and weights; or input_ids and labels"));
         }
         let [ids, marks] = if with_labels { ["input_ids", "labels"] } else { ["tokens", "weights"] };
-        object.only(&[ids, marks])?;
+        object.only_and(&[ids, marks], &["attention_mask"])?;
         let (ids, marks) = (object.need(ids)?, object.need(marks)?);
         let tokens = ids.list()?.iter().map(token).collect::<Result<Vec<i32>>>()?;
+        if let Some(mask) = object.given("attention_mask") {
+            for item in mask.list()? {
+                if item.raw != "1" {
+                    return Err(item.invalid(format!("must be 1, not {}; leave padding out", item.raw)));
+                }
+            }
+        }
         let items = marks.list()?;
         if tokens.is_empty() {
             return Err(ids.invalid("must not be empty"));

@@ -1,7 +1,7 @@
 use std::io::Cursor;
 
 use super::*;
-use crate::chat::{Example, Part, Reduction};
+use crate::chat::{Example, Message, Part, Reduction};
 use crate::types::ModelInput;
 
 /// All records of a file, with errors as text.
@@ -141,6 +141,96 @@ fn each_broken_line_of_the_other_kinds_has_an_error_with_its_place() {
 }
 
 #[test]
+fn a_line_that_is_read_by_itself_names_the_line_in_errors() {
+    let error = Text::from_line("nonsense").unwrap_err();
+    assert!(error.to_string().contains("line: not valid JSON"), "{error}");
+    assert_eq!(Conversation::from_line("{}").unwrap_err().violation().unwrap().path, "line");
+    assert!(problem::<Text>("{}").contains("x.jsonl:1: the key \"text\" is missing"));
+}
+
+#[test]
+fn keys_of_data_sets_that_say_nothing_about_what_is_trained_are_passed_over() {
+    let chat = |fields: &str, more: &str| {
+        format!(r#"{{"messages":[{{"role":"assistant","content":"x"{fields}}}]{more}}}"#)
+    };
+    let plain = read::<Conversation>(chat("", "")).pop().unwrap().unwrap();
+    for (fields, more) in [
+        ("", r#","parallel_tool_calls":false,"id":7"#),
+        (r#","refusal":null,"function_call":null"#, r#","source":"web","prompt_id":"p""#),
+    ] {
+        assert_eq!(read::<Conversation>(chat(fields, more)).pop().unwrap().unwrap(), plain);
+    }
+    let pair = r#"{"prompt_id":"1","prompt":"p","chosen":"a","rejected":"b","score_chosen":9,"score_rejected":1,"messages":[]}"#;
+    assert!(read::<Preference>(pair)[0].is_ok());
+    let tokens = |mask: &str| {
+        let line = format!(r#"{{"input_ids":[1,2],"labels":[-100,2],"attention_mask":{mask}}}"#);
+        read::<WeightedTokens>(line).pop().unwrap()
+    };
+    assert_eq!(tokens("[1,1]").unwrap().tokens, [1, 2]);
+    assert!(tokens("[1,0]").unwrap_err().contains("attention_mask[1]: must be 1, not 0; leave padding out"));
+    // What says something is an error that names the way to read the line nevertheless.
+    let error = problem::<Conversation>(&chat(r#","refusal":"No.""#, ""));
+    assert!(
+        error.contains("messages[0]: unknown key \"refusal\"") && error.contains("ignore_unknown_keys"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_reader_that_ignores_unknown_keys_reads_the_others() {
+    let line = r#"{"prompt":"q","messages":[{"role":"user","content":"q","colour":1},
+        {"role":"assistant","content":"a"}],"language":"en"}"#
+        .replace('\n', " ");
+    assert!(problem::<Conversation>(&line).contains("unknown key \"prompt\""));
+    let mut records = Jsonl::<_, Conversation>::new(line.as_bytes(), "x").ignore_unknown_keys(true);
+    assert_eq!(records.next().unwrap().unwrap().messages[1].text(), "a");
+    let mut broken = Jsonl::<_, Conversation>::new(&b"{\"text\":1}"[..], "x").ignore_unknown_keys(true);
+    assert!(broken.next().unwrap().unwrap_err().to_string().contains("x:1: the keys found: text"));
+}
+
+#[test]
+fn a_message_that_says_whether_it_is_trained_keeps_that_beside_a_prompt() {
+    let line = r#"{"prompt":[{"role":"user","content":"q"},{"role":"assistant","content":"a","weight":1}],"completion":
+        [{"role":"assistant","content":"b","weight":0},{"role":"assistant","content":"c"}]}"#
+        .replace('\n', " ");
+    let conversation = read::<Conversation>(line).pop().unwrap().unwrap();
+    let flags: Vec<_> = conversation.messages.iter().map(|message| message.trainable).collect();
+    assert_eq!(flags, [Some(false), Some(true), Some(false), Some(true)]);
+}
+
+#[test]
+fn answers_that_repeat_the_prompt_are_read_without_it() {
+    let (q, r) = (r#"{"role":"user","content":"q"}"#, r#"{"role":"user","content":"r"}"#);
+    let (a, b) = (r#"{"role":"assistant","content":"a"}"#, r#"{"role":"assistant","content":"b"}"#);
+    let read_pair = |prompt: &str, chosen: &[&str], rejected: &[&str]| {
+        let (chosen, rejected) = (chosen.join(","), rejected.join(","));
+        let line = format!(r#"{{"prompt":{prompt},"chosen":[{chosen}],"rejected":[{rejected}]}}"#);
+        let pair = read::<Preference>(line).pop().unwrap()?;
+        let texts = |list: &[Message]| list.iter().map(Message::text).collect::<Vec<_>>().join(" ");
+        Ok::<_, String>([&pair.prompt, &pair.completion_a, &pair.completion_b].map(|list| texts(list)))
+    };
+    let list = format!("[{q}]");
+    for (prompt, chosen, rejected, expected) in [
+        (r#""q""#, &[q, a][..], &[q, b][..], ["q", "a", "b"]),
+        (&list, &[q, a], &[q, b], ["q", "a", "b"]),
+        (&list, &[q, a], &[b], ["q", "a", "b"]),
+        (&list, &[a], &[b], ["q", "a", "b"]),
+        (&list, &[r, a], &[r, b], ["q", "r a", "r b"]),
+        // The prompt is one question of a longer conversation.
+        (r#""q""#, &[r, a, q, a], &[r, a, q, b], ["r a q", "a", "b"]),
+        (r#""q""#, &[q, a, r, a], &[q, a, r, b], ["q a r", "a", "b"]),
+    ] {
+        assert_eq!(
+            read_pair(prompt, chosen, rejected).unwrap(),
+            expected,
+            "{prompt} {chosen:?} {rejected:?}"
+        );
+    }
+    let error = read_pair(&list, &[q, a], &[q]).unwrap_err();
+    assert!(error.contains("rejected: repeats the prompt and has no answer after it"), "{error}");
+}
+
+#[test]
 fn a_file_may_have_a_byte_order_mark_crlf_blank_lines_and_lacks_a_last_newline() {
     let file = b"\xef\xbb\xbf{\"text\":\"a\"}\r\n\r\n  \n{\"text\":\"b\"}\n{\"text\":\"c\"}";
     let texts: Vec<String> = read::<Text>(file).into_iter().map(|text| text.unwrap().text).collect();
@@ -256,4 +346,6 @@ fn what_a_limit_of_length_does_is_counted() {
     assert_eq!(prepared.data[1].loss_fn_inputs["weights"].as_f32(), Some(&[1.0, 1.0][..]));
     let error = to_data(&all[2..], Some(3), Reduction::Sum).unwrap_err();
     assert!(error.to_string().contains("1 left out"), "{error}");
+    let error = to_data(&[], None, Reduction::Sum).unwrap_err();
+    assert!(error.to_string().contains("without a message of the assistant"), "{error}");
 }

@@ -67,7 +67,7 @@ fn under(error: Error, path: &str) -> Error {
 ///
 /// # Errors
 /// `InvalidInput` for an odd number of data or none, data without `weights`, lists of different lengths, a pair of the
-/// same data, and a `beta` that is not a finite number above 0.
+/// same data, a log-probability that counts and is not a finite number, and a `beta` that is not a finite number above 0.
 ///
 /// # Example: one step
 /// ```
@@ -151,8 +151,17 @@ struct Sums {
 fn log_ratio(at: usize, logprobs: &[f32], reference: &[f32], weights: &[f32]) -> Result<f64> {
     check_len(format!("logprobs[{at}]"), logprobs.len(), weights.len(), "weight")?;
     check_len(format!("reference[{at}]"), reference.len(), weights.len(), "weight")?;
-    let tokens = logprobs.iter().zip(reference).zip(weights).filter(|(_, weight)| **weight != 0.0);
-    Ok(tokens.map(|((a, b), weight)| f64::from(*weight) * (f64::from(*a) - f64::from(*b))).sum())
+    let mut sum = 0.0;
+    for (i, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight != 0.0) {
+        for (name, value) in [("logprobs", logprobs[i]), ("reference", reference[i])] {
+            if !value.is_finite() {
+                let problem = format!("is {value}, from which no loss can be computed");
+                return Err(Error::invalid(format!("{name}[{at}][{i}]"), problem));
+            }
+        }
+        sum += f64::from(*weight) * (f64::from(logprobs[i]) - f64::from(reference[i]));
+    }
+    Ok(sum)
 }
 
 /// `1 / (1 + e^−x)`.
@@ -253,6 +262,17 @@ mod tests {
         let mut short = logprobs.clone();
         short[2].pop();
         assert_eq!(refused(&good, &short, 0.1), "logprobs[2]");
+        for value in [f32::NAN, f32::NEG_INFINITY, f32::INFINITY] {
+            let mut broken = logprobs.clone();
+            broken[3][1] = value;
+            assert_eq!(refused(&good, &broken, 0.1), "logprobs[3][1]");
+            let error = dpo_loss(&good, &logprobs, &broken, 0.1).unwrap_err();
+            assert_eq!(error.violation().unwrap().path, "reference[3][1]");
+            // A token that does not count may have any.
+            let mut masked = logprobs.clone();
+            masked[0][0] = value;
+            assert!(dpo_loss(&good, &masked, &reference(), 0.1).is_ok());
+        }
         let mut tie = good.clone();
         tie[3] = tie[2].clone();
         assert_eq!(refused(&tie, &logprobs, 0.1), "data[3]");

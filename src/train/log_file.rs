@@ -1,8 +1,10 @@
 //! Files with one JSON object on each line, which survive a killed process and a full disk.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind as IoErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 
@@ -33,6 +35,8 @@ pub(super) struct Contents {
     /// The file does not end with a line break: a write was interrupted. An incomplete last line is not in `lines`; a
     /// last line that lacks only its line break is.
     pub(super) is_torn: bool,
+    /// The file has an incomplete last line, which is not in `lines`.
+    pub(super) is_cut: bool,
 }
 
 /// Reads a log. A file that does not exist counts as empty.
@@ -49,7 +53,7 @@ pub(super) fn read(path: &Path) -> Result<Contents> {
 
 fn parse(bytes: Vec<u8>, path: &Path) -> Result<Contents> {
     let is_torn = bytes.last().is_some_and(|last| *last != b'\n');
-    let mut lines = Vec::new();
+    let (mut lines, mut is_cut) = (Vec::new(), false);
     let n_pieces = bytes.split(|byte| *byte == b'\n').count();
     for (i, piece) in bytes.split(|byte| *byte == b'\n').enumerate() {
         let number = i + 1;
@@ -62,14 +66,14 @@ fn parse(bytes: Vec<u8>, path: &Path) -> Result<Contents> {
         match parsed {
             Ok((text, object)) => lines.push(Line { number, text, object }),
             // The write of the last line was interrupted: only this line lacks its line break.
-            Err(_) if number == n_pieces => {}
+            Err(_) if number == n_pieces => is_cut = true,
             Err(problem) => {
                 let problem = format!("the line is not a JSON object: {problem}; correct or remove the line");
                 return Err(at_line(path, number, &problem));
             }
         }
     }
-    Ok(Contents { bytes, lines, is_torn })
+    Ok(Contents { bytes, lines, is_torn, is_cut })
 }
 
 /// The error of an unusable line: `metrics.jsonl:7: …`.
@@ -127,6 +131,24 @@ pub(super) fn write_copy(path: &Path, suffix: &str, bytes: &[u8]) -> Result<Path
         }
     }
     Ok(copy)
+}
+
+/// Removes all but the newest copies of a file whose suffixes begin with `suffix`. A copy that cannot be removed stays: it
+/// only takes room.
+pub(super) fn keep_newest(path: &Path, suffix: &str, n: usize) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Some(start) = with_suffix(path, suffix).file_name().map(OsString::from) else { return };
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let mut copies: Vec<(SystemTime, PathBuf)> = entries
+        .flatten()
+        .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(start.as_encoded_bytes()))
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    copies.sort();
+    let n_old = copies.len().saturating_sub(n);
+    for (_, copy) in &copies[..n_old] {
+        let _ = fs::remove_file(copy);
+    }
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

@@ -12,6 +12,10 @@ use crate::error::{Error, Result};
 
 /// Name of the file.
 const FILE: &str = "metrics.jsonl";
+/// How the suffix of a copy begins.
+const COPY: &str = "pre_resume_";
+/// The largest number of copies that are kept.
+const MAX_COPIES: usize = 5;
 
 /// One value of a row of metrics.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,7 +129,8 @@ impl MetricsLog {
     /// Opens the log of a run in `folder`, which is created if necessary. `resume_step` is the first step that will be
     /// logged: rows of this step and of later ones are dropped, because their steps will run again; the old file is kept
     /// as `metrics.jsonl.pre_resume_%06d`. An incomplete last line, which a killed process leaves, is dropped in the same
-    /// way. The file is rewritten in one step: a process that is killed meanwhile leaves the old file or the new one.
+    /// way. Of these copies the 5 newest are kept; where nothing is dropped, no copy is made. The file is rewritten in
+    /// one step: a process that is killed meanwhile leaves the old file or the new one.
     ///
     /// # Errors
     /// A file that cannot be read or written; a line that is not a JSON object, or whose `step` is not a whole number
@@ -144,11 +149,15 @@ impl MetricsLog {
                 kept.push('\n');
             }
         }
-        if contents.is_torn || n_kept < contents.lines.len() {
-            let copy = log_file::write_copy(&path, &format!("pre_resume_{resume_step:06}"), &contents.bytes)?;
+        let n_dropped = contents.lines.len() - n_kept;
+        if 0 < n_dropped || contents.is_cut {
+            let copy = log_file::write_copy(&path, &format!("{COPY}{resume_step:06}"), &contents.bytes)?;
+            log_file::keep_newest(&path, COPY, MAX_COPIES);
             log_file::replace(&path, kept.as_bytes())?;
-            let n = contents.lines.len() - n_kept;
-            log::info!("{n} rows from step {resume_step} on were dropped; see {}", copy.display());
+            log::info!("{n_dropped} rows from step {resume_step} on were dropped; see {}", copy.display());
+        } else if contents.is_torn {
+            // Only the line break of the last row is missing.
+            log_file::replace(&path, kept.as_bytes())?;
         }
         Ok(MetricsLog { folder: folder.into(), file: LogFile::open(&path)? })
     }
@@ -156,11 +165,19 @@ impl MetricsLog {
     /// Appends a row. Several rows of one step are allowed.
     ///
     /// # Errors
-    /// A value with the name `step`; a file that cannot be written, for example because the disk is full. Then the row
-    /// is not written, and all others are whole: the call can be repeated.
+    /// A value with the name `step`, or two values of one name; a file that cannot be written, for example because the
+    /// disk is full. Then the row is not written, and all others are whole: the call can be repeated.
     pub fn log(&mut self, step: u64, row: &[(&str, MetricValue)]) -> Result<()> {
         if row.iter().any(|(name, _)| *name == "step") {
             return Err(Error::invalid("row[\"step\"]", "is the name of the step itself; use another name"));
+        }
+        for (i, (name, _)) in row.iter().enumerate() {
+            if row[..i].iter().any(|(earlier, _)| earlier == name) {
+                return Err(Error::invalid(
+                    format!("row[{name:?}]"),
+                    "comes twice; give each value its own name",
+                ));
+            }
         }
         let step = Value::from(step);
         let row: Vec<(&str, Value)> = row.iter().map(|(name, value)| (*name, value.to_json())).collect();

@@ -6,6 +6,7 @@ mod dpo;
 mod known_models;
 mod learning_rate;
 mod log_file;
+mod logged_steps;
 mod loss_inputs;
 mod metrics_log;
 mod nll;

@@ -32,7 +32,7 @@ pub(super) fn record(kind: Kind, n_done: u64, batches_per_epoch: Option<u64>) ->
     let per_epoch = batches_per_epoch.filter(|n| 0 < *n);
     let is_final = kind == Kind::Final;
     CheckpointRecord {
-        name: if is_final { "final".into() } else { format!("{n_done:06}") },
+        name: if is_final { final_name(1) } else { format!("{n_done:06}") },
         batch: Some(per_epoch.map_or(n_done, |n| n_done % n)),
         epoch: per_epoch.map(|n| n_done / n),
         is_final,
@@ -40,6 +40,11 @@ pub(super) fn record(kind: Kind, n_done: u64, batches_per_epoch: Option<u64>) ->
         is_rolling: kind == Kind::Rolling,
         ..Default::default()
     }
+}
+
+/// The name of the n-th final checkpoint of a training client, from 1.
+pub(super) fn final_name(n: u32) -> String {
+    if n <= 1 { "final".into() } else { format!("final_{n}") }
 }
 
 /// The first step to do after resuming from a record. A record of the cookbook has no `next_batch`; the run then
@@ -100,6 +105,11 @@ mod tests {
             assert_eq!(record.is_rolling, kind == Kind::Rolling);
             assert_eq!(next_step(&record, per_epoch).unwrap(), n_done);
         }
+    }
+
+    #[test]
+    fn each_final_checkpoint_of_a_client_has_its_own_name() {
+        assert_eq!([1, 2, 3].map(final_name), ["final", "final_2", "final_3"]);
     }
 
     #[test]

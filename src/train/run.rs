@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::checkpoint_log::{CheckpointLog, CheckpointRecord};
 use super::log_file::file_error;
+use super::logged_steps::LoggedSteps;
 use super::metrics_log::{MetricValue, MetricsLog};
 use super::resume::{self, Kind};
 use super::run_lock::RunLock;
@@ -126,10 +127,11 @@ pub struct Run {
     first_step: u64,
     /// The next step: all before it are submitted.
     next_step: u64,
-    /// All steps before it have their metrics written.
-    next_to_log: u64,
+    logged: LoggedSteps,
     /// Saves that are not recorded yet, in the order of their submission.
     saves: VecDeque<Save>,
+    /// Number of final checkpoints that were submitted.
+    n_finals: u32,
     /// Rolling checkpoints to delete when the next checkpoint is recorded.
     superseded: Vec<TrainingPath>,
     _lock: RunLock,
@@ -191,8 +193,9 @@ impl Run {
             checkpoints,
             first_step,
             next_step: first_step,
-            next_to_log: first_step,
+            logged: LoggedSteps::before(first_step),
             saves: VecDeque::new(),
+            n_finals: 0,
             superseded,
             _lock: lock,
         })
@@ -246,7 +249,8 @@ impl Run {
     }
 
     /// Writes the metrics of a step, and records the checkpoints that are confirmed and whose steps all have their
-    /// metrics written. Call this for each step, even without metrics.
+    /// metrics written. Call this for each step, even without metrics, in any order: a checkpoint waits for the metrics
+    /// of all steps that it contains, because a resumed run does not do these steps again.
     ///
     /// # Errors
     /// A `step` that was done before this process began, or is not submitted yet; otherwise as for [`MetricsLog::log`]
@@ -263,34 +267,47 @@ impl Run {
             return Err(Error::invalid("step", problem));
         }
         self.metrics.log(step, row)?;
-        self.next_to_log = self.next_to_log.max(step + 1);
+        self.logged.add(step);
         self.record_confirmed()
+    }
+
+    /// Writes `config.json` in place of an earlier one, for a program that knows only after
+    /// [`open`](Run::open) that the run can begin. Otherwise [`RunOptions::config`] is enough.
+    ///
+    /// # Errors
+    /// As for [`MetricsLog::write_config`].
+    pub fn write_config(&self, config: &Value) -> Result<()> {
+        self.metrics.write_config(config)
     }
 
     /// Waits for all submitted checkpoints and records them.
     ///
     /// # Errors
-    /// As for [`checkpoint_if_due`](Run::checkpoint_if_due).
+    /// As for [`checkpoint_if_due`](Run::checkpoint_if_due); also a step that has not been logged: the checkpoints
+    /// before it are recorded, and the call can be repeated once [`log`](Run::log) was called for it.
     ///
     /// # Blocking
     /// Until the server has saved them; each wait is bounded as [`Pending::wait`].
     pub fn record_checkpoints(&mut self) -> Result<()> {
-        while !self.saves.is_empty() {
+        while let Some(save) = self.saves.front() {
+            self.check_logged(save.n_done)?;
             self.record_first()?;
         }
         Ok(())
     }
 
     /// Ends the run: records all checkpoints, saves the one named `final`, which has no time limit, and returns its
-    /// record. A run that was finished at this step before is not saved again.
+    /// record. A run that was finished at this step before is not saved again. A run that did further steps since is: its
+    /// later final checkpoints are named `final_2`, `final_3` and so on, and the earlier ones stay.
     ///
     /// # Errors
-    /// As for [`checkpoint_if_due`](Run::checkpoint_if_due).
+    /// As for [`record_checkpoints`](Run::record_checkpoints).
     ///
     /// # Blocking
     /// As for [`record_checkpoints`](Run::record_checkpoints).
     pub fn finish(&mut self) -> Result<CheckpointRecord> {
         self.record_checkpoints()?;
+        self.check_logged(self.next_step)?;
         let is_this =
             |record: &&CheckpointRecord| record.is_final && record.next_batch == Some(self.next_step);
         if let Some(record) = self.checkpoints.last_resumable().filter(is_this) {
@@ -301,7 +318,12 @@ impl Run {
     }
 
     fn submit_save(&mut self, kind: Kind) {
-        let record = resume::record(kind, self.next_step, self.options.batches_per_epoch);
+        let mut record = resume::record(kind, self.next_step, self.options.batches_per_epoch);
+        if kind == Kind::Final {
+            // A name can be saved only once by a training client, and a save that failed may have taken it.
+            self.n_finals += 1;
+            record.name = resume::final_name(self.n_finals);
+        }
         let ttl = match kind {
             Kind::Periodic => self.options.ttl,
             Kind::Rolling => self.options.rolling_ttl,
@@ -313,9 +335,22 @@ impl Run {
         self.saves.push_back(Save { record, n_done: self.next_step, state: Some(state), sampler });
     }
 
+    /// Refuses to record a state of `n_done` steps before the metrics of all of them are written.
+    fn check_logged(&self, n_done: u64) -> Result<()> {
+        let missing = self.logged.first_missing();
+        if n_done <= missing {
+            return Ok(());
+        }
+        let problem = format!(
+            "{missing} has no metrics yet, and a checkpoint after {n_done} steps is recorded after those of all its \
+             steps; call `log` for each step, even without metrics"
+        );
+        Err(Error::invalid("step", problem))
+    }
+
     fn record_confirmed(&mut self) -> Result<()> {
-        let is_ready = |save: &Save, next_to_log| save.is_confirmed() && save.n_done <= next_to_log;
-        while self.saves.front().is_some_and(|save| is_ready(save, self.next_to_log)) {
+        let is_ready = |save: &Save, n_logged| save.is_confirmed() && save.n_done <= n_logged;
+        while self.saves.front().is_some_and(|save| is_ready(save, self.logged.first_missing())) {
             self.record_first()?;
         }
         Ok(())

@@ -235,3 +235,48 @@ fn steps_out_of_order_are_refused_and_missing_metrics_keep_checkpoints_back() {
     run.record_checkpoints().unwrap();
     assert_eq!(run.checkpoints().len(), 2);
 }
+
+#[test]
+fn a_run_that_goes_on_after_its_end_is_saved_again_and_loses_no_step() {
+    let (folder, server) = started("finish-twice");
+    let service = service(&server);
+    let path = folder.0.join("run");
+    let mut run = Run::open(&path, &service, "tinkex/nano", &options()).unwrap();
+    let mut names = Vec::new();
+    for end in [3, 5, 6] {
+        train(&mut run, end);
+        let record = run.finish().unwrap();
+        assert_eq!((record.next_batch, record.is_final), (Some(end), true));
+        assert_eq!(run.finish().unwrap(), record);
+        names.push(record.name);
+    }
+    assert_eq!(names, ["final", "final_2", "final_3"]);
+    drop(run);
+    let run = Run::open(&path, &service, "tinkex/nano", &options()).unwrap();
+    assert_eq!((run.next_step(), MetricsLog::read(&path).unwrap().len()), (6, 6));
+}
+
+#[test]
+fn steps_logged_in_another_order_keep_checkpoints_back_until_all_are_there() {
+    let (folder, server) = started("logged");
+    let service = service(&server);
+    let path = folder.0.join("run");
+    let mut run = Run::open(&path, &service, "tinkex/nano", &options()).unwrap();
+    for step in 0..4 {
+        run.training().optim_step(AdamParams::default()).wait().unwrap();
+        run.checkpoint_if_due(step).unwrap();
+    }
+    run.log(3, &[]).unwrap();
+    for error in [run.record_checkpoints().unwrap_err(), run.finish().unwrap_err()] {
+        assert!(error.is_user_error() && error.to_string().contains("step: 0 has no metrics"), "{error}");
+    }
+    run.log(0, &[]).unwrap();
+    let error = run.record_checkpoints().unwrap_err();
+    assert!(error.to_string().contains("step: 1 has no metrics"), "{error}");
+    let recorded: Vec<_> = run.checkpoints().iter().map(|record| record.next_batch).collect();
+    assert_eq!(recorded, [Some(1)]);
+    run.log(2, &[]).unwrap();
+    run.log(1, &[]).unwrap();
+    assert_eq!(run.finish().unwrap().next_batch, Some(4));
+    assert_eq!(run.checkpoints().len(), 5);
+}

@@ -77,6 +77,8 @@ mod traced_loss;
 #[cfg(feature = "local")]
 mod training_examples;
 mod training_options;
+#[cfg(feature = "local")]
+mod training_programs;
 mod unexpected_answers;
 mod verbs;
 mod waiting;

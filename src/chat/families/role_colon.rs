@@ -39,6 +39,10 @@ impl Family for RoleColon {
         Ends::Text(STOP)
     }
 
+    fn takes_any_role(&self) -> bool {
+        true
+    }
+
     fn splits(&self) -> Splits {
         Splits::Whole
     }

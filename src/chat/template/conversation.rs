@@ -6,7 +6,7 @@ use super::guard::{Guard, Written};
 use super::inputs::{self, Rewrite};
 use super::{TemplateRenderer, values};
 use crate::chat::json::{Json, Style};
-use crate::chat::message::Message;
+use crate::chat::message::{Message, Part};
 use crate::error::{Error, Result};
 use crate::types::Stop;
 
@@ -138,7 +138,19 @@ impl<'a> Conversation<'a> {
 
     /// Where an answer ends: behind its stop token.
     fn end(&self, answer: &str) -> std::result::Result<usize, String> {
-        let Stop::Tokens(_) = &self.renderer.stop else { return Ok(answer.len()) };
+        if let Stop::Strings(stops) = &self.renderer.stop {
+            let plain = self.guard.plain(answer);
+            // The template may write more than the stop itself at the end, such as a further line break.
+            let n_answer = plain.trim_end().len();
+            let early =
+                |stop: &&String| plain.find(stop.as_str()).is_some_and(|at| at + stop.len() < n_answer);
+            return match stops.iter().find(early) {
+                Some(stop) => Err(format!(
+                    "the stop text {stop:?} stands in this answer before its end, but the model stops at the first"
+                )),
+                None => Ok(answer.len()),
+            };
+        }
         let mut ends = Vec::new();
         for (_, text) in &self.renderer.stop_tokens {
             ends.extend(answer.match_indices(text.as_str()).map(|(at, _)| at + text.len()));
@@ -167,6 +179,29 @@ impl<'a> Conversation<'a> {
         }
     }
 
+    /// Refuses messages of other roles than user and assistant, such as a system message, that the template leaves out.
+    pub(super) fn check_others(&self, n: usize, prompt: bool) -> Result<()> {
+        let plain = self.broken(n, prompt)?.plain();
+        for (i, message) in self.messages[..n].iter().enumerate() {
+            if matches!(message.role.as_str(), "user" | "assistant") || message.text().trim().is_empty() {
+                continue;
+            }
+            // Another text tells more than no message: many templates insert a system message where there is none.
+            let mut messages = self.messages[..n].to_vec();
+            messages[i].content.push(Part::Text("x".into()));
+            let other = Conversation::new(self.renderer, &messages)?.broken(n, prompt);
+            if other.is_ok_and(|other| other.plain() == plain) {
+                let problem = format!(
+                    "the template leaves this message out; put its text into a message of the user, or remove the {} \
+                     message",
+                    message.role
+                );
+                return Err(Error::invalid(format!("messages[{i}]"), problem));
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses an answer of which the template leaves something out.
     pub(super) fn check_whole(&self, index: usize) -> Result<()> {
         let message = &self.messages[index];
@@ -188,7 +223,7 @@ impl<'a> Conversation<'a> {
         };
         if thinks {
             check(
-                &|message| message.content.retain(|part| !matches!(part, crate::chat::Part::Thinking(_))),
+                &|message| message.content.retain(|part| !matches!(part, Part::Thinking(_))),
                 "content",
                 "the thought",
             )?;
@@ -198,7 +233,7 @@ impl<'a> Conversation<'a> {
         }
         if has_text {
             check(
-                &|message| message.content.retain(|part| !matches!(part, crate::chat::Part::Text(_))),
+                &|message| message.content.retain(|part| !matches!(part, Part::Text(_))),
                 "content",
                 "the text",
             )?;

@@ -19,6 +19,7 @@ pub(super) fn prompt(conversation: &Conversation<'_>) -> Result<Vec<i32>> {
     if ids.is_empty() {
         return Err(Error::invalid("messages", "the template writes nothing for them"));
     }
+    conversation.check_others(n, true)?;
     Ok(ids)
 }
 
@@ -61,6 +62,7 @@ pub(super) fn examples(
         }
     };
     let Some(end) = chosen.last() else { return Ok(Vec::new()) };
+    conversation.check_others(end + 1, false)?;
     let answers = answers(conversation, end + 1);
     let mut left: Vec<(usize, Answer, String)> = Vec::new();
     for (i, answer) in &answers {
@@ -109,6 +111,10 @@ fn all_tokens(conversation: &Conversation<'_>, bos: Option<i32>) -> Result<Examp
              further messages, or ends it in a way that is not known; train answers only"
         );
         return Err(Error::invalid("train_on_what", problem));
+    }
+    conversation.check_others(n, false)?;
+    for (i, _) in &answers {
+        conversation.check_whole(*i)?;
     }
     let ids: Vec<i32> =
         encoded(&written, &places(&answers, &plain))?.into_iter().flat_map(|(_, ids)| ids).collect();

@@ -3,6 +3,7 @@
 use super::{TemplateOptions, ToolArguments};
 use crate::chat::json::Json;
 use crate::chat::message::{Message, Part, ToolSpec};
+use crate::chat::roles::check_role;
 use crate::error::{Error, Result};
 
 /// Rewrites the text of a message. The error is a problem with the text.
@@ -123,11 +124,7 @@ fn rewritten(json: &Json, rewrite: Rewrite<'_>) -> std::result::Result<Json, Str
 fn check(i: usize, message: &Message) -> Result<()> {
     let invalid = |field: &str, problem: &str| Err(Error::invalid(format!("messages[{i}].{field}"), problem));
     // A template may make a marker of the role, so that a role must not be able to contain another one.
-    let is_name = |letter: char| letter.is_alphanumeric() || "_-. ".contains(letter);
-    if message.role.is_empty() || !message.role.chars().all(is_name) {
-        let problem = format!("is {:?}; a role has letters, digits, `_`, `-` and `.` only", message.role);
-        return invalid("role", &problem);
-    }
+    check_role(&format!("messages[{i}].role"), &message.role, false)?;
     if 0 < i && !message.tools.is_empty() {
         return invalid("tools", "only the first message can declare tools");
     }

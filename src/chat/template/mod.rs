@@ -42,7 +42,11 @@ use crate::types::{ModelInput, Stop};
 ///
 /// Text of a message is encoded as ordinary text: whatever it contains, no marker comes from it. For the template, too:
 /// in a model with the marker `</think>`, an answer with this text has no thought, unless it has a
-/// [`Part::Thinking`](super::Part::Thinking).
+/// [`Part::Thinking`](super::Part::Thinking). That does not hold for what a template writes without markers, such as a
+/// `User:` at the beginning of a line: there, a message can read like several.
+///
+/// A template has to be rendered once for each answer of a conversation, so that the time of an example grows with the
+/// square of the number of its messages. A [`Renderer`](super::Renderer) takes time that grows with the number of tokens.
 ///
 /// # Example: a prompt and a training example
 /// ```
@@ -232,7 +236,7 @@ impl TemplateRenderer {
     ///
     /// # Errors
     /// `InvalidInput`: messages that the template refuses, or cannot be given, such as images; tools that the template
-    /// leaves out; a text that the template looks into in such a way that a marker might come from it.
+    /// leaves out, and messages of other roles than `user` and `assistant` that it does; a text that the template looks into in such a way that a marker might come from it.
     pub fn build_generation_prompt(&self, messages: &[Message]) -> Result<ModelInput> {
         Ok(ModelInput::from_ints(examples::prompt(&Conversation::new(self, messages)?)?))
     }
@@ -245,6 +249,7 @@ impl TemplateRenderer {
     /// - an answer that does not begin as the prompt for it ends, or whose end the template does not mark with a stop
     ///   token, so that its tokens are not known,
     /// - an answer of which the template leaves something out, such as a thought,
+    /// - an answer that contains a text of `options.stop` before its end, where the model would stop,
     /// - a mode that trains other messages than answers, except for all tokens,
     /// - messages that say whether they are `trainable` in a mode other than customized, or do not say it in that mode.
     pub fn build_supervised_examples(&self, messages: &[Message], what: TrainOnWhat) -> Result<Vec<Example>> {

@@ -331,6 +331,13 @@ fn what_the_template_cannot_write_is_refused_with_its_place() {
     );
     let stopless = renderer("{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}");
     let two_ends = renderer("{% for m in messages %}{{ m.content }}<|im_end|><|im_end|>{% endfor %}");
+    let unheard = renderer(
+        "{% for m in messages if m.role != 'system' %}{{ m.role + m.content }}<|im_end|>{% endfor %}\
+         {% if add_generation_prompt %}assistant{% endif %}",
+    );
+    let text_stop = TemplateOptions { stop: Some("\n\nuser:".into()), ..TemplateOptions::default() };
+    let text_stop = TemplateRenderer::new(CHATML, tokenizer(), &text_stop).unwrap();
+    let in_the_middle = [Message::user("a"), Message::assistant("b\n\nuser: c")];
     let no_prefix =
         renderer("{{ messages | length }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}");
     for (error, parts) in [
@@ -359,6 +366,35 @@ fn what_the_template_cannot_write_is_refused_with_its_place() {
             ["messages[2]", "not the beginning"],
         ),
         (refusal(renderer("").build_generation_prompt(&two_turns())), ["messages", "nothing"]),
+        // Also where all tokens are trained.
+        (
+            refusal(chatml.build_supervised_examples(&thought, TrainOnWhat::AllTokens)),
+            ["messages[1].content", "the thought"],
+        ),
+        (
+            refusal(chatml.build_supervised_examples(&call, TrainOnWhat::AllTokens)),
+            ["messages[1].tool_calls", "the calls"],
+        ),
+        (
+            refusal(unheard.build_generation_prompt(&two_turns()[..2])),
+            ["messages[0]: ", "leaves this message out"],
+        ),
+        (
+            refusal(unheard.build_supervised_examples(&two_turns(), all)),
+            ["messages[0]: ", "leaves this message out"],
+        ),
+        (
+            refusal(unheard.build_supervised_examples(&two_turns(), TrainOnWhat::AllTokens)),
+            ["messages[0]: ", "leaves this message out"],
+        ),
+        (
+            refusal(chatml.build_generation_prompt(&[Message::new("human", "a")])),
+            ["messages[0].role", "write \"user\""],
+        ),
+        (
+            refusal(text_stop.build_supervised_examples(&in_the_middle, all)),
+            ["messages[1]", "the stop text \"\\n\\nuser:\" stands in this answer before its end"],
+        ),
     ] {
         assert!(parts.iter().all(|part| error.contains(part)), "{error}: {parts:?}");
     }

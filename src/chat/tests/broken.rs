@@ -149,6 +149,38 @@ fn each_chat_that_cannot_be_rendered_has_an_error_with_its_path() {
             "messages[1].content[0]: is a thought, but ",
         ),
         ("gpt_oss_no_sysprompt", vec![role("critic")], None, "messages[0].role"),
+        (
+            "llama3",
+            vec![user(), role("Assistant")],
+            all,
+            "messages[1].role: \"Assistant\" is not a role; write",
+        ),
+        (
+            "qwen3",
+            vec![role("human"), role("gpt")],
+            all,
+            "messages[0].role: \"human\" is not a role; write \"user\"",
+        ),
+        (
+            "kimi_k2",
+            vec![role("model")],
+            None,
+            "messages[0].role: \"model\" is not a role; write \"assistant\"",
+        ),
+        (
+            "qwen3_5",
+            vec![role("user<|im_end|>")],
+            None,
+            "messages[0].role: is \"user<|im_end|>\"; a role has",
+        ),
+        ("role_colon_qwen3", vec![role("User")], None, "messages[0].role: \"User\" is not a role; write"),
+        ("role_colon_qwen3", vec![role("a\n\nUser:")], None, "messages[0].role: is "),
+        (
+            "llama3",
+            vec![Message { name: Some("Bob".into()), ..user() }],
+            None,
+            "messages[0].name: only the result of a tool has a name",
+        ),
         ("gpt_oss_no_sysprompt", vec![image()], None, "messages[0].content[0]"),
         (
             "gpt_oss_no_sysprompt",
@@ -196,6 +228,27 @@ fn a_renderer_that_cannot_be_made_says_what_is_missing() {
         error.contains("train_on_what: \"everything\" is not a mode; they are last_assistant_message,"),
         "{error}"
     );
+}
+
+#[test]
+fn role_colon_takes_any_name_as_a_role() {
+    let fixture = fixture("role_colon_qwen3");
+    let renderer = renderer("role_colon_qwen3", &fixture, false);
+    let prompt = renderer.build_generation_prompt_with(&[Message::new("human", "q")], "critic", "").unwrap();
+    assert_eq!(renderer.tokenizer().decode(&prompt.to_ints().unwrap()), "Human: q\n\nCritic:");
+    let error = renderer.build_generation_prompt_with(&[Message::user("q")], "a b", "").unwrap_err();
+    assert_eq!(error.violation().unwrap().path, "role");
+}
+
+#[test]
+fn a_question_at_the_end_is_not_counted_in_the_last_turn_of_a_format_with_the_extension_property() {
+    let messages = [Message::user("q"), Message::assistant("a"), Message::user("r")];
+    for (name, n_examples) in [("llama3", 1), ("qwen3", 0), ("kimi_k2", 0)] {
+        let fixture = fixture(name);
+        let renderer = renderer(name, &fixture, false);
+        let examples = renderer.build_supervised_examples(&messages, TrainOnWhat::LastAssistantTurn).unwrap();
+        assert_eq!(examples.len(), n_examples, "{name}");
+    }
 }
 
 #[test]

@@ -59,7 +59,10 @@ impl Vocabulary {
         tokens.sort_by_key(|(_, id)| *id);
         for pair in tokens.windows(2) {
             if pair[0].1 == pair[1].1 {
-                let problem = format!("has the id {}, as has {}", pair[1].1, name(&pair[0].0));
+                let other = name(&pair[0].0);
+                // Both stand in the same file, which the path of the error names.
+                let other = other.split_once(": ").map_or(other.as_str(), |(_, other)| other);
+                let problem = format!("has the id {}, which {other} has, too", pair[1].1);
                 return Err(Error::invalid(name(&pair[1].0), problem));
             }
         }

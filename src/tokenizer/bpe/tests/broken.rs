@@ -74,7 +74,7 @@ const CASES: &[Case] = &[
     ),
     (
         |it| it["model"]["vocab"]["he"] = json!(0),
-        "tokenizer.json: model.vocab[\"Ā\"]: has the id 0, as has tokenizer.json: model.vocab[\"he\"]",
+        "tokenizer.json: model.vocab[\"Ā\"]: has the id 0, which model.vocab[\"he\"] has, too",
     ),
     (|it| it["model"]["vocab"]["｜"] = json!(270), "tokenizer.json: model.vocab[\"｜\"]: has characters"),
     (|it| it["model"]["vocab"][""] = json!(270), "tokenizer.json: model.vocab[\"\"]: the token 270 is empty"),
