@@ -27,6 +27,8 @@ Usage: serve [PORT] [--data DIR] [--model NAME=FOLDER]... [--alias NAME=MODEL]..
   --model NAME=FOLDER a model to serve besides tinkex/nano: a folder with config.json and safetensors
                       of the Llama, Qwen2, Qwen2.5 or Qwen3 family
   --alias NAME=MODEL  another name of a served model, such as Qwen/Qwen3-8B=tinkex/nano
+  --stable-reinforce-as-cispo
+                      serve the loss stable_reinforce, whose formula is not public, by cispo
   -h, --help          print this text
 
 Flags that clients are told, all off by default:
@@ -91,6 +93,7 @@ fn parse(arguments: Vec<String>) -> Result<Options, String> {
                 let (name, model) = pair("--alias needs NAME=MODEL", value()?)?;
                 options.aliases.insert(name, model);
             }
+            "--stable-reinforce-as-cispo" => options.stable_reinforce_as_cispo = true,
             "sample_use_retrieve_futures" => options.sample_use_retrieve_futures = true,
             "sample_join_sampling_session" => options.sample_join_sampling_session = true,
             "pjwt_auth_enabled" => options.pjwt_auth_enabled = true,

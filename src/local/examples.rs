@@ -25,7 +25,12 @@ pub(super) struct Pass {
     /// Shape of each datum's targets, which is also that of its log-probabilities.
     shapes: Vec<Vec<usize>>,
     pub(super) backward: bool,
+    /// True if another loss than the requested one is computed.
+    pub(super) is_stand_in: bool,
 }
+
+/// Metric of a pass whose loss is a stand-in for `stable_reinforce`.
+const STAND_IN: &str = "tinkex/stable_reinforce_is_cispo";
 
 impl Pass {
     pub(super) fn new(
@@ -34,16 +39,18 @@ impl Pass {
         custom: Option<Arc<LossGraph>>,
         backward: bool,
         config: &nn::ModelConfig,
+        stands_in: bool,
     ) -> Result<Self, String> {
         if data.is_empty() {
             return Err("the request has no data".into());
         }
-        let loss = read_loss(loss, custom)?;
+        let is_stand_in = loss.loss_fn == LossFn::StableReinforce;
+        let loss = read_loss(loss, custom, stands_in)?;
         check_size(data, &loss)?;
         let one = |(i, it)| read_datum(it, &loss, config).map_err(|it| format!("data[{i}]{it}"));
         let read: Vec<_> = data.iter().enumerate().map(one).collect::<Result<_, _>>()?;
         let (examples, shapes) = read.into_iter().unzip();
-        Ok(Pass { examples, loss, shapes, backward })
+        Ok(Pass { examples, loss, shapes, backward, is_stand_in })
     }
 
     /// Converts the output of the network into the response of the protocol.
@@ -55,6 +62,9 @@ impl Pass {
         };
         let mut metrics = run.metrics;
         metrics.insert("loss:sum".into(), run.loss_sum);
+        if self.is_stand_in {
+            metrics.insert(STAND_IN.into(), 1.0);
+        }
         ForwardBackwardOutput {
             loss_fn_output_type: "LossReturn".into(),
             loss_fn_outputs: run.logprobs.into_iter().zip(&self.shapes).map(datum).collect(),
@@ -65,13 +75,17 @@ impl Pass {
 }
 
 /// Reads a loss and its options, with defaults for missing ones (PROTOCOL §7). `custom` is the graph of a custom loss.
-fn read_loss(loss: &Loss, custom: Option<Arc<LossGraph>>) -> Result<nn::Loss, String> {
+///
+/// `stands_in` serves `stable_reinforce`, whose formula is not public, by CISPO: a policy gradient, too, whose ratios are
+/// bounded.
+fn read_loss(loss: &Loss, custom: Option<Arc<LossGraph>>, stands_in: bool) -> Result<nn::Loss, String> {
     const CLIP: [&str; 2] = ["clip_low_threshold", "clip_high_threshold"];
     if let Some(program) = custom {
         return Ok(nn::Loss::Custom(program));
     }
     let known: &[&str] = match loss.loss_fn {
         LossFn::CrossEntropy | LossFn::ImportanceSampling => &[],
+        LossFn::StableReinforce if stands_in => &[],
         LossFn::Ppo | LossFn::Cispo | LossFn::Gspo => &CLIP,
         LossFn::Dro => &["beta"],
         LossFn::Custom { ref loss_id } => {
@@ -117,7 +131,7 @@ fn read_loss(loss: &Loss, custom: Option<Arc<LossGraph>>) -> Result<nn::Loss, St
             let (lo, hi) = clip(0.8, 1.2)?;
             nn::Loss::Ppo { lo, hi }
         }
-        LossFn::Cispo => {
+        LossFn::Cispo | LossFn::StableReinforce => {
             let (lo, hi) = clip(0.0, 4.0)?;
             nn::Loss::Cispo { lo, hi }
         }
@@ -251,8 +265,13 @@ fn read_datum(
         }
     }
     if let nn::Loss::Gspo { .. } = loss {
-        example.mask = required("sequence_ratio_mask")?;
-        if example.mask.iter().all(|it| *it == 0.0) {
+        // Without a mask, tokens with an advantage count: those of the prompt have none. If no token has one, the ratio
+        // does not matter.
+        let advantages = example.advantages.iter().map(|it| f32::from(u8::from(*it != 0.0)));
+        let given = floats("sequence_ratio_mask")?;
+        let is_given = given.is_some();
+        example.mask = given.unwrap_or_else(|| advantages.collect());
+        if is_given && example.mask.iter().all(|it| *it == 0.0) {
             return Err(at("sequence_ratio_mask", "is zero for every token".into()));
         }
     }
@@ -340,7 +359,7 @@ mod tests {
     use crate::types::{ModelInput, Sparse};
 
     fn pass(data: &[Datum], loss: impl Into<Loss>) -> Result<Pass, String> {
-        Pass::new(data, &loss.into(), None, true, &nn::ModelConfig::nano())
+        Pass::new(data, &loss.into(), None, true, &nn::ModelConfig::nano(), false)
     }
 
     fn policy() -> Datum {
@@ -419,7 +438,7 @@ mod tests {
         let graph = Arc::new(graph.expect("a graph"));
         let custom = |datum: Datum| {
             let loss = LossFn::Custom { loss_id: "x".into() }.into();
-            Pass::new(&[datum], &loss, Some(graph.clone()), true, &nn::ModelConfig::nano())
+            Pass::new(&[datum], &loss, Some(graph.clone()), true, &nn::ModelConfig::nano(), false)
         };
         let one = || Datum::new(ModelInput::from_ints([1])).with("target_tokens", vec![1i64]);
         let w = |cols| single_value(1, cols, Values::F32(vec![1.0]));
@@ -440,6 +459,31 @@ mod tests {
         let ppo = loss(LossFn::Ppo.with("clip_high_threshold", 1e39).with("clip_low_threshold", 1e-46));
         assert!(matches!(ppo, nn::Loss::Ppo { lo: 1e-46, hi: 1e39 }));
         assert!(matches!(loss(LossFn::Dro.with("beta", 1e-46)), nn::Loss::Dro { beta: 1e-46 }));
+    }
+
+    #[test]
+    fn without_a_mask_the_tokens_with_an_advantage_count() {
+        let datum = Datum::new(ModelInput::from_ints([1, 2, 3]))
+            .with("target_tokens", vec![2i64, 3, 4])
+            .with("logprobs", vec![0.0f32, -1.0, -2.0])
+            .with("advantages", vec![0.0f32, 1.0, -0.5]);
+        let read = pass(std::slice::from_ref(&datum), LossFn::Gspo).expect("a pass");
+        assert_eq!(read.examples[0].mask, [0.0, 1.0, 1.0]);
+        let read = pass(&[datum.with("advantages", vec![0.0f32; 3])], LossFn::Gspo).expect("a pass");
+        assert_eq!(read.examples[0].mask, [0.0; 3]);
+    }
+
+    #[test]
+    fn stable_reinforce_is_served_by_cispo_only_if_that_is_allowed_and_says_so() {
+        let read = |stands_in| {
+            let loss = LossFn::StableReinforce.into();
+            Pass::new(&[policy()], &loss, None, true, &nn::ModelConfig::nano(), stands_in)
+        };
+        assert!(read(false).expect_err("a refusal").contains("is not offered here"));
+        let pass = read(true).expect("a pass");
+        assert!(matches!(pass.loss, nn::Loss::Cispo { lo: 0.0, hi: 4.0 }));
+        let run = nn::RunOutput { loss_sum: 1.0, logprobs: vec![vec![0.0; 2]], metrics: BTreeMap::new() };
+        assert_eq!(pass.output(run).metrics[STAND_IN], 1.0);
     }
 
     #[test]

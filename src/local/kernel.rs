@@ -18,9 +18,22 @@ pub(crate) use rows::RowProduct;
 use gemm_common::Parallelism;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// Rows of the destination that one task of [`matmul`] computes.
-const TASK_ROWS: usize = 256;
+/// Largest number of columns of the destination that one task of [`matmul`] computes, if there are more rows than one
+/// task computes. Products with fewer rows come from groups of short sequences, which already run in parallel.
+const TASK_COLS: usize = 384;
+
+/// Smallest and largest number of rows of the destination that one task of [`matmul`] computes.
+const TASK_ROWS: (usize, usize) = (32, 256);
+
+/// Number of multiplications in one task of [`matmul`], if the limits of its rows and columns allow it. A smaller task
+/// would spend more of its time on packing the operands, a larger one would leave threads idle.
+const TASK_PRODUCTS: usize = 16 << 20;
+
+/// The same number for products with a small destination, whose inner dimension is larger than their number of rows:
+/// the gradients of the adapter's matrices.
+const TASK_PRODUCTS_SMALL: usize = 4 << 20;
 
 /// Number of outputs in one panel (see [`pack_panels`]). The weights of one input in a panel take 128 bytes: one or two
 /// cache lines, or two AVX-512 registers.
@@ -58,12 +71,6 @@ impl<'a> Mat<'a> {
             col_stride: self.row_stride,
         }
     }
-
-    fn rows(self, start: usize, rows: usize) -> Self {
-        assert!(start + rows <= self.rows, "the row range reaches outside the matrix");
-        let data = if rows == 0 || self.cols == 0 { &[] } else { &self.data[start * self.row_stride..] };
-        Mat { data, rows, ..self }
-    }
 }
 
 /// True if a row-major matrix of this shape lies inside a slice of this length.
@@ -97,55 +104,113 @@ impl<'a> MatMut<'a> {
     }
 }
 
-/// `dst = keep·dst + scale·lhs·rhs` on the calling thread. If `keep` is zero, the old content of `dst` is not read.
-pub(crate) fn matmul_here(dst: MatMut<'_>, keep: f32, lhs: Mat<'_>, rhs: Mat<'_>, scale: f32) {
-    assert_eq!(lhs.cols, rhs.rows, "the inner dimensions differ");
-    assert_eq!((dst.rows, dst.cols), (lhs.rows, rhs.cols), "the destination has another shape");
-    if dst.rows == 0 || dst.cols == 0 {
-        return;
+/// A whole product `dst = keep·dst + scale·lhs·rhs`, whose parts several threads can compute.
+#[derive(Clone, Copy)]
+struct Product<'a> {
+    dst: *mut f32,
+    dst_stride: usize,
+    keep: f32,
+    lhs: Mat<'a>,
+    rhs: Mat<'a>,
+    scale: f32,
+}
+
+// SAFETY: `dst` points into a slice that the creator of the product has borrowed uniquely for as long as the product
+// lives, and `f32` can be written from any thread. The other fields are shared borrows and numbers.
+unsafe impl Send for Product<'_> {}
+// SAFETY: The same; the only use of `dst` is in the unsafe function `tile`, whose caller guarantees that no two threads
+// write the same element.
+unsafe impl Sync for Product<'_> {}
+
+impl<'a> Product<'a> {
+    /// Checks the shapes. The result must not be used after the borrow of `dst` ends, which the functions below ensure
+    /// by dropping it before they return.
+    fn new(dst: &mut MatMut<'_>, keep: f32, lhs: Mat<'a>, rhs: Mat<'a>, scale: f32) -> Self {
+        assert_eq!(lhs.cols, rhs.rows, "the inner dimensions differ");
+        assert_eq!((dst.rows, dst.cols), (lhs.rows, rhs.cols), "the destination has another shape");
+        Product { dst: dst.data.as_mut_ptr(), dst_stride: dst.row_stride, keep, lhs, rhs, scale }
     }
-    // SAFETY: the constructor of every view checked with `fits` that all addresses of its shape and strides lie inside
-    // its slice, and transposing or narrowing a view keeps that. Strides are smaller than the length of a slice, so
-    // they fit into isize. The kernel prefers matrices whose columns have no gaps, so it computes the transpose of the
-    // product: the operands are exchanged. `dst` is a unique borrow, its rows do not overlap (`row_stride >= cols`), and the operands
-    // are shared borrows, so no operand aliases `dst`. All memory is initialised f32.
-    unsafe {
-        gemm_f32::gemm::f32::get_gemm_fn()(
-            dst.cols,
-            dst.rows,
-            lhs.cols,
-            dst.data.as_mut_ptr(),
-            dst.row_stride as isize,
-            1,
-            keep != 0.0,
-            rhs.data.as_ptr(),
-            rhs.row_stride as isize,
-            rhs.col_stride as isize,
-            lhs.data.as_ptr(),
-            lhs.row_stride as isize,
-            lhs.col_stride as isize,
-            keep,
-            scale,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
+
+    /// Computes the rows and columns of `dst` in the given ranges, which must not be empty.
+    ///
+    /// # Safety
+    /// The slice of `dst` is still borrowed for this product, and no other thread accesses the same elements of `dst`.
+    unsafe fn tile(&self, rows: Range<usize>, cols: Range<usize>) {
+        let Product { lhs, rhs, .. } = *self;
+        assert!(rows.start < rows.end && rows.end <= lhs.rows, "the rows reach outside the matrix");
+        assert!(cols.start < cols.end && cols.end <= rhs.cols, "the columns reach outside the matrix");
+        // Without an inner dimension the operands may be empty slices, whose addresses must not be moved.
+        let (lhs_at, rhs_at) = match lhs.cols {
+            0 => (0, 0),
+            _ => (rows.start * lhs.row_stride, cols.start * rhs.col_stride),
+        };
+        // SAFETY: the constructor of every view checked with `fits` that all addresses of its shape and strides lie
+        // inside its slice, transposing a view keeps that, and the ranges lie inside the shapes. Strides are smaller
+        // than the length of a slice, so they fit into isize. The rows of `dst` do not overlap (`row_stride >= cols`),
+        // no other thread accesses its elements in the ranges, and the operands are shared borrows, so nothing aliases
+        // what is written. All memory is initialised f32. The kernel prefers matrices whose columns have no gaps, so it
+        // computes the transpose of the product: the operands are exchanged.
+        unsafe {
+            gemm_f32::gemm::f32::get_gemm_fn()(
+                cols.len(),
+                rows.len(),
+                lhs.cols,
+                self.dst.add(rows.start * self.dst_stride + cols.start),
+                self.dst_stride as isize,
+                1,
+                self.keep != 0.0,
+                rhs.data.as_ptr().add(rhs_at),
+                rhs.row_stride as isize,
+                rhs.col_stride as isize,
+                lhs.data.as_ptr().add(lhs_at),
+                lhs.row_stride as isize,
+                lhs.col_stride as isize,
+                self.keep,
+                self.scale,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
     }
 }
 
-/// `dst = keep·dst + scale·lhs·rhs` on the current rayon pool. Each task computes [`TASK_ROWS`] rows of `dst`.
-pub(crate) fn matmul(dst: MatMut<'_>, keep: f32, lhs: Mat<'_>, rhs: Mat<'_>, scale: f32) {
-    if dst.rows <= TASK_ROWS {
-        return matmul_here(dst, keep, lhs, rhs, scale);
+/// `dst = keep·dst + scale·lhs·rhs` on the calling thread. If `keep` is zero, the old content of `dst` is not read.
+pub(crate) fn matmul_here(mut dst: MatMut<'_>, keep: f32, lhs: Mat<'_>, rhs: Mat<'_>, scale: f32) {
+    let product = Product::new(&mut dst, keep, lhs, rhs, scale);
+    if dst.rows > 0 && dst.cols > 0 {
+        // SAFETY: `dst` is borrowed until the end of this function, and there is only one task.
+        unsafe { product.tile(0..dst.rows, 0..dst.cols) }
     }
-    let MatMut { data, rows, cols, row_stride } = dst;
-    let end = (rows - 1) * row_stride + cols;
-    data[..end].par_chunks_mut(TASK_ROWS * row_stride).enumerate().for_each(|(i, part)| {
-        let start = i * TASK_ROWS;
-        let rows = TASK_ROWS.min(rows - start);
-        matmul_here(MatMut::strided(part, rows, cols, row_stride), keep, lhs.rows(start, rows), rhs, scale);
-    });
+}
+
+/// `dst = keep·dst + scale·lhs·rhs` on the current rayon pool. If `keep` is zero, the old content of `dst` is not read.
+/// Each task computes a tile of `dst`, whose size depends only on the shapes.
+pub(crate) fn matmul(mut dst: MatMut<'_>, keep: f32, lhs: Mat<'_>, rhs: Mat<'_>, scale: f32) {
+    let product = Product::new(&mut dst, keep, lhs, rhs, scale);
+    let (rows, cols) = (dst.rows, dst.cols);
+    if rows == 0 || cols == 0 {
+        return;
+    }
+    let max_cols = if rows > TASK_ROWS.1 { TASK_COLS } else { cols };
+    let col_tasks = cols.div_ceil(max_cols);
+    let tile_cols = cols.div_ceil(col_tasks).next_multiple_of(PANEL);
+    let col_tasks = cols.div_ceil(tile_cols);
+    let products = if lhs.cols > rows { TASK_PRODUCTS_SMALL } else { TASK_PRODUCTS };
+    let wanted = products / (tile_cols.min(cols) * lhs.cols.max(1));
+    let tile_rows = wanted.clamp(TASK_ROWS.0, TASK_ROWS.1).next_multiple_of(PANEL);
+    let row_tasks = rows.div_ceil(tile_rows);
+    let part = |at: usize, size: usize, end: usize| at * size..end.min((at + 1) * size);
+    let task = |i: usize| {
+        let (row, col) = (i / col_tasks, i % col_tasks);
+        // SAFETY: `dst` is borrowed until the end of this function, and the tiles of different tasks do not overlap.
+        unsafe { product.tile(part(row, tile_rows, rows), part(col, tile_cols, cols)) }
+    };
+    match row_tasks * col_tasks {
+        1 => task(0),
+        count => (0..count).into_par_iter().with_max_len(1).for_each(task),
+    }
 }
 
 /// Runs `body`, usually a loop, compiled for the widest vector instructions of this machine. The closure should be
@@ -264,6 +329,52 @@ pub(crate) fn pack_panels(weight: &[f32], outputs: usize, inputs: usize) -> Vec<
     packed
 }
 
+/// Packs rows of `outputs` numbers, which start `stride` elements apart in `rows`, into panels: the product of a vector
+/// with these panels is the sum of the rows, each times one number of the vector. `panels` is overwritten, its length
+/// must be that of [`packed_rows_len`], and the last panel is padded with zeros.
+pub(crate) fn pack_rows(rows: &[f32], stride: usize, outputs: usize, panels: &mut [f32]) {
+    let count = panels.len() / outputs.next_multiple_of(PANEL).max(1);
+    for (p, panel) in panels.chunks_exact_mut((count * PANEL).max(1)).enumerate() {
+        let at = p * PANEL;
+        let width = PANEL.min(outputs - at);
+        for (slot, row) in panel.as_chunks_mut::<PANEL>().0.iter_mut().zip(rows.chunks(stride)) {
+            slot[..width].copy_from_slice(&row[at..][..width]);
+            slot[width..].fill(0.0);
+        }
+    }
+}
+
+/// Number of elements in the panels of `count` rows with `outputs` numbers each; see [`pack_rows`].
+pub(crate) fn packed_rows_len(count: usize, outputs: usize) -> usize {
+    count * outputs.next_multiple_of(PANEL)
+}
+
+/// Packs `outputs` rows with `inputs` numbers each, which start `stride` elements apart in `rows`, as [`pack_panels`]
+/// does, into `panels`, and multiplies them by `scale`.
+pub(crate) fn pack_scaled(
+    rows: &[f32],
+    stride: usize,
+    [outputs, inputs]: [usize; 2],
+    scale: f32,
+    panels: &mut [f32],
+) {
+    let mut rows = rows.chunks(stride).take(outputs);
+    for panel in panels.chunks_exact_mut((inputs * PANEL).max(1)) {
+        for o in 0..PANEL {
+            let slots = panel.iter_mut().skip(o).step_by(PANEL);
+            match rows.next() {
+                Some(row) => slots.zip(&row[..inputs]).for_each(|(slot, v)| *slot = v * scale),
+                None => slots.for_each(|slot| *slot = 0.0),
+            }
+        }
+    }
+}
+
+/// Number of elements in the panels of an `[outputs, inputs]` matrix; see [`pack_panels`].
+pub(crate) fn panels_len(outputs: usize, inputs: usize) -> usize {
+    outputs.next_multiple_of(PANEL) * inputs
+}
+
 /// `dst[r] = panels·x[r]` for a few rows `r`; with `keep`, the product is added to `dst[r]`.
 ///
 /// Each output is one chain of multiply-adds over the inputs in order, so a row gets the same bits whether it is
@@ -298,14 +409,15 @@ impl WithSimd for PanelProduct<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         // Size of a tile of accumulators: NV vectors per panel, R rows, P panels. A tile must fit into the vector
-        // registers, and it must be large enough to hide the latency of a multiply-add.
+        // registers, and it must be large enough to hide the latency of a multiply-add. R1 is the number of rows in a
+        // tile of a single panel.
         match (S::F32_LANES, self.rows) {
-            (16, 1) => self.walk::<S, 2, 1, 4>(simd),
-            (16, _) => self.walk::<S, 2, 4, 2>(simd),
-            (8, 1) => self.walk::<S, 4, 1, 2>(simd),
-            (8, _) => self.walk::<S, 4, 2, 1>(simd),
-            (4, _) => self.walk::<S, 8, 1, 1>(simd),
-            _ => self.walk::<S, 32, 1, 1>(simd),
+            (16, 1) => self.walk::<S, 2, 1, 4, 1>(simd),
+            (16, _) => self.walk::<S, 2, 4, 2, 8>(simd),
+            (8, 1) => self.walk::<S, 4, 1, 2, 1>(simd),
+            (8, _) => self.walk::<S, 4, 2, 1, 2>(simd),
+            (4, _) => self.walk::<S, 8, 1, 1, 1>(simd),
+            _ => self.walk::<S, 32, 1, 1, 1>(simd),
         }
     }
 }
@@ -314,7 +426,7 @@ impl PanelProduct<'_> {
     /// Loops over the panels outside and over the rows inside, so that each panel is read from memory once for all
     /// rows.
     #[inline(always)]
-    fn walk<S: Simd, const NV: usize, const R: usize, const P: usize>(mut self, simd: S) {
+    fn walk<S: Simd, const NV: usize, const R: usize, const P: usize, const R1: usize>(mut self, simd: S) {
         let count = self.outputs.div_ceil(PANEL);
         let mut panel = 0;
         while panel + P <= count {
@@ -322,7 +434,7 @@ impl PanelProduct<'_> {
             panel += P;
         }
         while panel < count {
-            self.rows::<S, NV, R, 1>(simd, panel);
+            self.rows::<S, NV, R1, 1>(simd, panel);
             panel += 1;
         }
     }
@@ -334,6 +446,10 @@ impl PanelProduct<'_> {
         while row + R <= self.rows {
             self.tile::<S, NV, R, P>(simd, panel, row);
             row += R;
+        }
+        while R > 4 && row + 4 <= self.rows {
+            self.tile::<S, NV, 4, P>(simd, panel, row);
+            row += 4;
         }
         while R > 2 && row + 2 <= self.rows {
             self.tile::<S, NV, 2, P>(simd, panel, row);
@@ -369,6 +485,83 @@ impl PanelProduct<'_> {
     }
 }
 
+/// `dst += xᵀ·panels`, where `x` has `inputs` rows, and a row of `dst` belongs to a column of `x`. The panels hold
+/// `[inputs, outputs]`, packed by [`pack_rows`].
+#[derive(Debug)]
+pub(crate) struct TransposedProduct<'a> {
+    pub(crate) panels: &'a [f32],
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    /// Number of rows of `dst`.
+    pub(crate) rows: usize,
+    pub(crate) x: &'a [f32],
+    pub(crate) x_stride: usize,
+    /// Row-major without gaps.
+    pub(crate) dst: &'a mut [f32],
+}
+
+impl TransposedProduct<'_> {
+    /// Computes the product on the calling thread.
+    pub(crate) fn run(self) {
+        if self.rows > 0 && self.outputs > 0 {
+            Arch::new().dispatch(self);
+        }
+    }
+}
+
+impl WithSimd for TransposedProduct<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match S::F32_LANES {
+            16 => self.walk::<S, 2, 8>(simd),
+            8 => self.walk::<S, 4, 2>(simd),
+            4 => self.walk::<S, 8, 1>(simd),
+            _ => self.walk::<S, 32, 1>(simd),
+        }
+    }
+}
+
+impl TransposedProduct<'_> {
+    #[inline(always)]
+    fn walk<S: Simd, const NV: usize, const R: usize>(mut self, simd: S) {
+        for panel in 0..self.outputs.div_ceil(PANEL) {
+            let mut row = 0;
+            while row + R <= self.rows {
+                self.tile::<S, NV, R>(simd, panel, row);
+                row += R;
+            }
+            while row < self.rows {
+                self.tile::<S, NV, 1>(simd, panel, row);
+                row += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const NV: usize, const R: usize>(&mut self, simd: S, panel: usize, row: usize) {
+        let weights = self.panels[panel * self.inputs * PANEL..].as_chunks::<PANEL>().0;
+        let mut acc = [[simd.splat_f32s(0.0); NV]; R];
+        for (weights, x) in weights[..self.inputs].iter().zip(self.x.chunks(self.x_stride)) {
+            let weights = S::as_simd_f32s(weights).0;
+            let x: &[f32; R] = x[row..].first_chunk().unwrap_or(&[0.0; R]);
+            for r in 0..R {
+                let value = simd.splat_f32s(x[r]);
+                for v in 0..NV {
+                    acc[r][v] = simd.mul_add_e_f32s(value, weights[v], acc[r][v]);
+                }
+            }
+        }
+        let at = panel * PANEL;
+        let width = PANEL.min(self.outputs - at);
+        for (r, vectors) in acc.iter().enumerate() {
+            let slot = &mut self.dst[(row + r) * self.outputs + at..][..width];
+            store::<S, NV>(slot, true, vectors);
+        }
+    }
+}
+
 /// Computes one tile: the products of `P` panels with `R` rows.
 #[inline(always)]
 fn accumulate<S: Simd, const NV: usize, const R: usize, const P: usize>(
@@ -399,6 +592,15 @@ fn accumulate<S: Simd, const NV: usize, const R: usize, const P: usize>(
 /// panel.
 #[inline(always)]
 fn store<S: Simd, const NV: usize>(slot: &mut [f32], keep: bool, vectors: &[S::f32s; NV]) {
+    if let Ok(slot) = <&mut [f32; PANEL]>::try_from(&mut *slot) {
+        // The usual case has a length that the compiler knows.
+        let mut values = [0.0f32; PANEL];
+        S::as_mut_simd_f32s(&mut values).0.copy_from_slice(vectors);
+        for (slot, value) in slot.iter_mut().zip(values) {
+            *slot = if keep { *slot + value } else { value };
+        }
+        return;
+    }
     let mut values = [0.0f32; PANEL];
     S::as_mut_simd_f32s(&mut values).0.copy_from_slice(vectors);
     if keep {
@@ -444,6 +646,67 @@ mod tests {
                 assert!((dst[at] - expected).abs() < 1e-5, "{r} {c}");
             }
         }
+    }
+
+    #[test]
+    fn products_that_are_divided_by_rows_and_columns_agree_with_plain_loops() {
+        // The first is divided by rows and columns; the second has a long inner dimension and is divided by rows.
+        for (rows, inner, cols) in [(300, 3, 900), (96, 2100, 64)] {
+            let (a, b) = (numbers(rows * inner), numbers(inner * cols));
+            let mut dst = vec![1.0; rows * cols];
+            let (lhs, rhs) = (Mat::new(&a, inner, rows).t(), Mat::new(&b, inner, cols));
+            matmul(MatMut::new(&mut dst, rows, cols), 1.0, lhs, rhs, 0.5);
+            for (at, value) in dst.iter().enumerate() {
+                let (r, c) = (at / cols, at % cols);
+                let product: f32 = (0..inner).map(|i| a[i * rows + r] * b[i * cols + c]).sum();
+                assert!((value - 1.0 - 0.5 * product).abs() < 1e-3, "{r} {c}: {value} {product}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_product_without_an_inner_dimension_only_scales_its_destination() {
+        let mut dst = [2.0; 6];
+        matmul(MatMut::new(&mut dst, 3, 2), 0.5, Mat::new(&[], 3, 0), Mat::new(&[], 0, 2), 1.0);
+        assert_eq!(dst, [1.0; 6]);
+    }
+
+    #[test]
+    fn transposed_products_agree_with_plain_loops() {
+        for (inputs, outputs, rows) in [(1, 5, 1), (33, 32, 19), (7, 70, 8)] {
+            let (stride, panel_stride) = (rows + 3, outputs + 2);
+            let (x, y) = (numbers(inputs * stride), numbers(inputs * panel_stride));
+            // What the panels held before must not matter.
+            let mut panels = vec![f32::NAN; packed_rows_len(inputs, outputs)];
+            pack_rows(&y, panel_stride, outputs, &mut panels);
+            let mut dst = vec![1.0; rows * outputs];
+            let product = TransposedProduct {
+                panels: &panels,
+                inputs,
+                outputs,
+                rows,
+                x: &x,
+                x_stride: stride,
+                dst: &mut dst,
+            };
+            product.run();
+            for (at, value) in dst.iter().enumerate() {
+                let (r, o) = (at / outputs, at % outputs);
+                let expected: f32 = (0..inputs).map(|i| x[i * stride + r] * y[i * panel_stride + o]).sum();
+                assert!((value - 1.0 - expected).abs() < 1e-4, "{inputs} {r} {o}");
+            }
+        }
+    }
+
+    #[test]
+    fn packing_with_a_scale_equals_packing_the_scaled_matrix() {
+        let (outputs, inputs, stride) = (70, 9, 11);
+        let rows = numbers(outputs * stride);
+        let doubled: Vec<f32> =
+            rows.chunks_exact(stride).flat_map(|row| row[..inputs].iter().map(|v| 2.0 * v)).collect();
+        let mut panels = vec![f32::NAN; panels_len(outputs, inputs)];
+        pack_scaled(&rows, stride, [outputs, inputs], 2.0, &mut panels);
+        assert_eq!(panels, pack_panels(&doubled, outputs, inputs));
     }
 
     #[test]

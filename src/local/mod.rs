@@ -9,8 +9,8 @@
 //! served round-robin, and the jobs of one session run in their order. Samples run concurrently. Quick jobs, such as
 //! creating a model, run before all others. When a session ends, its pending jobs fail. While a session's client is
 //! silent, the session is paused: its jobs stay in the queue. A client that waits for one result, or for the
-//! completions of many samples, occupies no thread. The only model is `tinkex/nano`, whose tokens are bytes
-//! ([`tokenizer::ByteTokenizer`](crate::tokenizer::ByteTokenizer)).
+//! completions of many samples, occupies no thread. The model `tinkex/nano`, whose tokens are bytes
+//! ([`tokenizer::ByteTokenizer`](crate::tokenizer::ByteTokenizer)), is built in; [`Options::models`] adds models of folders.
 //!
 //! Every operation of the client works with the engine, except the audit log, the revocation of the API key, and
 //! `whoami` with a key that is not a JWT. Custom losses that clients send as graphs are differentiated and trained on.

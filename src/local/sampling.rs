@@ -110,11 +110,10 @@ impl Sample {
             }
             Some(Stop::Strings(it)) => (Vec::new(), it.into_iter().map(String::into_bytes).collect()),
         };
-        let text = match stops.is_empty() {
-            true => None,
-            false => {
-                Some(model.text().map_err(|it| format!("stop: strings need the model's tokenizer: {it}"))?)
-            }
+        let text = if stops.is_empty() {
+            None
+        } else {
+            Some(model.text().map_err(|it| format!("stop: strings need the model's tokenizer: {it}"))?)
         };
         let generate = Generate {
             prompt,

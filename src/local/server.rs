@@ -124,6 +124,10 @@ pub struct Options {
     pub pjwt_auth_enabled: bool,
     /// Flag for clients. If true, they cancel samples whose result nobody waits for any more. Default true.
     pub sample_cancel_enabled: bool,
+    /// Serves the loss `stable_reinforce`, whose formula is not public, by another one: `cispo` with its default bounds.
+    /// Programs whose default it is then run. The results of such a pass have the metric
+    /// `tinkex/stable_reinforce_is_cispo`, and the log has a warning at the start. Default false: the loss is refused.
+    pub stable_reinforce_as_cispo: bool,
 }
 
 impl Default for Options {
@@ -149,6 +153,7 @@ impl Default for Options {
             sample_join_sampling_session: false,
             pjwt_auth_enabled: false,
             sample_cancel_enabled: true,
+            stable_reinforce_as_cispo: false,
         }
     }
 }
@@ -218,6 +223,7 @@ impl fmt::Debug for Options {
             .field("sample_join_sampling_session", &self.sample_join_sampling_session)
             .field("pjwt_auth_enabled", &self.pjwt_auth_enabled)
             .field("sample_cancel_enabled", &self.sample_cancel_enabled)
+            .field("stable_reinforce_as_cispo", &self.stable_reinforce_as_cispo)
             .finish_non_exhaustive()
     }
 }
@@ -280,6 +286,9 @@ impl Server {
             .local_addr()
             .map_err(|it| system_error(format!("no address to listen on: {it}")))?
             .port();
+        if options.stable_reinforce_as_cispo {
+            log::warn!("the embedded engine computes cispo where a client asks for stable_reinforce");
+        }
         let temporary = options.data_dir.is_none();
         let (flags, dynamic_flags) = (options.flags(), options.dynamic_flags());
         let data_dir = match options.data_dir {
@@ -329,6 +338,7 @@ impl Server {
             ),
             flags,
             dynamic_flags,
+            stands_in: options.stable_reinforce_as_cispo,
             api_key: server.api_key.clone(),
             allowed_hosts: options.allowed_hosts,
             bodies: Bodies::new(options.stall_timeout),

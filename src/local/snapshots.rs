@@ -44,7 +44,7 @@ enum Origin {
 #[derive(Debug)]
 pub(super) struct Snapshots {
     /// Samplers without an adapter, with the weights that they belong to.
-    untrained: Mutex<Vec<(Arc<Weights>, Arc<OnceLock<Arc<Sampler>>>)>>,
+    untrained: Mutex<Vec<(Arc<Weights>, Untrained)>>,
     scratch: Scratch,
     ready: Arc<Ready>,
     latest: Mutex<HashMap<Origin, Weak<Snapshot>>>,
@@ -153,6 +153,9 @@ impl Snapshots {
 fn disk(error: &io::Error) -> String {
     format!("the engine's scratch file: {error}")
 }
+
+/// The sampler of a base model, once it is made.
+type Untrained = Arc<OnceLock<Arc<Sampler>>>;
 
 type Cell = Arc<OnceLock<Result<Arc<Sampler>, String>>>;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tinkex::ServiceClient;
 use tinkex::local::{Options, Server};
-use tinkex::types::{AdamParams, Datum, LoraConfig, LossFn, ModelInput, SamplingParams, Stop, TensorData};
+use tinkex::types::{AdamParams, Datum, LoraConfig, LossFn, ModelInput, SamplingParams, Stop};
 
 const LLAMA: &str = "tiny/llama";
 const QWEN3: &str = "tiny/qwen3";
@@ -52,10 +52,8 @@ fn lora() -> LoraConfig {
 }
 
 fn datum() -> Datum {
-    let targets = vec![40i64, 7, 80, 11, 33, 90, 2, 5];
-    let inputs = [("target_tokens", TensorData::from(targets)), ("weights", vec![1.0f32; 8].into())];
-    let inputs = inputs.map(|(name, tensor)| (name.to_string(), tensor));
-    Datum::new(ModelInput::from_ints([5, 40, 7, 80, 11, 33, 90, 2]), inputs.into())
+    let datum = Datum::new(ModelInput::from_ints([5, 40, 7, 80, 11, 33, 90, 2]));
+    datum.with("target_tokens", vec![40i64, 7, 80, 11, 33, 90, 2, 5]).with("weights", vec![1.0f32; 8])
 }
 
 #[test]
@@ -72,7 +70,7 @@ fn a_model_of_a_folder_is_listed_trained_saved_and_sampled_from() {
     for _ in 0..12 {
         let pass = training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
         losses.push(pass.metrics["loss:sum"]);
-        let step = training.optim_step(adam.clone()).wait().unwrap();
+        let step = training.optim_step(adam).wait().unwrap();
         assert!(step.metrics.contains_key("grad_norm"));
     }
     assert!(losses[11] < 0.2 * losses[0], "{losses:?}");
@@ -119,6 +117,9 @@ fn stop_strings_of_a_model_without_a_tokenizer_are_refused_with_the_reason() {
     assert!(error.contains("stop: strings need the model's tokenizer"), "{error}");
 }
 
+/// What is changed in a folder.
+type Change = Box<dyn FnOnce(&Path)>;
+
 /// A server with a copy of a model in which one file was changed: its refusal.
 fn refusal(name: &str, change: impl FnOnce(&Path)) -> String {
     let copy = Folder::new(name);
@@ -147,7 +148,7 @@ fn a_folder_that_cannot_be_served_is_refused_at_start_with_the_file_and_the_valu
     let cut = |folder: &Path, len: u64| {
         fs::OpenOptions::new().write(true).open(folder.join(FIRST)).unwrap().set_len(len).unwrap();
     };
-    let cases: Vec<(&str, Box<dyn FnOnce(&Path)>, &str)> = vec![
+    let cases: Vec<(&str, Change, &str)> = vec![
         ("none", Box::new(|it| fs::remove_file(it.join("config.json")).unwrap()), "config.json: "),
         (
             "json",

@@ -44,6 +44,8 @@ pub(super) struct App {
     /// Flags sent to clients.
     pub(super) flags: ClientConfig,
     pub(super) dynamic_flags: DynamicConfig,
+    /// Whether a stand-in may be computed for a loss whose formula is not public.
+    pub(super) stands_in: bool,
     pub(super) api_key: String,
     /// Accepted host names besides those of the loopback address.
     pub(super) allowed_hosts: Vec<String>,
@@ -312,7 +314,7 @@ fn pass(app: &App, call: train::ForwardBackwardCall, fingerprint: u64, size: usi
         Ok(it) => it,
         Err(refusal) => return reply::<UntypedFuture>(Err(refusal)),
     };
-    let read = |it| Pass::new(&call.data, &call.loss, it, !call.forward_only, served.config());
+    let read = |it| Pass::new(&call.data, &call.loss, it, !call.forward_only, served.config(), app.stands_in);
     let work = match custom.and_then(read) {
         Ok(pass) => {
             let (model_id, waiting) = (call.model_id.clone(), app.state.count_waiting(2 * size));

@@ -131,7 +131,7 @@ fn widen_bf16(bytes: [u8; 2]) -> f32 {
 #[inline(always)]
 fn widen_f16(bytes: [u8; 2]) -> f32 {
     /// 2^112: the distance of the biases of the exponents.
-    const SCALE: f32 = 5.192_296_9e33;
+    const SCALE: f32 = 5.192_297e33;
     let bits = u32::from(u16::from_le_bytes(bytes));
     let (sign, magnitude) = ((bits & 0x8000) << 16, bits & 0x7fff);
     // As a 32-bit float with a too small exponent; the product also normalises numbers without a leading one.

@@ -51,9 +51,10 @@ impl Loaded {
         let at = |problem: String| format!("{}: {problem}", folder.join("config.json").display());
         let (family, config, eos) = folder_config::read(&config).map_err(at)?;
         let generation = folder.join("generation_config.json");
-        let eos = match generation.is_file() {
-            true => folder_config::eos(&read_json(&generation)?).unwrap_or(eos),
-            false => eos,
+        let eos = if generation.is_file() {
+            folder_config::eos(&read_json(&generation)?).unwrap_or(eos)
+        } else {
+            eos
         };
         if let Some(id) = eos.iter().find(|id| config.vocab <= **id as usize) {
             let problem = format!("eos_token_id: {id} is outside the vocabulary of {}", config.vocab);
@@ -232,9 +233,10 @@ impl Tensors {
             layers.push(self.layer(c, l)?);
         }
         let norm = self.vector("model.norm.weight", c.hidden)?;
-        let untied = match c.tied_head {
-            true => None,
-            false => Some(Stack::new(c.hidden, [self.matrix("lm_head.weight", c.vocab, c.hidden)?])),
+        let untied = if c.tied_head {
+            None
+        } else {
+            Some(Stack::new(c.hidden, [self.matrix("lm_head.weight", c.vocab, c.hidden)?]))
         };
         let rope = Rope::new(c.rope_theta, c.rope_scaling, c.head_dim, c.max_len);
         Ok(Weights { embed: Stack::new(c.hidden, [embed]), layers, norm, untied, rope, config })
@@ -249,11 +251,11 @@ impl Tensors {
         }
         let biases = widths.map(|(part, width)| (name(&format!("self_attn.{part}_proj.bias")), width));
         let (q_norm, k_norm) = (name("self_attn.q_norm.weight"), name("self_attn.k_norm.weight"));
-        let head_norm = match self.found.contains_key(&q_norm) {
-            true => {
-                Some(HeadNorm { q: self.vector(&q_norm, c.head_dim)?, k: self.vector(&k_norm, c.head_dim)? })
-            }
-            false => None,
+        let head_norm = if self.found.contains_key(&q_norm) {
+            let (q, k) = (self.vector(&q_norm, c.head_dim)?, self.vector(&k_norm, c.head_dim)?);
+            Some(HeadNorm { q, k })
+        } else {
+            None
         };
         let gate = self.matrix(&name("mlp.gate_proj.weight"), c.mlp, c.hidden)?;
         let up = self.matrix(&name("mlp.up_proj.weight"), c.mlp, c.hidden)?;

@@ -7,6 +7,9 @@ use rayon::prelude::*;
 /// Number of rows that one task of a row-wise operation handles.
 const TASK_ROWS: usize = 128;
 
+/// Number of heads, counted over all rows, that one task of [`head_dots`] handles.
+const TASK_HEADS: usize = 1024;
+
 /// `y = x / rms(x) · gain` for each row; saves `1 / rms(x)`.
 pub(super) fn rmsnorm(x: &[f32], gain: &[f32], eps: f32, y: &mut [f32], inverse: &mut [f32]) {
     let h = gain.len();
@@ -157,12 +160,15 @@ pub(super) fn swiglu_backward(gate_up: &[f32], mlp: usize, dact: &[f32], dgate_u
 /// Dot products of each head of `x` with the same head of `y`, two `[rows, heads·head_dim]` matrices; `out` is `[rows,
 /// heads]`.
 pub(super) fn head_dots(x: &[f32], y: &[f32], head_dim: usize, out: &mut [f32]) {
-    simd(
-        #[inline(always)]
-        || {
-            for ((x, y), out) in x.chunks_exact(head_dim).zip(y.chunks_exact(head_dim)).zip(out) {
-                *out = dot(x, y);
-            }
-        },
-    );
+    let tasks = x.par_chunks(TASK_HEADS * head_dim).zip(y.par_chunks(TASK_HEADS * head_dim));
+    tasks.zip(out.par_chunks_mut(TASK_HEADS)).for_each(|((x, y), out)| {
+        simd(
+            #[inline(always)]
+            || {
+                for ((x, y), out) in x.chunks_exact(head_dim).zip(y.chunks_exact(head_dim)).zip(out) {
+                    *out = dot(x, y);
+                }
+            },
+        );
+    });
 }
