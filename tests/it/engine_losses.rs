@@ -150,6 +150,8 @@ fn gspo_trains_on_the_ratio_of_the_whole_sequence() {
     let update = client.run("optim_step", &step(&model, 2));
     assert!(0.0 < update["metrics"]["grad_norm"].as_f64().expect("a norm") || ratio == 1.2, "{update}");
     let unmasked = [("logprobs", vec![-6.0; n]), ("advantages", vec![1.0; n])];
-    let error = client.fail("forward_backward", &pass(&model, 3, "gspo", json!({}), &unmasked));
-    assert!(error.contains("[\"sequence_ratio_mask\"]: is missing"), "{error}");
+    // Without a mask the tokens with an advantage count, here all.
+    let unmasked = client.run("forward_backward", &pass(&model, 3, "gspo", json!({}), &unmasked));
+    let masked = client.run("forward_backward", &pass(&model, 4, "gspo", json!({}), &inputs(-6.0)));
+    assert_eq!(unmasked, masked);
 }
