@@ -5,8 +5,7 @@
 //! depend on the thread pool, and each sum is computed within one piece.
 
 // `gemm-f32` takes raw pointers. The constructors of the views below check that all addresses which it may access lie
-// inside the borrowed slices, so callers need no checks. Outside this module and its submodules the engine uses no
-// `unsafe`.
+// inside the borrowed slices, so callers need no checks. No other module of the engine uses `unsafe`.
 #![allow(unsafe_code)]
 
 mod map;
@@ -16,8 +15,11 @@ pub(crate) use map::{Format, MappedFile, MappedSlice};
 pub(crate) use rows::RowProduct;
 
 use gemm_common::Parallelism;
+use memmap2::Mmap;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use std::fs::File;
+use std::io;
 use std::ops::Range;
 
 /// Largest number of columns of the destination that one task of [`matmul`] computes, if there are more rows than one
@@ -38,6 +40,14 @@ const TASK_PRODUCTS_SMALL: usize = 4 << 20;
 /// Number of outputs in one panel (see [`pack_panels`]). The weights of one input in a panel take 128 bytes: one or two
 /// cache lines, or two AVX-512 registers.
 pub(crate) const PANEL: usize = 32;
+
+/// Maps a file into memory, for [`MappedFile`].
+fn map_file(file: &File) -> io::Result<Mmap> {
+    // SAFETY: the map is only read. If another program changes the file meanwhile, elements have other values, all of
+    // which are valid for their types; if it cuts the file, an access ends the process with a signal. The documentation
+    // of `Options::models` says that the files must not be changed while the engine runs.
+    unsafe { Mmap::map(file) }
+}
 
 /// A read-only strided matrix inside a slice.
 #[derive(Clone, Copy, Debug)]

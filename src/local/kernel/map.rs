@@ -1,12 +1,15 @@
 //! Matrices that stay in their file: the file is mapped into memory, and elements are widened to `f32` when they are
 //! used. A mapped file takes no memory of the process that the system cannot take back.
 
+#![deny(unsafe_code)]
+
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
 use memmap2::Mmap;
 
+use super::map_file;
 use super::rows::{Bf16, F16, F32, Source};
 
 /// A file that is mapped into memory.
@@ -16,11 +19,7 @@ pub(crate) struct MappedFile(Arc<Mmap>);
 impl MappedFile {
     /// Maps a file.
     pub(crate) fn open(file: &File) -> std::io::Result<Self> {
-        // SAFETY: the map is only read. If another program changes the file meanwhile, elements have other values, all of
-        // which are valid for their types; if it cuts the file, an access ends the process with a signal. The
-        // documentation of `Options::models` says that the files must not be changed while the engine runs.
-        let map = unsafe { Mmap::map(file) }?;
-        Ok(MappedFile(Arc::new(map)))
+        Ok(MappedFile(Arc::new(map_file(file)?)))
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

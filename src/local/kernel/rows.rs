@@ -1,6 +1,8 @@
 //! Products of a row-major matrix with a few rows, for generating tokens with weights that stay in their file: each
 //! weight is read from memory once for all rows, and widened on the way.
 
+#![deny(unsafe_code)]
+
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
