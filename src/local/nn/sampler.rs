@@ -4,7 +4,7 @@ use super::choose::{Chooser, top};
 use super::decode::{Decoder, Segment, StepScratch};
 use super::head::log_sum_exp;
 use super::lora::{Layout, LoraSpec};
-use super::pass::{Model, Workspace};
+use super::pass::{MAX_KEPT, Model, Workspace};
 use super::rng::Rng;
 use super::train::Trainer;
 use super::weights::Weights;
@@ -66,7 +66,7 @@ impl PartialEq for AdapterShape {
 impl Trainer {
     /// The adapter's shape and current parameters.
     pub(crate) fn adapter(&self) -> (AdapterShape, &[f32]) {
-        let Model { base, layout, params, scale } = &self.model;
+        let Model { base, layout, params, scale, .. } = &self.model;
         (AdapterShape { base: base.clone(), layout: layout.clone(), scale: *scale }, params)
     }
 
@@ -160,7 +160,7 @@ impl Sampler {
     /// A sampler of the base model with an adapter. Parts that the adapter does not change are shared with `untrained`.
     pub(crate) fn merged(shape: &AdapterShape, params: Vec<f32>, untrained: &Sampler) -> Sampler {
         let AdapterShape { base, layout, scale } = shape.clone();
-        let model = Model { base, layout, params, scale };
+        let model = Model { base, layout, params, scale, max_kept: MAX_KEPT };
         let decoder = Decoder::new(&model, Some(&untrained.decoder));
         Sampler { model, decoder, idle: untrained.idle.clone() }
     }
