@@ -20,7 +20,7 @@ use super::snapshots::Snapshot;
 const MAX_SAMPLES: u32 = 1024;
 
 /// Limit of the tokens of all sequences of one request: 64 sequences that fill the context.
-const MAX_TOKENS: usize = 1 << 17;
+const MAX_TOKENS: usize = 1 << 21;
 
 /// Limit of the log-probabilities of other tokens (likeliest tokens and alternatives) that one request may return.
 const MAX_REPORTED: usize = 1 << 21;
@@ -294,18 +294,18 @@ mod tests {
         assert!(never.generate.stop_tokens.is_empty() && never.stops.is_empty());
         assert_eq!(stop(Some(Stop::from("\n"))).stops, [b"\n"]);
         assert_eq!(stop(None).generate.seed, 5, "the server's own seed");
-        assert_eq!(stop(None).generate.max_tokens, 2047, "what the context leaves");
+        assert_eq!(stop(None).generate.max_tokens, 32_767, "what the context leaves");
     }
 
     #[test]
     fn a_refused_request_gets_the_reason() {
         let params = |max_tokens| SamplingParams { max_tokens, ..Default::default() };
-        assert!(read(&request(2000, &params(Some(48)))).is_ok());
+        assert!(read(&request(32_720, &params(Some(48)))).is_ok());
         let refused = |request: SampleRequest| read(&request).expect_err("a refusal");
-        let overflow = refused(request(2000, &params(Some(49))));
-        assert_eq!(overflow, "a prompt of 2000 tokens and max_tokens 49 exceed the context window of 2048");
-        assert!(refused(request(2048, &params(None))).contains("exceed the context window"));
-        assert!(refused(request(2048, &params(Some(1)))).contains("exceed the context window"));
+        let overflow = refused(request(32_720, &params(Some(49))));
+        assert_eq!(overflow, "a prompt of 32720 tokens and max_tokens 49 exceed the context window of 32768");
+        assert!(refused(request(32_768, &params(None))).contains("exceed the context window"));
+        assert!(refused(request(32_768, &params(Some(1)))).contains("exceed the context window"));
         assert!(refused(request(0, &params(None))).contains("has no tokens"));
         let mut empty = request(1, &params(None));
         empty.num_samples = 0;
@@ -329,7 +329,8 @@ mod tests {
             let prompt = ModelInput::from_ints(vec![1; n]);
             read(&SampleRequest::new("s", 0, &prompt, 1, &params, &options).expect("a request"))
         };
-        for (n, max_tokens, max) in [(2048, Some(1), 0), (2048, None, 0), (2047, Some(1), 1), (2040, None, 8)]
+        for (n, max_tokens, max) in
+            [(32_768, Some(1), 0), (32_768, None, 0), (32_767, Some(1), 1), (32_760, None, 8)]
         {
             assert_eq!(
                 scored(n, max_tokens).expect("a sample").generate.max_tokens,
@@ -337,7 +338,7 @@ mod tests {
                 "{n} {max_tokens:?}"
             );
         }
-        for (n, max_tokens) in [(2048, Some(2)), (2047, Some(2)), (2049, Some(1)), (2049, None)] {
+        for (n, max_tokens) in [(32_768, Some(2)), (32_767, Some(2)), (32_769, Some(1)), (32_769, None)] {
             assert!(scored(n, max_tokens).is_err(), "{n} {max_tokens:?}");
         }
     }
@@ -351,16 +352,16 @@ mod tests {
             read(&it)
         };
         assert!(
-            ask(64, None, 0).is_ok() && ask(1024, Some(128), 0).is_ok() && ask(64, Some(64), 512).is_ok()
+            ask(64, None, 0).is_ok() && ask(1024, Some(2048), 0).is_ok() && ask(64, Some(64), 512).is_ok()
         );
         let error = ask(65, None, 0).expect_err("a refusal");
         assert!(
-            error.starts_with("num_samples 65 times 2044 tokens (no max_tokens is given) are"),
+            error.starts_with("num_samples 65 times 32764 tokens (no max_tokens is given) are"),
             "{error}"
         );
-        let error = ask(1024, Some(129), 0).expect_err("a refusal");
+        let error = ask(1024, Some(2049), 0).expect_err("a refusal");
         assert!(
-            error.starts_with("num_samples 1024 times 129 tokens are 132096; one request may ask"),
+            error.starts_with("num_samples 1024 times 2049 tokens are 2098176; one request may ask"),
             "{error}"
         );
         let error = ask(64, Some(2000), 20).expect_err("a refusal");
