@@ -12,7 +12,7 @@ use crate::types::{
 use crate::wire::json::SampleRequest;
 
 use super::examples::token_ids;
-use super::nn::{self, Generate, Sampler};
+use super::nn::{self, Generate, Generated, Sampler};
 use super::served::Served;
 use super::snapshots::Snapshot;
 
@@ -42,7 +42,7 @@ pub(super) enum Weights {
 /// A sampling request, ready to run.
 #[derive(Debug)]
 pub(super) struct Sample {
-    generate: Generate,
+    generate: Arc<Generate>,
     /// Strings that end a sequence, as bytes.
     stops: Vec<Vec<u8>>,
     /// The tokenizer of the model, if there are strings that end a sequence.
@@ -115,7 +115,7 @@ impl Sample {
         } else {
             Some(model.text().map_err(|it| format!("stop: strings need the model's tokenizer: {it}"))?)
         };
-        let generate = Generate {
+        let generate = Arc::new(Generate {
             prompt,
             num_samples: request.num_samples as usize,
             max_tokens: max,
@@ -129,7 +129,7 @@ impl Sample {
             topk_sample_logprobs: request.topk_sample_logprobs as usize,
             alternatives: request.prompt_alt_tokens_k as usize,
             targets,
-        };
+        });
         Ok(Sample {
             generate,
             stops,
@@ -149,17 +149,23 @@ impl Sample {
         (0 < k).then_some(PromptAltTokens { tokens, logprobs })
     }
 
-    /// Runs the request until it ends or is cancelled.
+    /// Runs the request until it ends or is cancelled, on this thread or on that of other requests of the sampler, and
+    /// hands over the response.
     pub(super) fn run(
-        &self,
+        self: Box<Self>,
         sampler: &Sampler,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<SampleResponse, String> {
-        let mut stop = |_, tokens: &[u32]| {
-            let text = self.text.as_deref();
-            text.is_some_and(|text| self.stops.iter().any(|it| ends_with(text, tokens, it)))
+        cancelled: impl Fn() -> bool + Send + 'static,
+        done: impl FnOnce(Result<SampleResponse, String>) + Send + 'static,
+    ) {
+        let (generate, stops, text) = (self.generate.clone(), self.stops.clone(), self.text.clone());
+        let stop = move |_: usize, tokens: &[u32]| {
+            text.as_deref().is_some_and(|text| stops.iter().any(|it| ends_with(text, tokens, it)))
         };
-        let generated = sampler.generate(&self.generate, &mut stop, cancelled)?;
+        let done = move |it: Result<Generated, String>| done(it.map(|it| self.response(it)));
+        sampler.submit(&generate, Box::new(stop), cancelled, done);
+    }
+
+    fn response(&self, generated: Generated) -> SampleResponse {
         let pair = |(token, logprob): (u32, f32)| TokenLogprob { token: token as i32, logprob };
         let row = |it: Vec<(u32, f32)>| it.into_iter().map(pair).collect::<Vec<_>>();
         let sequence = |generated: super::nn::GeneratedSequence| SampledSequence {
@@ -175,7 +181,7 @@ impl Sample {
             let unwanted = scores.len().saturating_sub(last_n);
             scores[..unwanted].fill(None);
         }
-        Ok(SampleResponse {
+        SampleResponse {
             sequences: generated.sequences.into_iter().map(sequence).collect(),
             prompt_logprobs,
             topk_prompt_logprobs: generated
@@ -184,7 +190,7 @@ impl Sample {
             prompt_cache_hit_tokens: 0,
             target_prompt_logprobs: self.target.as_ref().map(|it| scores(it, &generated.targets)),
             prompt_alt_tokens: self.alternatives(generated.alternatives),
-        })
+        }
     }
 }
 
