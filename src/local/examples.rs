@@ -503,7 +503,7 @@ mod tests {
     #[test]
     fn every_error_names_the_field_and_the_reason() {
         let ppo = |datum: Datum| pass(&[policy(), datum], LossFn::Ppo).expect_err("a refusal");
-        let long = ModelInput::from_ints(vec![1; 2049]);
+        let long = ModelInput::from_ints(vec![1; 32_769]);
         let table = [
             (
                 ppo(Datum { model_input: ModelInput::default(), ..policy() }),
@@ -513,7 +513,7 @@ mod tests {
                 ppo(Datum { model_input: ModelInput::from_ints([1, 512]), ..policy() }),
                 "data[1].model_input: token 1 is 512",
             ),
-            (ppo(Datum { model_input: long, ..policy() }), "exceed the context window of 2048"),
+            (ppo(Datum { model_input: long, ..policy() }), "exceed the context window of 32768"),
             (
                 ppo(policy().with("mask", vec![1.0f32, 1.0])),
                 "data[1].loss_fn_inputs[\"mask\"]: this loss takes only",

@@ -12,7 +12,7 @@ use crate::types::{
 use crate::wire::json::SampleRequest;
 
 use super::examples::token_ids;
-use super::nn::{self, Generate, Sampler};
+use super::nn::{self, Generate, Generated, Sampler};
 use super::served::Served;
 use super::snapshots::Snapshot;
 
@@ -20,7 +20,7 @@ use super::snapshots::Snapshot;
 const MAX_SAMPLES: u32 = 1024;
 
 /// Limit of the tokens of all sequences of one request: 64 sequences that fill the context.
-const MAX_TOKENS: usize = 1 << 17;
+const MAX_TOKENS: usize = 1 << 21;
 
 /// Limit of the log-probabilities of other tokens (likeliest tokens and alternatives) that one request may return.
 const MAX_REPORTED: usize = 1 << 21;
@@ -42,7 +42,7 @@ pub(super) enum Weights {
 /// A sampling request, ready to run.
 #[derive(Debug)]
 pub(super) struct Sample {
-    generate: Generate,
+    generate: Arc<Generate>,
     /// Strings that end a sequence, as bytes.
     stops: Vec<Vec<u8>>,
     /// The tokenizer of the model, if there are strings that end a sequence.
@@ -115,7 +115,7 @@ impl Sample {
         } else {
             Some(model.text().map_err(|it| format!("stop: strings need the model's tokenizer: {it}"))?)
         };
-        let generate = Generate {
+        let generate = Arc::new(Generate {
             prompt,
             num_samples: request.num_samples as usize,
             max_tokens: max,
@@ -129,7 +129,7 @@ impl Sample {
             topk_sample_logprobs: request.topk_sample_logprobs as usize,
             alternatives: request.prompt_alt_tokens_k as usize,
             targets,
-        };
+        });
         Ok(Sample {
             generate,
             stops,
@@ -149,17 +149,23 @@ impl Sample {
         (0 < k).then_some(PromptAltTokens { tokens, logprobs })
     }
 
-    /// Runs the request until it ends or is cancelled.
+    /// Runs the request until it ends or is cancelled, on this thread or on that of other requests of the sampler, and
+    /// hands over the response.
     pub(super) fn run(
-        &self,
+        self: Box<Self>,
         sampler: &Sampler,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<SampleResponse, String> {
-        let mut stop = |_, tokens: &[u32]| {
-            let text = self.text.as_deref();
-            text.is_some_and(|text| self.stops.iter().any(|it| ends_with(text, tokens, it)))
+        cancelled: impl Fn() -> bool + Send + 'static,
+        done: impl FnOnce(Result<SampleResponse, String>) + Send + 'static,
+    ) {
+        let (generate, stops, text) = (self.generate.clone(), self.stops.clone(), self.text.clone());
+        let stop = move |_: usize, tokens: &[u32]| {
+            text.as_deref().is_some_and(|text| stops.iter().any(|it| ends_with(text, tokens, it)))
         };
-        let generated = sampler.generate(&self.generate, &mut stop, cancelled)?;
+        let done = move |it: Result<Generated, String>| done(it.map(|it| self.response(it)));
+        sampler.submit(&generate, Box::new(stop), cancelled, done);
+    }
+
+    fn response(&self, generated: Generated) -> SampleResponse {
         let pair = |(token, logprob): (u32, f32)| TokenLogprob { token: token as i32, logprob };
         let row = |it: Vec<(u32, f32)>| it.into_iter().map(pair).collect::<Vec<_>>();
         let sequence = |generated: super::nn::GeneratedSequence| SampledSequence {
@@ -175,7 +181,7 @@ impl Sample {
             let unwanted = scores.len().saturating_sub(last_n);
             scores[..unwanted].fill(None);
         }
-        Ok(SampleResponse {
+        SampleResponse {
             sequences: generated.sequences.into_iter().map(sequence).collect(),
             prompt_logprobs,
             topk_prompt_logprobs: generated
@@ -184,7 +190,7 @@ impl Sample {
             prompt_cache_hit_tokens: 0,
             target_prompt_logprobs: self.target.as_ref().map(|it| scores(it, &generated.targets)),
             prompt_alt_tokens: self.alternatives(generated.alternatives),
-        })
+        }
     }
 }
 
@@ -294,18 +300,18 @@ mod tests {
         assert!(never.generate.stop_tokens.is_empty() && never.stops.is_empty());
         assert_eq!(stop(Some(Stop::from("\n"))).stops, [b"\n"]);
         assert_eq!(stop(None).generate.seed, 5, "the server's own seed");
-        assert_eq!(stop(None).generate.max_tokens, 2047, "what the context leaves");
+        assert_eq!(stop(None).generate.max_tokens, 32_767, "what the context leaves");
     }
 
     #[test]
     fn a_refused_request_gets_the_reason() {
         let params = |max_tokens| SamplingParams { max_tokens, ..Default::default() };
-        assert!(read(&request(2000, &params(Some(48)))).is_ok());
+        assert!(read(&request(32_720, &params(Some(48)))).is_ok());
         let refused = |request: SampleRequest| read(&request).expect_err("a refusal");
-        let overflow = refused(request(2000, &params(Some(49))));
-        assert_eq!(overflow, "a prompt of 2000 tokens and max_tokens 49 exceed the context window of 2048");
-        assert!(refused(request(2048, &params(None))).contains("exceed the context window"));
-        assert!(refused(request(2048, &params(Some(1)))).contains("exceed the context window"));
+        let overflow = refused(request(32_720, &params(Some(49))));
+        assert_eq!(overflow, "a prompt of 32720 tokens and max_tokens 49 exceed the context window of 32768");
+        assert!(refused(request(32_768, &params(None))).contains("exceed the context window"));
+        assert!(refused(request(32_768, &params(Some(1)))).contains("exceed the context window"));
         assert!(refused(request(0, &params(None))).contains("has no tokens"));
         let mut empty = request(1, &params(None));
         empty.num_samples = 0;
@@ -329,7 +335,8 @@ mod tests {
             let prompt = ModelInput::from_ints(vec![1; n]);
             read(&SampleRequest::new("s", 0, &prompt, 1, &params, &options).expect("a request"))
         };
-        for (n, max_tokens, max) in [(2048, Some(1), 0), (2048, None, 0), (2047, Some(1), 1), (2040, None, 8)]
+        for (n, max_tokens, max) in
+            [(32_768, Some(1), 0), (32_768, None, 0), (32_767, Some(1), 1), (32_760, None, 8)]
         {
             assert_eq!(
                 scored(n, max_tokens).expect("a sample").generate.max_tokens,
@@ -337,7 +344,7 @@ mod tests {
                 "{n} {max_tokens:?}"
             );
         }
-        for (n, max_tokens) in [(2048, Some(2)), (2047, Some(2)), (2049, Some(1)), (2049, None)] {
+        for (n, max_tokens) in [(32_768, Some(2)), (32_767, Some(2)), (32_769, Some(1)), (32_769, None)] {
             assert!(scored(n, max_tokens).is_err(), "{n} {max_tokens:?}");
         }
     }
@@ -351,16 +358,16 @@ mod tests {
             read(&it)
         };
         assert!(
-            ask(64, None, 0).is_ok() && ask(1024, Some(128), 0).is_ok() && ask(64, Some(64), 512).is_ok()
+            ask(64, None, 0).is_ok() && ask(1024, Some(2048), 0).is_ok() && ask(64, Some(64), 512).is_ok()
         );
         let error = ask(65, None, 0).expect_err("a refusal");
         assert!(
-            error.starts_with("num_samples 65 times 2044 tokens (no max_tokens is given) are"),
+            error.starts_with("num_samples 65 times 32764 tokens (no max_tokens is given) are"),
             "{error}"
         );
-        let error = ask(1024, Some(129), 0).expect_err("a refusal");
+        let error = ask(1024, Some(2049), 0).expect_err("a refusal");
         assert!(
-            error.starts_with("num_samples 1024 times 129 tokens are 132096; one request may ask"),
+            error.starts_with("num_samples 1024 times 2049 tokens are 2098176; one request may ask"),
             "{error}"
         );
         let error = ask(64, Some(2000), 20).expect_err("a refusal");

@@ -201,11 +201,11 @@ fn refusals_say_what_is_wrong() {
         json!({"session_id": client.session, "sampling_session_seq_id": 0, "base_model": "tinkex/nano"});
     let (_, made) = client.post("create_sampling_session", &body);
     let sampler = made["sampling_session_id"].as_str().expect("a sampler");
-    let (status, refused) = client.post("asample", &sample(sampler, 0, json!({"max_tokens": 2045})));
+    let (status, refused) = client.post("asample", &sample(sampler, 0, json!({"max_tokens": 32765})));
     assert_eq!(status, 400);
     assert_eq!(
         refused["detail"],
-        "a prompt of 4 tokens and max_tokens 2045 exceed the context window of 2048"
+        "a prompt of 4 tokens and max_tokens 32765 exceed the context window of 32768"
     );
     assert_eq!(client.post("asample", &sample("unknown", 0, json!({"max_tokens": 1}))).0, 404);
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tinkex::ServiceClient;
 use tinkex::local::{Options, Server};
-use tinkex::types::{AdamParams, Datum, LoraConfig, LossFn, ModelInput, SamplingParams, Stop};
+use tinkex::types::{AdamParams, Datum, LoraConfig, LossFn, ModelInput, SampleOptions, SamplingParams, Stop};
 
 const LLAMA: &str = "tiny/llama";
 const QWEN3: &str = "tiny/qwen3";
@@ -198,4 +198,30 @@ fn a_folder_that_cannot_be_served_is_refused_at_start_with_the_file_and_the_valu
     let models = [("a b".to_string(), fixture("llama"))].into();
     let error = Server::start(Options { models, ..Options::default() }).unwrap_err().to_string();
     assert!(error.contains("models: \"a b\" is not a valid name"), "{error}");
+}
+
+#[test]
+fn a_prompt_that_fills_the_context_is_scored_without_room_for_a_sample() {
+    let data = Folder::new("context");
+    let server = Server::start(options(LLAMA, &data.0)).unwrap();
+    let sampler = connect(&server).create_sampling_client(LLAMA).unwrap();
+    let prompt = ModelInput::from_ints((0..256).map(|i| 3 + i % 90).collect::<Vec<i32>>());
+    let logprobs = sampler.compute_logprobs(&prompt).wait().unwrap();
+    assert!(logprobs.len() == 256 && logprobs[0].is_none() && logprobs[1..].iter().all(Option::is_some));
+    let options = SampleOptions { include_prompt_logprobs: true, ..Default::default() };
+    let params = |max_tokens| SamplingParams { max_tokens, ..Default::default() };
+    for max_tokens in [Some(1), None] {
+        let response = sampler.sample_with(&prompt, 2, &params(max_tokens), &options).wait().unwrap();
+        assert_eq!(response.prompt_logprobs.as_ref(), Some(&logprobs));
+        assert!(response.sequences.len() == 2 && response.sequences.iter().all(|it| it.tokens.is_empty()));
+    }
+    // A request that needs sampled tokens fails, because the prompt fills the context.
+    for error in [
+        sampler.sample(&prompt, 1, &params(Some(1))).wait().unwrap_err(),
+        sampler.sample_with(&prompt, 1, &params(Some(2)), &options).wait().unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("exceed the context window of 256"), "{error}");
+    }
+    let longer = ModelInput::from_ints((0..257).map(|i| 3 + i % 90).collect::<Vec<i32>>());
+    assert!(sampler.compute_logprobs(&longer).wait().unwrap_err().to_string().contains("257 tokens"));
 }

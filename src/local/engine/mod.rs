@@ -34,7 +34,7 @@ use super::snapshots::{Snapshot, Snapshots};
 /// Limit of the concurrent samples on a pool of `threads` threads. It is large enough to keep the threads busy, and not
 /// larger, because a pass has to wait until all running samples are done.
 pub(super) fn max_concurrent_samples(threads: usize) -> usize {
-    (4 * threads).clamp(8, 64)
+    (4 * threads).clamp(32, 64)
 }
 
 /// State of the engine thread.
@@ -101,7 +101,6 @@ impl Engine {
         self.pool.spawn(move || {
             let running = running;
             ticket.mark_started();
-            let cancelled = || ticket.cancelled.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
             let weights = slot.lock().clone();
             let sampler = match &weights {
                 SlotWeights::Base(base) => Ok(snapshots.untrained(base)),
@@ -109,12 +108,18 @@ impl Engine {
                 SlotWeights::Failed(error) => Err(Outcome::server(error.as_str())),
                 SlotWeights::None => Err(Outcome::user("the weights of this sampler were never saved")),
             };
-            let outcome = match sampler.map(|sampler| sample.run(&sampler, &cancelled)) {
-                Ok(Ok(response)) => Outcome::Sample(encode_sample_response(&response).into()),
-                Ok(Err(error)) => Outcome::user(error),
-                Err(outcome) => outcome,
+            let finish = move |outcome| futures.finish(&running.id, outcome);
+            let sampler = match sampler {
+                Ok(it) => it,
+                Err(outcome) => return finish(outcome),
             };
-            futures.finish(&running.id, outcome);
+            let cancelled = move || ticket.cancelled.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
+            sample.run(&sampler, cancelled, move |result| {
+                finish(match result {
+                    Ok(response) => Outcome::Sample(encode_sample_response(&response).into()),
+                    Err(error) => Outcome::user(error),
+                });
+            });
         });
     }
 

@@ -51,7 +51,7 @@ impl ModelConfig {
             rope_theta: 10_000.0,
             rope_scaling: RopeScaling::None,
             norm_eps: 1e-5,
-            max_len: 2048,
+            max_len: 32_768,
             tied_head: false,
         }
     }

@@ -170,6 +170,16 @@ fn grow(list: &mut Vec<f32>, len: usize) {
     list.resize(len, 0.0);
 }
 
+/// A sample in a step.
+#[derive(Debug)]
+pub(super) struct Row<'a> {
+    /// The positions that the samples of a request share.
+    pub(super) prefix: &'a Segment,
+    /// The later positions of the sample.
+    pub(super) own: &'a mut Segment,
+    pub(super) token: u32,
+}
+
 /// Buffers of [`Decoder::step`].
 #[derive(Debug, Default)]
 pub(super) struct StepScratch {
@@ -258,22 +268,19 @@ impl Decoder {
         }
     }
 
-    /// Feeds one token to each of several samples and writes their logits, `[samples, vocab]`. `prefix` holds the
-    /// positions that all samples share, and `own` the later positions of each sample.
+    /// Feeds one token to each of several samples and writes their logits, `[samples, vocab]`.
     pub(super) fn step(
         &self,
         model: &Model,
-        prefix: &Segment,
-        own: &mut [Segment],
-        tokens: &[u32],
+        samples: &mut [Row<'_>],
         logits: &mut [f32],
         s: &mut StepScratch,
     ) {
-        let (weights, n) = (&*model.base, tokens.len());
+        let (weights, n) = (&*model.base, samples.len());
         let c = &weights.config;
         s.x.resize(n * c.hidden, 0.0);
-        for (slot, &token) in s.x.chunks_exact_mut(c.hidden).zip(tokens) {
-            weights.embed(token, slot);
+        for (slot, sample) in s.x.chunks_exact_mut(c.hidden).zip(&*samples) {
+            weights.embed(sample.token, slot);
         }
         s.normed.resize(n * c.hidden, 0.0);
         s.qkv.resize(n * c.qkv_width(), 0.0);
@@ -283,20 +290,22 @@ impl Decoder {
         for (l, frozen) in weights.layers.iter().enumerate() {
             norm_rows(&s.x, &frozen.norm_attn, c.norm_eps, &mut s.normed);
             self.project(model, (l, Which::Qkv), n, &s.normed, &mut s.qkv, false, &mut s.ax);
-            let attend = |row: &mut [f32], mixed: &mut [f32], own: &mut Segment, scores: &mut Vec<f32>| {
-                attend_row(weights, l, prefix, own, row, mixed, scores);
+            let attend = |row: &mut [f32], mixed: &mut [f32], sample: &mut Row<'_>, scores: &mut Vec<f32>| {
+                attend_row(weights, l, sample, row, mixed, scores);
             };
             let (rows, mixed) = (c.qkv_width(), c.q_width());
             if self.is_direct() {
                 s.qkv
                     .par_chunks_exact_mut(rows)
                     .zip(s.mixed.par_chunks_exact_mut(mixed))
-                    .zip(own.par_iter_mut())
-                    .for_each_init(Vec::new, |scores, ((row, mixed), own)| attend(row, mixed, own, scores));
+                    .zip(samples.par_iter_mut())
+                    .for_each_init(Vec::new, |scores, ((row, mixed), sample)| {
+                        attend(row, mixed, sample, scores)
+                    });
             } else {
                 let all =
-                    s.qkv.chunks_exact_mut(rows).zip(s.mixed.chunks_exact_mut(mixed)).zip(own.iter_mut());
-                all.for_each(|((row, mixed), own)| attend(row, mixed, own, &mut s.scores));
+                    s.qkv.chunks_exact_mut(rows).zip(s.mixed.chunks_exact_mut(mixed)).zip(samples.iter_mut());
+                all.for_each(|((row, mixed), sample)| attend(row, mixed, sample, &mut s.scores));
             }
             self.project(model, (l, Which::O), n, &s.mixed, &mut s.x, true, &mut s.ax);
             if let Some(bias) = &frozen.o_bias {
@@ -307,7 +316,7 @@ impl Decoder {
             swiglu_rows(&s.gate_up, c.mlp, &mut s.act);
             self.project(model, (l, Which::Down), n, &s.act, &mut s.x, true, &mut s.ax);
         }
-        own.iter_mut().for_each(|own| own.len += 1);
+        samples.iter_mut().for_each(|sample| sample.own.len += 1);
         norm_rows(&s.x, &weights.norm, c.norm_eps, &mut s.normed);
         self.project(model, (0, Which::Head), n, &s.normed, logits, false, &mut s.ax);
     }
@@ -317,12 +326,12 @@ impl Decoder {
 fn attend_row(
     weights: &Weights,
     l: usize,
-    prefix: &Segment,
-    own: &mut Segment,
+    sample: &mut Row<'_>,
     row: &mut [f32],
     mixed: &mut [f32],
     scores: &mut Vec<f32>,
 ) {
+    let Row { prefix, own, .. } = sample;
     let (c, frozen) = (&weights.config, &weights.layers[l]);
     if let Some(bias) = &frozen.qkv_bias {
         add_bias(row, bias);
@@ -336,7 +345,7 @@ fn attend_row(
     rotated.chunks_exact_mut(c.head_dim).for_each(|head| rotate(head, table, 1.0));
     let (queries, keys) = rotated.split_at(c.q_width());
     own.push(weights, l, own.len, keys, values);
-    let seen = [(prefix, prefix.len), (&*own, own.len + 1)];
+    let seen = [(*prefix, prefix.len), (&**own, own.len + 1)];
     attend(weights, l, seen, queries, mixed, scores);
 }
 

@@ -195,6 +195,16 @@ impl<'a> Layer<'a> {
         rmsnorm_backward(a.x.read(n * c.hidden), &w.norm_attn, a.inverse_attn.read(n), dnormed, dx);
     }
 
+    /// Number of floats that [`Activations`] has for a row.
+    pub(super) fn kept_per_row(&self) -> usize {
+        let c = &self.model.config;
+        let (qkv, o, gate_up, down) = self.linears();
+        let inner = [&qkv, &o, &gate_up, &down].map(Linear::inner).into_iter().sum::<usize>();
+        let head_norm = self.weights.head_norm.as_ref().map_or(0, |_| HeadNorm::kept(c));
+        let attention = 3 * c.hidden + c.qkv_width() + head_norm + c.heads + c.q_width() + 2;
+        attention + c.hidden + 3 * c.mlp + inner
+    }
+
     pub(super) fn linears(&self) -> (Linear<'a>, Linear<'a>, Linear<'a>, Linear<'a>) {
         let (c, w, sites) = (&self.model.config, self.weights, self.sites);
         let (params, scale) = (self.params, self.scale);

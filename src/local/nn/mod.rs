@@ -9,6 +9,7 @@
 
 mod adam;
 mod attention;
+mod batch;
 mod choose;
 mod config;
 mod decode;
@@ -27,6 +28,7 @@ mod pass;
 mod persist;
 mod rng;
 mod rope;
+mod running;
 mod sampler;
 mod sequence_loss;
 mod train;
@@ -38,7 +40,7 @@ pub(crate) use example::Example;
 pub(crate) use folder::Loaded;
 pub(crate) use lora::LoraSpec;
 pub(crate) use loss::Loss;
-pub(crate) use sampler::{AdapterShape, Generate, GeneratedSequence, Sampler};
+pub(crate) use sampler::{AdapterShape, Generate, Generated, GeneratedSequence, Sampler};
 pub(crate) use train::{RunOutput, Trainer};
 pub(crate) use weights::Weights;
 

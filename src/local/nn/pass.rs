@@ -15,13 +15,20 @@ pub(super) struct Model {
     pub(super) layout: Arc<Layout>,
     pub(super) params: Vec<f32>,
     pub(super) scale: f32,
+    /// Limit of the floats that a pass keeps for its backward pass; see [`MAX_KEPT`].
+    pub(super) max_kept: usize,
 }
 
 impl Model {
     pub(super) fn new(base: Arc<Weights>, spec: &LoraSpec) -> Model {
         let layout = Layout::new(&base.config, spec);
         let params = layout.init(spec.seed);
-        Model { base, layout: Arc::new(layout), params, scale: spec.scale() }
+        Model { base, layout: Arc::new(layout), params, scale: spec.scale(), max_kept: MAX_KEPT }
+    }
+
+    /// Number of floats that a backward pass with this many rows needs.
+    fn kept(&self, rows: usize) -> usize {
+        (0..self.base.config.layers).map(|l| rows * self.layer(l).kept_per_row()).sum()
     }
 
     pub(super) fn layer(&self, l: usize) -> Layer<'_> {
@@ -46,10 +53,26 @@ impl Model {
     }
 }
 
+/// Limit of the 32-bit floats that a pass keeps for its backward pass. Above it only the input of each layer is kept, and
+/// the backward pass computes the layer again.
+pub(super) const MAX_KEPT: usize = 1 << 27;
+
+/// What a forward pass keeps of the layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keep {
+    Nothing,
+    /// The input of each layer.
+    Inputs,
+    /// All that the backward pass needs.
+    All,
+}
+
 /// Buffers of a pass. They are kept for the next pass, because fetching fresh memory from the system is slow.
 #[derive(Debug, Default)]
 pub(super) struct Workspace {
     layers: Vec<Activations>,
+    /// The inputs of the layers that are computed again.
+    inputs: Vec<Buffer>,
     x: Buffer,
     inverse: Buffer,
     normed: Buffer,
@@ -80,27 +103,30 @@ pub(super) enum Slope<'a> {
 pub(super) type VisitLogits<'a> = dyn FnMut(usize, &mut [f32]) + 'a;
 
 impl Workspace {
-    /// Runs `tokens` forward through all layers and the final norm. With `keep`, the activations of every layer are
-    /// kept for a backward pass. `visit` receives the activations of each layer as soon as they are computed.
+    /// Runs `tokens` forward through all layers and the final norm, and keeps of the layers what `keep` says. `visit` receives the activations of each layer as soon as they are computed.
     fn body(
         &mut self,
         model: &Model,
         rows: &Rows,
         tokens: impl Iterator<Item = u32>,
-        keep: bool,
+        keep: Keep,
         mut visit: impl FnMut(usize, &Activations),
     ) {
         let c = &model.base.config;
         let size = rows.len() * c.hidden;
-        self.layers.resize_with(if keep { c.layers } else { 1 }, Activations::default);
+        self.layers.resize_with(if keep == Keep::All { c.layers } else { 1 }, Activations::default);
+        self.inputs.resize_with(if keep == Keep::Inputs { c.layers } else { 0 }, Buffer::default);
         for (slot, token) in self.x.get(size).chunks_exact_mut(c.hidden).zip(tokens) {
             model.base.embed(token, slot);
         }
         for l in 0..c.layers {
-            let a = &mut self.layers[if keep { l } else { 0 }];
+            let a = &mut self.layers[if keep == Keep::All { l } else { 0 }];
             // Swap the buffers instead of copying: `a.x` now holds the layer's input, and `self.x` is the old buffer of
             // `a.x`, which takes the layer's output.
             std::mem::swap(&mut a.x, &mut self.x);
+            if keep == Keep::Inputs {
+                self.inputs[l].get(size).copy_from_slice(a.x.read(size));
+            }
             model.layer(l).forward(rows, a, self.x.get(size));
             visit(l, a);
         }
@@ -118,7 +144,7 @@ impl Workspace {
         logits: Option<&mut VisitLogits<'_>>,
     ) {
         let rows = Rows::new([tokens.len()]);
-        self.body(model, &rows, tokens.iter().copied(), false, visit);
+        self.body(model, &rows, tokens.iter().copied(), Keep::Nothing, visit);
         if let Some(logits) = logits {
             let hidden = self.normed.read(rows.len() * model.base.config.hidden);
             let head = HeadRows { head: model.head(), hidden, rows: rows.len() };
@@ -138,7 +164,12 @@ impl Workspace {
     ) {
         let c = &model.base.config;
         let (n, size) = (rows.len(), rows.len() * c.hidden);
-        self.body(model, rows, tokens, grads.is_some(), |_, _| {});
+        let keep = match &grads {
+            None => Keep::Nothing,
+            Some(_) if model.max_kept < model.kept(n) => Keep::Inputs,
+            Some(_) => Keep::All,
+        };
+        self.body(model, rows, tokens, keep, |_, _| {});
         let hidden = self.normed.read(size);
         let head = HeadRows { head: model.head(), hidden, rows: n };
         let Some(grads) = grads else {
@@ -165,7 +196,17 @@ impl Workspace {
         dx.fill(0.0);
         rmsnorm_backward(self.x.read(size), &model.base.norm, self.inverse.read(n), dnormed, dx);
         for l in (0..c.layers).rev() {
-            model.layer(l).backward(rows, &self.layers[l], dx, grads, &mut self.scratch, l == 0);
+            let layer = model.layer(l);
+            let a = match keep {
+                Keep::All => &self.layers[l],
+                _ => {
+                    let a = &mut self.layers[0];
+                    std::mem::swap(&mut a.x, &mut self.inputs[l]);
+                    layer.forward(rows, a, self.x.get(size));
+                    &*a
+                }
+            };
+            layer.backward(rows, a, dx, grads, &mut self.scratch, l == 0);
         }
     }
 }

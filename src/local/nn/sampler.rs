@@ -1,11 +1,13 @@
 //! Sampling from a snapshot of a model.
 
+use super::batch::{Batch, Member};
 use super::choose::{Chooser, top};
-use super::decode::{Decoder, Segment, StepScratch};
+use super::decode::{Decoder, Row, Segment, StepScratch};
 use super::head::log_sum_exp;
 use super::lora::{Layout, LoraSpec};
-use super::pass::{Model, Workspace};
+use super::pass::{MAX_KEPT, Model, Workspace};
 use super::rng::Rng;
+use super::running::{Running, Stop};
 use super::train::Trainer;
 use super::weights::Weights;
 use parking_lot::Mutex;
@@ -33,6 +35,7 @@ pub(crate) struct Sampler {
     /// Base and adapter merged, for generating tokens.
     decoder: Decoder,
     idle: Arc<Idle>,
+    batch: Batch,
 }
 
 /// Unused workspaces, shared by all samplers of a base model.
@@ -66,7 +69,7 @@ impl PartialEq for AdapterShape {
 impl Trainer {
     /// The adapter's shape and current parameters.
     pub(crate) fn adapter(&self) -> (AdapterShape, &[f32]) {
-        let Model { base, layout, params, scale } = &self.model;
+        let Model { base, layout, params, scale, .. } = &self.model;
         (AdapterShape { base: base.clone(), layout: layout.clone(), scale: *scale }, params)
     }
 
@@ -113,7 +116,7 @@ pub(crate) struct Generate {
 /// The likeliest token ids at one position with their log-probabilities, likeliest first.
 pub(crate) type TopLogprobs = Vec<(u32, f32)>;
 
-/// Result of [`Sampler::generate`].
+/// Result of [`Sampler::submit`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Generated {
     /// One continuation per sample.
@@ -150,6 +153,29 @@ struct PromptScores {
     targets: Vec<f32>,
 }
 
+/// What a request wants of the scores of its prompt.
+#[derive(Clone, Copy, Debug)]
+struct Wants {
+    logprobs: bool,
+    top: bool,
+}
+
+impl Wants {
+    fn new(req: &Generate) -> Wants {
+        Wants { logprobs: req.prompt_logprobs, top: 0 < req.topk_prompt_logprobs }
+    }
+
+    fn join(self, sequences: Vec<GeneratedSequence>, scores: PromptScores) -> Generated {
+        Generated {
+            sequences,
+            prompt_logprobs: self.logprobs.then_some(scores.logprobs),
+            topk_prompt_logprobs: self.top.then_some(scores.top),
+            alternatives: scores.alternatives,
+            targets: scores.targets,
+        }
+    }
+}
+
 impl Sampler {
     /// A sampler of the untrained model.
     pub(crate) fn base(base: Arc<Weights>) -> Sampler {
@@ -160,9 +186,9 @@ impl Sampler {
     /// A sampler of the base model with an adapter. Parts that the adapter does not change are shared with `untrained`.
     pub(crate) fn merged(shape: &AdapterShape, params: Vec<f32>, untrained: &Sampler) -> Sampler {
         let AdapterShape { base, layout, scale } = shape.clone();
-        let model = Model { base, layout, params, scale };
+        let model = Model { base, layout, params, scale, max_kept: MAX_KEPT };
         let decoder = Decoder::new(&model, Some(&untrained.decoder));
-        Sampler { model, decoder, idle: untrained.idle.clone() }
+        Sampler { model, decoder, idle: untrained.idle.clone(), batch: Batch::default() }
     }
 
     /// True if another sampler has the same adapter.
@@ -173,20 +199,51 @@ impl Sampler {
 
     fn new(model: Model) -> Sampler {
         let decoder = Decoder::new(&model, None);
-        Sampler { model, decoder, idle: Arc::default() }
+        Sampler { model, decoder, idle: Arc::default(), batch: Batch::default() }
     }
 
-    /// Continues a prompt. Calls `stop` after every token, with the index of the sample and its tokens so far; the
-    /// sample ends if `stop` returns true. Calls `cancelled` before every step.
-    ///
-    /// # Errors
-    /// The request does not fit the model, it was cancelled (`"cancelled"`), or the logits are not finite.
+    /// Continues a prompt on this thread, or together with other requests on the thread that generates theirs. Calls
+    /// `stop` after every token; the sample ends if it returns true. Calls `cancelled` before every step. Calls `done`
+    /// with the result, or with an error: the request does not fit the model, it was cancelled (`"cancelled"`), or the
+    /// logits are not finite.
+    pub(crate) fn submit(
+        &self,
+        req: &Generate,
+        stop: Box<Stop<'static>>,
+        cancelled: impl Fn() -> bool + Send + 'static,
+        done: impl FnOnce(Result<Generated, String>) + Send + 'static,
+    ) {
+        let wants = Wants::new(req);
+        match self.read(req, &cancelled) {
+            Err(error) => done(Err(error)),
+            Ok((running, scores)) => {
+                let done = move |it: Result<Vec<GeneratedSequence>, String>| {
+                    done(it.map(|it| wants.join(it, scores)))
+                };
+                let (cancelled, done) = (Box::new(cancelled), Box::new(done));
+                self.batch.join(self, Member { running, stop, cancelled, done });
+            }
+        }
+    }
+
+    /// Continues a prompt, apart from all other requests.
+    #[cfg(test)]
     pub(crate) fn generate(
         &self,
         req: &Generate,
-        stop: &mut dyn FnMut(usize, &[u32]) -> bool,
-        cancelled: &dyn Fn() -> bool,
+        stop: &mut (dyn FnMut(usize, &[u32]) -> bool + Send),
+        cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Result<Generated, String> {
+        let (running, scores) = self.read(req, cancelled)?;
+        let mut result = Err(String::new());
+        let done = Box::new(|it| result = it);
+        let (stop, cancelled) = (Box::new(stop), Box::new(cancelled));
+        super::batch::run(self, vec![Member { running, stop, cancelled, done }]);
+        result.map(|it| Wants::new(req).join(it, scores))
+    }
+
+    /// Reads the prompt of a request.
+    fn read(&self, req: &Generate, cancelled: &dyn Fn() -> bool) -> Result<(Running, PromptScores), String> {
         let chooser = Chooser { temperature: req.temperature, top_k: req.top_k, top_p: req.top_p };
         chooser.check()?;
         self.check(&req.prompt)?;
@@ -195,7 +252,7 @@ impl Sampler {
         }
         let (mut workspace, mut scratch) = self.idle.lock().pop().unwrap_or_default();
         let (prefix, scores) = self.prefill(req, &mut workspace)?;
-        let sequences = self.decode(req, &chooser, &prefix, &mut scratch, stop, cancelled);
+        let running = self.begin(req, prefix, &mut scratch);
         if req.prompt.len() <= MAX_IDLE_ROWS {
             scratch.truncate(MAX_IDLE_STEPS);
             let mut idle = self.idle.lock();
@@ -203,13 +260,12 @@ impl Sampler {
                 idle.push((workspace, scratch));
             }
         }
-        Ok(Generated {
-            sequences: sequences?,
-            prompt_logprobs: req.prompt_logprobs.then_some(scores.logprobs),
-            topk_prompt_logprobs: (req.topk_prompt_logprobs > 0).then_some(scores.top),
-            alternatives: scores.alternatives,
-            targets: scores.targets,
-        })
+        Ok((running, scores))
+    }
+
+    /// Number of token ids.
+    pub(super) fn vocab(&self) -> usize {
+        self.model.base.config.vocab
     }
 
     fn check(&self, prompt: &[u32]) -> Result<(), String> {
@@ -274,104 +330,37 @@ impl Sampler {
         }
     }
 
-    fn decode(
-        &self,
-        req: &Generate,
-        chooser: &Chooser,
-        prefix: &Segment,
-        scratch: &mut Vec<StepScratch>,
-        stop: &mut dyn FnMut(usize, &[u32]) -> bool,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<Vec<GeneratedSequence>, String> {
+    /// Runs the last token of the prompt, whose logits give the first token of each sample.
+    fn begin(&self, req: &Generate, prefix: Segment, scratch: &mut Vec<StepScratch>) -> Running {
         let base = &self.model.base;
         let c = &base.config;
-        let mut sequences = vec![GeneratedSequence::default(); req.num_samples];
-        let max = req.max_tokens.min(c.max_len - req.prompt.len());
-        let Some(&last) = req.prompt.last() else { return Ok(sequences) };
-        if max == 0 || req.num_samples == 0 {
-            return Ok(sequences);
-        }
-        // All samples share the first step. Each sample continues with a copy of the keys and values that this step
-        // appended to the cache.
-        let mut begun = [Segment::new(base, req.prompt.len() - 1)];
+        let max = if req.num_samples == 0 { 0 } else { req.max_tokens.min(c.max_len - req.prompt.len()) };
+        let mut begun = Segment::new(base, req.prompt.len() - 1);
         let mut first = vec![0.0; c.vocab];
-        self.step(prefix, &mut begun, &[last], &mut first, scratch);
-        let [begun] = begun;
-        let mut rngs: Vec<Rng> = (0..req.num_samples as u64).map(|i| Rng::stream(req.seed, i)).collect();
-        // The results of a sample do not depend on other samples, so a sample may start whenever another one has ended.
-        let max_alive = (MAX_CACHE / Segment::bytes(base, max)).max(STEP_SAMPLES);
-        let mut waiting = 0..req.num_samples;
-        let (mut alive, mut own): (Vec<usize>, Vec<Segment>) = Default::default();
-        let mut logits = Vec::new();
-        let mut buffer = vec![0.0; c.vocab];
-        loop {
-            if cancelled() {
-                return Err(CANCELLED.to_owned());
-            }
-            while alive.len() < max_alive
-                && let Some(i) = waiting.next()
-            {
-                alive.push(i);
-                own.push(begun.clone());
-                logits.extend_from_slice(&first);
-            }
-            let mut tokens = Vec::with_capacity(alive.len());
-            let mut ended = vec![false; alive.len()];
-            for (slot, (&i, logits)) in alive.iter().zip(logits.chunks_exact(c.vocab)).enumerate() {
-                let (token, logprob) = chooser.choose(logits, &mut rngs[i], &mut buffer)?;
-                let sequence = &mut sequences[i];
-                sequence.tokens.push(token);
-                sequence.logprobs.push(logprob);
-                if 0 < req.topk_sample_logprobs {
-                    let log_sum = log_sum_exp(logits, &mut buffer);
-                    let best = top(logits, req.topk_sample_logprobs).into_iter();
-                    sequence.top.push(best.map(|(id, logit)| (id as u32, logit - log_sum)).collect());
-                }
-                sequence.stopped = req.stop_tokens.contains(&token) || stop(i, &sequence.tokens);
-                ended[slot] = sequence.stopped || sequence.tokens.len() == max;
-                if !ended[slot] {
-                    tokens.push(token);
-                }
-            }
-            let mut keep = ended.iter().map(|e| !e);
-            own.retain(|_| keep.next().unwrap_or(false));
-            let mut keep = ended.iter().map(|e| !e);
-            alive.retain(|_| keep.next().unwrap_or(false));
-            logits.truncate(alive.len() * c.vocab);
-            if alive.is_empty() {
-                if waiting.is_empty() {
-                    return Ok(sequences);
-                }
-                continue;
-            }
-            self.step(prefix, &mut own, &tokens, &mut logits, scratch);
+        if let Some(&token) = req.prompt.last()
+            && 0 < max
+        {
+            let row = Row { prefix: &prefix, own: &mut begun, token };
+            self.step(&mut [row], &mut first, scratch);
         }
+        let max_alive = (MAX_CACHE / Segment::bytes(base, max).max(1)).max(STEP_SAMPLES);
+        Running::new(req, (max, max_alive), prefix, begun, first)
     }
 
     /// Feeds one token to each sample, on several threads: each task handles [`STEP_SAMPLES`] samples. The results of a
     /// sample do not depend on the other samples of its task.
-    fn step(
-        &self,
-        prefix: &Segment,
-        own: &mut [Segment],
-        tokens: &[u32],
-        logits: &mut [f32],
-        scratch: &mut Vec<StepScratch>,
-    ) {
-        let base = &self.model.base;
+    pub(super) fn step(&self, rows: &mut [Row<'_>], logits: &mut [f32], scratch: &mut Vec<StepScratch>) {
+        let vocab = self.model.base.config.vocab;
         // Weights in files are read once for all samples, by several threads.
-        let portion = if self.decoder.is_direct() { own.len().max(1) } else { STEP_SAMPLES };
-        let portions = own.len().div_ceil(portion);
+        let portion = if self.decoder.is_direct() { rows.len().max(1) } else { STEP_SAMPLES };
+        let portions = rows.len().div_ceil(portion);
         scratch.resize_with(scratch.len().max(portions), StepScratch::default);
-        own.par_chunks_mut(portion)
-            .zip(tokens.par_chunks(portion))
-            .zip(logits.par_chunks_mut(portion * base.config.vocab))
+        rows.par_chunks_mut(portion)
+            .zip(logits.par_chunks_mut(portion * vocab))
             .zip(scratch)
-            .for_each(|(((own, tokens), logits), s)| {
-                self.decoder.step(&self.model, prefix, own, tokens, logits, s)
-            });
+            .for_each(|((rows, logits), s)| self.decoder.step(&self.model, rows, logits, s));
     }
 }
 
 /// Error of a cancelled request.
-const CANCELLED: &str = "cancelled";
+pub(super) const CANCELLED: &str = "cancelled";

@@ -1,6 +1,8 @@
 //! Tests of the sampler: against the forward pass of training, and of its other properties.
 
 use super::*;
+use crossbeam_channel::{Receiver, bounded};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn request(prompt: &[u32]) -> Generate {
     Generate {
@@ -169,13 +171,60 @@ fn a_sequence_ends_at_the_largest_length_of_the_model() {
 #[test]
 fn cancelling_ends_generation_before_the_next_token() {
     let sampler = with_noise(&tiny(), 2).sampler();
-    let seen = std::cell::Cell::new(0);
+    let seen = AtomicUsize::new(0);
     let mut stop = |_: usize, tokens: &[u32]| {
-        seen.set(tokens.len());
+        seen.store(tokens.len(), Ordering::Relaxed);
         false
     };
-    let error = sampler.generate(&request(&prompt(3)), &mut stop, &|| seen.get() == 4).unwrap_err();
-    assert_eq!((error.as_str(), seen.get()), ("cancelled", 4));
+    let cancelled = || seen.load(Ordering::Relaxed) == 4;
+    let error = sampler.generate(&request(&prompt(3)), &mut stop, &cancelled).unwrap_err();
+    assert_eq!((error.as_str(), seen.into_inner()), ("cancelled", 4));
+}
+
+/// Submits a request from a thread of its own, which may generate for other requests, too.
+fn submit(
+    sampler: &Arc<Sampler>,
+    req: Generate,
+    stop: impl FnMut(usize, &[u32]) -> bool + Send + 'static,
+) -> Receiver<Result<Generated, String>> {
+    let (send, receive) = bounded(1);
+    let sampler = sampler.clone();
+    std::thread::spawn(move || {
+        sampler.submit(&req, Box::new(stop), || false, move |result| drop(send.send(result)));
+    });
+    receive
+}
+
+#[test]
+fn requests_that_join_while_others_run_get_what_they_get_alone() {
+    let sampler = Arc::new(with_noise(&tiny(), 2).sampler());
+    let requests: Vec<Generate> = (1..24)
+        .map(|i| Generate { seed: i, num_samples: 1 + i as usize % 3, ..request(&prompt(3 * i as usize)) })
+        .collect();
+    let alone: Vec<Generated> = requests.iter().map(|req| generate(&sampler, req)).collect();
+    // The first request goes on until the others have joined.
+    let (joined, all_joined) = bounded(1);
+    let first = submit(&sampler, request(&prompt(5)), move |_, tokens| {
+        if tokens.len() == 3 {
+            let _ = all_joined.recv();
+        }
+        false
+    });
+    let others: Vec<_> = requests.into_iter().map(|req| submit(&sampler, req, |_, _| false)).collect();
+    joined.send(()).unwrap();
+    assert_eq!(first.recv().unwrap().unwrap(), generate(&sampler, &request(&prompt(5))));
+    for (other, alone) in others.iter().zip(alone) {
+        assert_eq!(other.recv().unwrap().unwrap(), alone);
+    }
+}
+
+#[test]
+fn after_a_panic_requests_of_the_batch_end_and_later_ones_are_generated() {
+    let sampler = Arc::new(with_noise(&tiny(), 2).sampler());
+    let broken = submit(&sampler, request(&prompt(5)), |_, _| panic!("a broken closure"));
+    assert!(broken.recv().is_err(), "the result of a request that panicked");
+    let later = submit(&sampler, request(&prompt(5)), |_, _| false);
+    assert_eq!(later.recv().unwrap().unwrap(), generate(&sampler, &request(&prompt(5))));
 }
 
 #[test]

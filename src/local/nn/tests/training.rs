@@ -114,6 +114,20 @@ fn results_are_the_same_bits_for_any_number_of_threads() {
 }
 
 #[test]
+fn layers_that_are_computed_again_give_the_same_bits() {
+    let config = tiny();
+    let mut rng = Rng::stream(6, 7);
+    let batch: Vec<Example> = [150, 20].map(|n| weighted(&config, &mut rng, n, 1)).into();
+    let run = |max_kept| {
+        let mut trainer = with_noise(&config, 4);
+        trainer.model.max_kept = max_kept;
+        let output = trainer.run(&batch, &Loss::CrossEntropy, true).unwrap();
+        (output, trainer.grads)
+    };
+    assert_eq!(run(0), run(usize::MAX));
+}
+
+#[test]
 fn parts_that_are_switched_off_are_not_trained() {
     let config = tiny();
     let spec = LoraSpec { train_attn: false, train_unembed: false, ..everything(2) };

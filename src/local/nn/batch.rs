@@ -1,0 +1,132 @@
+//! Generates the samples of several requests together: each step computes one token of every sample, so that the weights
+//! are read once for all of them. Requests join between two steps.
+
+use super::decode::{Row, StepScratch};
+use super::running::{Running, Stop};
+use super::sampler::{CANCELLED, GeneratedSequence, Sampler};
+use parking_lot::Mutex;
+
+/// Receives the samples of a request, or the reason why there are none.
+type Done<'a> = Box<dyn FnOnce(Result<Vec<GeneratedSequence>, String>) + Send + 'a>;
+
+/// A request in a batch.
+#[allow(missing_debug_implementations)] // Closures have no `Debug`.
+pub(super) struct Member<'a> {
+    pub(super) running: Running,
+    pub(super) stop: Box<Stop<'a>>,
+    /// Says whether nobody waits for the samples any more.
+    pub(super) cancelled: Box<dyn Fn() -> bool + Send + 'a>,
+    pub(super) done: Done<'a>,
+}
+
+/// The requests that join the batch of a sampler.
+#[derive(Default)]
+pub(super) struct Batch {
+    inner: Mutex<Joining>,
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch").finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Joining {
+    members: Vec<Member<'static>>,
+    /// True while a thread generates the samples of the batch.
+    runs: bool,
+}
+
+/// Buffers of a batch.
+#[derive(Debug, Default)]
+struct Buffers {
+    /// The logits of all samples, in the order of the members.
+    logits: Vec<f32>,
+    scratch: Vec<StepScratch>,
+}
+
+impl Batch {
+    /// Adds a request. If no thread generates the samples of the batch, this one does until all requests are done.
+    pub(super) fn join(&self, sampler: &Sampler, member: Member<'static>) {
+        {
+            let mut inner = self.inner.lock();
+            inner.members.push(member);
+            if std::mem::replace(&mut inner.runs, true) {
+                return;
+            }
+        }
+        let _guard = EndOnPanic(self);
+        let mut members = Vec::new();
+        let mut buffers = Buffers::default();
+        loop {
+            {
+                let mut inner = self.inner.lock();
+                members.append(&mut inner.members);
+                if members.is_empty() {
+                    inner.runs = false;
+                    return;
+                }
+            }
+            turn(sampler, &mut members, &mut buffers);
+        }
+    }
+}
+
+/// After a panic of the thread that generates, drops the requests that joined meanwhile: nobody would generate them.
+struct EndOnPanic<'a>(&'a Batch);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut inner = self.0.inner.lock();
+            inner.runs = false;
+            let members = std::mem::take(&mut inner.members);
+            drop(inner);
+            drop(members);
+        }
+    }
+}
+
+/// Generates the samples of some requests on this thread and those of its pool.
+pub(super) fn run(sampler: &Sampler, mut members: Vec<Member<'_>>) {
+    let mut buffers = Buffers::default();
+    while !members.is_empty() {
+        turn(sampler, &mut members, &mut buffers);
+    }
+}
+
+/// Chooses the next token of every sample, hands over the requests that are done, and computes the logits after the
+/// chosen tokens.
+fn turn(sampler: &Sampler, members: &mut Vec<Member<'_>>, buffers: &mut Buffers) {
+    let vocab = sampler.vocab();
+    let (mut i, mut at) = (0, 0);
+    while let Some(member) = members.get_mut(i) {
+        let size = member.running.own.len() * vocab;
+        let logits = &buffers.logits[at..][..size];
+        at += size;
+        let over = if (member.cancelled)() {
+            Err(CANCELLED.to_owned())
+        } else {
+            member.running.advance(logits, &mut *member.stop)
+        };
+        let result = match over {
+            Ok(false) => {
+                i += 1;
+                continue;
+            }
+            Ok(true) => Ok(()),
+            Err(error) => Err(error),
+        };
+        let Member { running, done, .. } = members.remove(i);
+        done(result.map(|()| running.into_sequences()));
+    }
+    let mut rows = Vec::new();
+    for member in members.iter_mut() {
+        let Running { prefix, own, tokens, .. } = &mut member.running;
+        let samples = own.iter_mut().zip(&*tokens);
+        rows.extend(samples.map(|(own, token)| Row { prefix, own, token: *token }));
+    }
+    buffers.logits.resize(rows.len() * vocab, 0.0);
+    sampler.step(&mut rows, &mut buffers.logits, &mut buffers.scratch);
+}
