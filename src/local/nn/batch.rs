@@ -89,6 +89,7 @@ impl Drop for EndOnPanic<'_> {
 }
 
 /// Generates the samples of some requests on this thread and those of its pool.
+#[cfg(test)]
 pub(super) fn run(sampler: &Sampler, mut members: Vec<Member<'_>>) {
     let mut buffers = Buffers::default();
     while !members.is_empty() {
