@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::checkpoint::{CheckpointId, Kind, Meta};
+use super::engine::Base;
 use super::examples::Pass;
 use super::futures::Ticket;
-use super::nn::{Adam, LoraSpec, Weights};
+use super::nn::{Adam, LoraSpec};
 use super::sampling::{Sample, Slot};
 use super::schedule::Concurrency;
 
@@ -36,7 +37,7 @@ pub(super) enum Work {
     /// Makes a model, from a checkpoint if one is given.
     Create {
         model_id: String,
-        base: Arc<Weights>,
+        base: Arc<dyn Base>,
         spec: LoraSpec,
         from: Option<Load>,
     },
@@ -75,7 +76,7 @@ pub(super) enum Work {
     LoadSampler {
         slot: Slot,
         checkpoint: CheckpointId,
-        base: Arc<Weights>,
+        base: Arc<dyn Base>,
     },
     /// Drops the weights of samplers whose session has ended.
     DropSlots {

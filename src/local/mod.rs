@@ -42,5 +42,6 @@ mod snapshots;
 mod state;
 mod tokens;
 mod trace;
+mod worker;
 
 pub use server::{Options, Server};

@@ -11,8 +11,9 @@ use crate::types::{
 };
 use crate::wire::json::SampleRequest;
 
+use super::engine::{Base, Cancelled, Sampler};
 use super::examples::token_ids;
-use super::nn::{self, Generate, Generated, Sampler};
+use super::nn::{Generate, Generated, GeneratedSequence};
 use super::served::Served;
 use super::snapshots::Snapshot;
 
@@ -34,7 +35,7 @@ pub(super) enum Weights {
     #[default]
     None,
     /// The base model without an adapter.
-    Base(Arc<nn::Weights>),
+    Base(Arc<dyn Base>),
     Ready(Arc<Snapshot>),
     Failed(String),
 }
@@ -153,8 +154,8 @@ impl Sample {
     /// hands over the response.
     pub(super) fn run(
         self: Box<Self>,
-        sampler: &Sampler,
-        cancelled: impl Fn() -> bool + Send + 'static,
+        sampler: &dyn Sampler,
+        cancelled: Cancelled,
         done: impl FnOnce(Result<SampleResponse, String>) + Send + 'static,
     ) {
         let (generate, stops, text) = (self.generate.clone(), self.stops.clone(), self.text.clone());
@@ -162,13 +163,13 @@ impl Sample {
             text.as_deref().is_some_and(|text| stops.iter().any(|it| ends_with(text, tokens, it)))
         };
         let done = move |it: Result<Generated, String>| done(it.map(|it| self.response(it)));
-        sampler.submit(&generate, Box::new(stop), cancelled, done);
+        sampler.submit(&generate, Box::new(stop), cancelled, Box::new(done));
     }
 
     fn response(&self, generated: Generated) -> SampleResponse {
         let pair = |(token, logprob): (u32, f32)| TokenLogprob { token: token as i32, logprob };
         let row = |it: Vec<(u32, f32)>| it.into_iter().map(pair).collect::<Vec<_>>();
-        let sequence = |generated: super::nn::GeneratedSequence| SampledSequence {
+        let sequence = |generated: GeneratedSequence| SampledSequence {
             stop_reason: if generated.stopped { StopReason::Stop } else { StopReason::Length },
             tokens: generated.tokens.into_iter().map(|id| id as i32).collect(),
             logprobs: Some(generated.logprobs),
@@ -270,6 +271,7 @@ fn ends_with(text: &dyn Tokenizer, tokens: &[u32], end: &[u8]) -> bool {
 #[allow(clippy::expect_used)]
 mod tests {
     use super::*;
+    use crate::local::nn::Cpu;
     use crate::tokenizer::ByteTokenizer;
     use crate::types::SamplingParams;
 
@@ -279,7 +281,7 @@ mod tests {
     }
 
     fn read(request: &SampleRequest) -> Result<Sample, String> {
-        Sample::new(request, &Served::nano(0, "tokenizer".into()), 5)
+        Sample::new(request, &Served::nano(&Cpu, 0, "tokenizer".into()), 5)
     }
 
     #[test]

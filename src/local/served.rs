@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::checkpoint::Meta;
+use super::engine::{Base, Engine, Opened};
 use super::names::{self, NANO};
-use super::nn::{Loaded, ModelConfig, Weights};
+use super::nn::ModelConfig;
 use super::reply::{Reply, refuse};
 use crate::tokenizer::{ByteTokenizer, Tokenizer};
 
 /// A model that the engine serves.
 pub(super) struct Served {
     pub(super) name: String,
-    pub(super) base: Arc<Weights>,
+    pub(super) base: Arc<dyn Base>,
     /// The name of the model's architecture.
     pub(super) family: String,
     /// Tokens that end an answer, if the request names none.
@@ -37,11 +38,11 @@ impl fmt::Debug for Served {
 
 impl Served {
     /// The model `tinkex/nano`; its tokenizer's files are in a folder.
-    pub(super) fn nano(seed: u64, folder: PathBuf) -> Served {
+    pub(super) fn nano(engine: &dyn Engine, seed: u64, folder: PathBuf) -> Served {
         let bytes: Arc<dyn Tokenizer> = Arc::new(ByteTokenizer);
         Served {
             name: NANO.into(),
-            base: Arc::new(Weights::seeded(&ModelConfig::nano(), seed)),
+            base: engine.seeded(&ModelConfig::nano(), seed),
             family: "llama".into(),
             eos: vec![ByteTokenizer::EOS as u32],
             identity: seed,
@@ -52,15 +53,15 @@ impl Served {
     }
 
     /// The model of a folder.
-    fn of_folder(name: &str, folder: &Path) -> Result<Served, String> {
+    fn of_folder(engine: &dyn Engine, name: &str, folder: &Path) -> Result<Served, String> {
         let folder = std::path::absolute(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-        let Loaded { weights, family, eos, fingerprint } = Loaded::open(&folder)?;
+        let Opened { base, family, eos, fingerprint } = engine.open(&folder)?;
         let has = |file: &&str| folder.join(file).is_file();
         let tokenizer = names::TOKENIZER_FILES.iter().any(has).then(|| folder.display().to_string());
         Ok(Served {
             name: name.into(),
             identity: fingerprint,
-            base: Arc::new(weights),
+            base,
             family,
             eos,
             tokenizer,
@@ -141,6 +142,7 @@ impl Models {
     /// # Errors
     /// A model cannot be loaded, or a file cannot be written.
     pub(super) fn load(
+        engine: &dyn Engine,
         models: &BTreeMap<String, PathBuf>,
         aliases: &BTreeMap<String, String>,
         data_dir: &Path,
@@ -154,9 +156,10 @@ impl Models {
             |it: std::io::Error| format!("cannot write a tokenizer in {}: {it}", data_dir.display());
         let config = ModelConfig::nano();
         let folder = names::write(data_dir, &names_of(NANO), &config).map_err(cannot_write)?;
-        let mut served = vec![Arc::new(Served::nano(seed, folder))];
+        let mut served = vec![Arc::new(Served::nano(engine, seed, folder))];
         for (name, folder) in models {
-            let model = Served::of_folder(name, folder).map_err(|it| format!("models.{name}: {it}"))?;
+            let model =
+                Served::of_folder(engine, name, folder).map_err(|it| format!("models.{name}: {it}"))?;
             names::copy(data_dir, &names_of(name), &model.folder).map_err(cannot_write)?;
             served.push(Arc::new(model));
         }
@@ -213,6 +216,7 @@ impl Models {
 #[allow(clippy::expect_used)]
 mod tests {
     use super::*;
+    use crate::local::nn::Cpu;
     use std::fs;
 
     #[test]
@@ -221,7 +225,7 @@ mod tests {
         let named = |alias: &str, model: &str| {
             let aliases = [(alias.to_string(), model.to_string())].into();
             Models::check(&BTreeMap::new(), &aliases)
-                .and_then(|()| Models::load(&BTreeMap::new(), &aliases, &folder, 0))
+                .and_then(|()| Models::load(&Cpu, &BTreeMap::new(), &aliases, &folder, 0))
         };
         let error = named("Qwen/Qwen3-8B", "Qwen/Qwen3-4B").expect_err("an error");
         assert!(error.contains("only \"tinkex/nano\" is served here"), "{error}");

@@ -22,13 +22,14 @@ use crate::wire::json::{ClientConfig, DynamicConfig};
 use super::checkpoint::Store;
 use super::connections::{self, Limits};
 use super::downloads::random_token;
-use super::engine::{Engine, PanicTexts, max_concurrent_samples};
 use super::futures::Futures;
 use super::http::{App, Bodies, router};
+use super::nn::Cpu;
 use super::queue::Queue;
 use super::served::Models;
 use super::snapshots::Snapshots;
 use super::state::{SilenceLimits, State};
+use super::worker::{PanicTexts, Worker, max_concurrent_samples};
 
 /// Upper bound of `Options::long_poll`; larger values count as this one.
 const MAX_LONG_POLL: Duration = Duration::from_secs(24 * 3600);
@@ -308,14 +309,14 @@ impl Server {
         };
         // From here on, an early return drops `server`, which stops the threads started so far.
         let store = Arc::new(Store::open(data_dir.clone()).map_err(system_error)?);
-        let served = Models::load(&options.models, &options.aliases, &data_dir, options.seed);
+        let served = Models::load(&Cpu, &options.models, &options.aliases, &data_dir, options.seed);
         let served = served.map_err(system_error)?;
         let futures = Arc::new(Futures::new(fastrand::u64(..) >> 32));
         let panics = PanicTexts::new();
         let pool = server.pool("compute", options.threads, panics.sender())?;
         let quick_pool = server.pool("quick", 1, panics.sender())?;
         let queue = Arc::new(Queue::new(max_concurrent_samples(pool.current_num_threads())));
-        let engine = Engine {
+        let worker = Worker {
             snapshots: Arc::new(Snapshots::new(store.scratch(), options.samplers_in_memory)),
             store: store.clone(),
             futures: futures.clone(),
@@ -326,7 +327,7 @@ impl Server {
             trainers: Default::default(),
         };
         let jobs = queue.clone();
-        server.spawn("tinkex-engine", move || engine.run(&jobs))?;
+        server.spawn("tinkex-engine", move || worker.run(&jobs))?;
         let app = Arc::new(App {
             state: State::new(
                 served,

@@ -13,14 +13,16 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 
 use super::checkpoint::{ADAPTER, CheckpointId, Store, StoreError};
-use super::nn::{AdapterShape, Sampler, Trainer, Weights};
+use super::engine::{Base, Sampler, Trainer};
+use super::nn::LoraSpec;
 use super::scratch::{Part, Scratch};
 
 /// A copy of an adapter at one moment. Dropping it frees its part of the scratch file.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     number: u64,
-    shape: AdapterShape,
+    base: Arc<dyn Base>,
+    spec: LoraSpec,
     numbers: Part,
     ready: Arc<Ready>,
 }
@@ -43,8 +45,6 @@ enum Origin {
 /// All snapshots of a server.
 #[derive(Debug)]
 pub(super) struct Snapshots {
-    /// Samplers without an adapter, with the weights that they belong to.
-    untrained: Mutex<Vec<(Arc<Weights>, Untrained)>>,
     scratch: Scratch,
     ready: Arc<Ready>,
     latest: Mutex<HashMap<Origin, Weak<Snapshot>>>,
@@ -55,7 +55,6 @@ impl Snapshots {
     /// Creates the collection. Its scratch file is in `folder`, and at most `max` samplers are in memory.
     pub(super) fn new(folder: PathBuf, max: usize) -> Self {
         Snapshots {
-            untrained: Mutex::default(),
             scratch: Scratch::new(folder),
             ready: Arc::new(Ready { max: max.max(1), samplers: Mutex::default() }),
             latest: Mutex::default(),
@@ -64,7 +63,7 @@ impl Snapshots {
     }
 
     /// Takes a snapshot of a model. If the model has not changed since its last snapshot, returns that one.
-    pub(super) fn of_model(&self, model_id: &str, trainer: &Trainer) -> Result<Arc<Snapshot>, String> {
+    pub(super) fn of_model(&self, model_id: &str, trainer: &dyn Trainer) -> Result<Arc<Snapshot>, String> {
         self.keep(Origin::Model(model_id.into()), trainer).map_err(|it| disk(&it))
     }
 
@@ -74,7 +73,7 @@ impl Snapshots {
         &self,
         store: &Store,
         checkpoint: &CheckpointId,
-        base: &Arc<Weights>,
+        base: &Arc<dyn Base>,
     ) -> Result<Arc<Snapshot>, String> {
         let save_id = store.meta(checkpoint).map_err(StoreError::text)?.save_id;
         // Checkpoints of earlier versions have no save id, which is read as 0. Read the files of such a checkpoint each
@@ -83,30 +82,32 @@ impl Snapshots {
             return Ok(known);
         }
         let (meta, files) = store.read(checkpoint, &[ADAPTER]).map_err(StoreError::text)?;
-        let mut trainer = Trainer::new(base.clone(), meta.spec());
+        let mut trainer = base.clone().trainer(meta.spec());
         trainer
             .load_adapter(files.first().map_or(&[], |it| it))
             .map_err(|it| format!("{} does not fit its base model: {it}", checkpoint.uri()))?;
-        self.keep(Origin::Save(meta.save_id), &trainer).map_err(|it| disk(&it))
+        self.keep(Origin::Save(meta.save_id), &*trainer).map_err(|it| disk(&it))
     }
 
     fn latest(&self, origin: &Origin) -> Option<Arc<Snapshot>> {
         self.latest.lock().get(origin)?.upgrade()
     }
 
-    fn keep(&self, origin: Origin, trainer: &Trainer) -> io::Result<Arc<Snapshot>> {
-        let (shape, params) = trainer.adapter();
+    fn keep(&self, origin: Origin, trainer: &dyn Trainer) -> io::Result<Arc<Snapshot>> {
+        let (base, spec, params) = (trainer.base(), trainer.spec(), trainer.params());
         let mut bytes = Vec::with_capacity(4 * params.len());
         params.iter().for_each(|it| bytes.extend_from_slice(&it.to_le_bytes()));
         if let Some(known) = self.latest(&origin)
-            && known.shape == shape
+            && Arc::ptr_eq(&known.base, &base)
+            && known.spec.fits(spec)
             && known.numbers.read()? == bytes
         {
             return Ok(known);
         }
         let snapshot = Arc::new(Snapshot {
             number: self.made.fetch_add(1, Ordering::Relaxed),
-            shape,
+            base,
+            spec: spec.clone(),
             numbers: self.scratch.put(&bytes)?,
             ready: self.ready.clone(),
         });
@@ -118,30 +119,14 @@ impl Snapshots {
         Ok(snapshot)
     }
 
-    /// Sampler of a base model, made once.
-    pub(super) fn untrained(&self, base: &Arc<Weights>) -> Arc<Sampler> {
-        let cell = {
-            let mut known = self.untrained.lock();
-            match known.iter().find(|it| Arc::ptr_eq(&it.0, base)) {
-                Some((_, cell)) => cell.clone(),
-                None => {
-                    let cell = Arc::default();
-                    known.push((base.clone(), Arc::clone(&cell)));
-                    cell
-                }
-            }
-        };
-        cell.get_or_init(|| Arc::new(Sampler::base(base.clone()))).clone()
-    }
-
     /// Sampler of a snapshot. If it is not in memory, it is made by merging the adapter with the base model.
-    pub(super) fn sampler(&self, snapshot: &Snapshot) -> Result<Arc<Sampler>, String> {
+    pub(super) fn sampler(&self, snapshot: &Snapshot) -> Result<Arc<dyn Sampler>, String> {
         let cell = self.ready.cell(snapshot.number);
         // Only one of several concurrent callers makes the sampler; the others wait for it.
         let made = cell.get_or_init(|| {
             let bytes = snapshot.numbers.read().map_err(|it| disk(&it))?;
             let params = bytes.as_chunks::<4>().0.iter().map(|it| f32::from_le_bytes(*it)).collect();
-            Ok(Arc::new(Sampler::merged(&snapshot.shape, params, &self.untrained(snapshot.shape.base()))))
+            Ok(snapshot.base.clone().sampler(&snapshot.spec, params))
         });
         if made.is_err() {
             self.ready.forget(snapshot.number);
@@ -154,10 +139,7 @@ fn disk(error: &io::Error) -> String {
     format!("the engine's scratch file: {error}")
 }
 
-/// The sampler of a base model, once it is made.
-type Untrained = Arc<OnceLock<Arc<Sampler>>>;
-
-type Cell = Arc<OnceLock<Result<Arc<Sampler>, String>>>;
+type Cell = Arc<OnceLock<Result<Arc<dyn Sampler>, String>>>;
 
 /// The samplers that are in memory, by the number of their snapshot, the most recently used last.
 #[derive(Debug)]
@@ -192,21 +174,22 @@ impl Ready {
 #[allow(clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::local::nn::{LoraSpec, ModelConfig};
+    use crate::local::engine::Engine;
+    use crate::local::nn::{Cpu, ModelConfig};
 
-    fn trainer(base: &Arc<Weights>, seed: u64) -> Trainer {
+    fn trainer(base: &Arc<dyn Base>, seed: u64) -> Box<dyn Trainer> {
         let spec = LoraSpec { rank: 2, seed, train_attn: true, train_mlp: true, train_unembed: false };
-        Trainer::new(base.clone(), spec)
+        base.clone().trainer(spec)
     }
 
     #[test]
     fn all_snapshots_can_be_sampled_from_while_few_are_in_memory() {
         let folder = std::env::temp_dir().join(format!("tinkex-snapshots-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
-        let base = Arc::new(Weights::seeded(&ModelConfig::nano(), 0));
+        let base = Cpu.seeded(&ModelConfig::nano(), 0);
         let snapshots = Snapshots::new(folder.clone(), 2);
         let kept: Vec<_> =
-            (0..5).map(|i| snapshots.of_model("m", &trainer(&base, i)).expect("a snapshot")).collect();
+            (0..5).map(|i| snapshots.of_model("m", &*trainer(&base, i)).expect("a snapshot")).collect();
         let ready = || snapshots.ready.samplers.lock().iter().map(|it| it.0).collect::<Vec<_>>();
         assert!(ready().is_empty(), "no snapshot is merged before it is sampled from");
         let first = snapshots.sampler(&kept[0]).expect("a sampler");
@@ -215,8 +198,9 @@ mod tests {
         snapshots.sampler(&kept[3]).expect("a sampler");
         let again = snapshots.sampler(&kept[0]).expect("a sampler");
         assert_eq!(ready(), [3, 0], "the most recently used stay");
-        assert!(!Arc::ptr_eq(&first, &again) && first.same_weights(&again));
-        assert!(!first.same_weights(&snapshots.sampler(&kept[3]).expect("a sampler")));
+        assert!(!Arc::ptr_eq(&first, &again));
+        let numbers = |i: usize| kept[i].numbers.read().expect("the numbers");
+        assert!(numbers(0) == numbers(0) && numbers(0) != numbers(3), "each snapshot keeps its own adapter");
         drop(kept);
         assert!(ready().is_empty(), "samplers are dropped with their snapshots");
         std::fs::remove_dir_all(&folder).expect("cleaning up");
@@ -226,9 +210,9 @@ mod tests {
     fn a_model_that_has_not_changed_shares_its_snapshot() {
         let folder = std::env::temp_dir().join(format!("tinkex-sharing-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
-        let base = Arc::new(Weights::seeded(&ModelConfig::nano(), 0));
+        let base = Cpu.seeded(&ModelConfig::nano(), 0);
         let snapshots = Snapshots::new(folder.clone(), 2);
-        let of = |model: &str, seed| snapshots.of_model(model, &trainer(&base, seed)).expect("a snapshot");
+        let of = |model: &str, seed| snapshots.of_model(model, &*trainer(&base, seed)).expect("a snapshot");
         let a = of("m", 1);
         assert!(Arc::ptr_eq(&a, &of("m", 1)));
         assert!(!Arc::ptr_eq(&a, &of("m", 2)) && !Arc::ptr_eq(&a, &of("n", 1)));

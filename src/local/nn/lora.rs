@@ -24,6 +24,11 @@ pub(crate) struct LoraSpec {
 }
 
 impl LoraSpec {
+    /// True if the adapters have the same matrices and the same scale: the parameters of one fit the other.
+    pub(crate) fn fits(&self, other: &LoraSpec) -> bool {
+        LoraSpec { seed: 0, ..self.clone() } == LoraSpec { seed: 0, ..other.clone() }
+    }
+
     /// Factor by which `B·A·x` is multiplied: alpha / rank.
     pub(super) fn scale(&self) -> f32 {
         ALPHA / self.rank.max(1) as f32

@@ -12,6 +12,7 @@ mod attention;
 mod batch;
 mod choose;
 mod config;
+mod cpu;
 mod decode;
 mod example;
 mod folder;
@@ -34,15 +35,15 @@ mod sequence_loss;
 mod train;
 mod weights;
 
-pub(crate) use adam::Adam;
+pub(crate) use adam::{Adam, StepOutput};
 pub(crate) use config::ModelConfig;
+pub(crate) use cpu::Cpu;
 pub(crate) use example::Example;
-pub(crate) use folder::Loaded;
 pub(crate) use lora::LoraSpec;
 pub(crate) use loss::Loss;
-pub(crate) use sampler::{AdapterShape, Generate, Generated, GeneratedSequence, Sampler};
-pub(crate) use train::{RunOutput, Trainer};
-pub(crate) use weights::Weights;
+pub(crate) use running::Stop;
+pub(crate) use sampler::{Generate, Generated, GeneratedSequence};
+pub(crate) use train::RunOutput;
 
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,12 @@ impl Model {
         Model { base, layout: Arc::new(layout), params, scale: spec.scale(), max_kept: MAX_KEPT }
     }
 
+    /// A model with the parameters of an adapter of this kind.
+    pub(super) fn with_params(base: Arc<Weights>, spec: &LoraSpec, params: Vec<f32>) -> Model {
+        let layout = Arc::new(Layout::new(&base.config, spec));
+        Model { base, layout, params, scale: spec.scale(), max_kept: MAX_KEPT }
+    }
+
     /// Number of floats that a backward pass with this many rows needs.
     fn kept(&self, rows: usize) -> usize {
         (0..self.base.config.layers).map(|l| rows * self.layer(l).kept_per_row()).sum()

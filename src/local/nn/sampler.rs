@@ -4,10 +4,11 @@ use super::batch::{Batch, Member};
 use super::choose::{Chooser, top};
 use super::decode::{Decoder, Row, Segment, StepScratch};
 use super::head::log_sum_exp;
-use super::lora::{Layout, LoraSpec};
-use super::pass::{MAX_KEPT, Model, Workspace};
+use super::lora::LoraSpec;
+use super::pass::{Model, Workspace};
 use super::rng::Rng;
 use super::running::{Running, Stop};
+#[cfg(test)]
 use super::train::Trainer;
 use super::weights::Weights;
 use parking_lot::Mutex;
@@ -41,40 +42,9 @@ pub(crate) struct Sampler {
 /// Unused workspaces, shared by all samplers of a base model.
 type Idle = Mutex<Vec<(Workspace, Vec<StepScratch>)>>;
 
-/// The shape of an adapter: everything but its parameters.
-#[derive(Clone, Debug)]
-pub(crate) struct AdapterShape {
-    base: Arc<Weights>,
-    layout: Arc<Layout>,
-    scale: f32,
-}
-
-impl AdapterShape {
-    /// The weights that the adapter belongs to.
-    pub(crate) fn base(&self) -> &Arc<Weights> {
-        &self.base
-    }
-}
-
-/// Two shapes are equal if they belong to the same base model and have the same scale and the same matrices. The
-/// parameters of one then fit the other.
-impl PartialEq for AdapterShape {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.base, &other.base)
-            && self.scale == other.scale
-            && self.layout.tensors == other.layout.tensors
-    }
-}
-
+#[cfg(test)]
 impl Trainer {
-    /// The adapter's shape and current parameters.
-    pub(crate) fn adapter(&self) -> (AdapterShape, &[f32]) {
-        let Model { base, layout, params, scale, .. } = &self.model;
-        (AdapterShape { base: base.clone(), layout: layout.clone(), scale: *scale }, params)
-    }
-
     /// The model as it is now, ready for sampling; later steps do not change it.
-    #[cfg(test)]
     pub(crate) fn sampler(&self) -> Sampler {
         Sampler::new(self.model.clone())
     }
@@ -183,18 +153,12 @@ impl Sampler {
         Sampler::new(Model::new(base, &none))
     }
 
-    /// A sampler of the base model with an adapter. Parts that the adapter does not change are shared with `untrained`.
-    pub(crate) fn merged(shape: &AdapterShape, params: Vec<f32>, untrained: &Sampler) -> Sampler {
-        let AdapterShape { base, layout, scale } = shape.clone();
-        let model = Model { base, layout, params, scale, max_kept: MAX_KEPT };
+    /// A sampler of the base model with the parameters of an adapter. Parts that the adapter does not change are shared
+    /// with `untrained`.
+    pub(crate) fn adapted(spec: &LoraSpec, params: Vec<f32>, untrained: &Sampler) -> Sampler {
+        let model = Model::with_params(untrained.model.base.clone(), spec, params);
         let decoder = Decoder::new(&model, Some(&untrained.decoder));
         Sampler { model, decoder, idle: untrained.idle.clone(), batch: Batch::default() }
-    }
-
-    /// True if another sampler has the same adapter.
-    #[cfg(test)]
-    pub(crate) fn same_weights(&self, other: &Sampler) -> bool {
-        self.model.params == other.model.params
     }
 
     fn new(model: Model) -> Sampler {

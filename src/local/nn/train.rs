@@ -68,6 +68,11 @@ impl Trainer {
         }
     }
 
+    /// The adapter's current parameters.
+    pub(crate) fn params(&self) -> &[f32] {
+        &self.model.params
+    }
+
     /// Computes the loss of a batch and the log-probabilities of its targets. With `backward`, adds the adapter's
     /// gradients to those accumulated since the last step.
     ///

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::local::names::NANO;
+use crate::local::nn::Cpu;
 
 struct Harness {
     state: State,
@@ -14,7 +15,8 @@ impl Harness {
         let folder = std::env::temp_dir().join(format!("tinkex-state-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let queue = Arc::new(Queue::new(2));
-        let served = Models::load(&Default::default(), &Default::default(), &folder, 0).expect("the models");
+        let served =
+            Models::load(&Cpu, &Default::default(), &Default::default(), &folder, 0).expect("the models");
         let state = State::new(
             served,
             0,

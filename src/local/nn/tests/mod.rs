@@ -9,8 +9,12 @@ mod reference;
 mod sampling;
 mod training;
 
+use super::folder::Loaded;
 use super::rng::Rng;
 use super::rope::RopeScaling;
+use super::sampler::Sampler;
+use super::train::Trainer;
+use super::weights::Weights;
 use super::*;
 use std::sync::Arc;
 

@@ -248,8 +248,8 @@ fn an_untrained_adapter_samples_like_the_base_and_never_draws_an_unused_id() {
     let untrained = Sampler::base(base);
     let (a, b) = (generate(&fresh, &req), generate(&untrained, &req));
     assert_eq!(a, b);
-    let (shape, params) = trainer.adapter();
-    let merged = Sampler::merged(&shape, params.to_vec(), &untrained);
+    let spec = LoraSpec { train_mlp: false, ..everything(8) };
+    let merged = Sampler::adapted(&spec, trainer.params().to_vec(), &untrained);
     assert_eq!(a, generate(&merged, &req), "with what it shares with the base, too");
     assert!(a.sequences[0].tokens.iter().all(|&t| t <= 256));
 }

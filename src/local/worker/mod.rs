@@ -24,9 +24,10 @@ use crate::wire::sample::encode_sample_response;
 use crate::wire::train::encode_forward_backward_output;
 
 use super::checkpoint::{ADAPTER, Kind, OPTIMIZER, Store, StoreError};
+use super::engine::{Base, Trainer};
 use super::futures::{Futures, Outcome, Ticket};
 use super::job::{Job, Load, Save, Work};
-use super::nn::{LoraSpec, Trainer, Weights};
+use super::nn::LoraSpec;
 use super::queue::{Next, Queue};
 use super::sampling::{Sample, Slot, Weights as SlotWeights};
 use super::snapshots::{Snapshot, Snapshots};
@@ -38,7 +39,7 @@ pub(super) fn max_concurrent_samples(threads: usize) -> usize {
 }
 
 /// State of the engine thread.
-pub(super) struct Engine {
+pub(super) struct Worker {
     pub(super) store: Arc<Store>,
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) futures: Arc<Futures>,
@@ -50,10 +51,10 @@ pub(super) struct Engine {
     pub(super) stop: Arc<AtomicBool>,
     /// Models by id. A model that could not be loaded, or that was lost in a panic, is replaced by the text of the
     /// error.
-    pub(super) trainers: HashMap<String, Result<Trainer, String>>,
+    pub(super) trainers: HashMap<String, Result<Box<dyn Trainer>, String>>,
 }
 
-impl Engine {
+impl Worker {
     /// Runs jobs until the queue is closed or the server stops.
     pub(super) fn run(mut self, queue: &Arc<Queue>) {
         let _guard = CloseOnDrop(self.futures.clone());
@@ -103,7 +104,7 @@ impl Engine {
             ticket.mark_started();
             let weights = slot.lock().clone();
             let sampler = match &weights {
-                SlotWeights::Base(base) => Ok(snapshots.untrained(base)),
+                SlotWeights::Base(base) => Ok(base.clone().untrained()),
                 SlotWeights::Ready(it) => snapshots.sampler(it).map_err(Outcome::server),
                 SlotWeights::Failed(error) => Err(Outcome::server(error.as_str())),
                 SlotWeights::None => Err(Outcome::user("the weights of this sampler were never saved")),
@@ -114,7 +115,7 @@ impl Engine {
                 Err(outcome) => return finish(outcome),
             };
             let cancelled = move || ticket.cancelled.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
-            sample.run(&sampler, cancelled, move |result| {
+            sample.run(&*sampler, Box::new(cancelled), move |result| {
                 finish(match result {
                     Ok(response) => Outcome::Sample(encode_sample_response(&response).into()),
                     Err(error) => Outcome::user(error),
@@ -250,15 +251,15 @@ impl Engine {
     fn create(
         &mut self,
         model_id: String,
-        base: Arc<Weights>,
+        base: Arc<dyn Base>,
         spec: LoraSpec,
         from: Option<Load>,
     ) -> Outcome {
         let store = self.store.clone();
         let loads = from.is_some();
         let made = self.on_pool(&self.quick_pool, move || {
-            let mut trainer = Trainer::new(base, spec);
-            let loaded = from.map(|it| load_into(&mut trainer, &store, &it));
+            let mut trainer = base.trainer(spec);
+            let loaded = from.map(|it| load_into(&mut *trainer, &store, &it));
             match loaded {
                 Some(Outcome::Failed { error, category }) => Err((error, category)),
                 _ => Ok(trainer),
@@ -278,7 +279,7 @@ impl Engine {
     fn with_trainer(
         &mut self,
         model_id: &str,
-        work: impl FnOnce(&mut Trainer) -> Outcome + Send + 'static,
+        work: impl FnOnce(&mut dyn Trainer) -> Outcome + Send + 'static,
     ) -> Outcome {
         let mut trainer = match self.trainers.remove(model_id) {
             Some(Ok(it)) => it,
@@ -289,7 +290,7 @@ impl Engine {
             None => return Outcome::user(format!("model {model_id} is not loaded")),
         };
         let worked = self.on_pool(&self.pool, move || {
-            let outcome = work(&mut trainer);
+            let outcome = work(&mut *trainer);
             (trainer, outcome)
         });
         let (trainer, outcome) = match worked {
@@ -373,7 +374,7 @@ fn write(store: &Store, save: &Save, files: &[(&str, Vec<u8>)], then: impl FnOnc
 }
 
 /// Loads a checkpoint: reads all files before changing anything.
-fn load_into(trainer: &mut Trainer, store: &Store, load: &Load) -> Outcome {
+fn load_into(trainer: &mut dyn Trainer, store: &Store, load: &Load) -> Outcome {
     let names: &[&str] = if load.optimizer { &[ADAPTER, OPTIMIZER] } else { &[ADAPTER] };
     let mut files = match store.read(&load.checkpoint, names) {
         Ok((_, files)) => files.into_iter(),

@@ -1,15 +1,16 @@
 //! Tests of the engine thread, without a server.
 
 use super::*;
-use crate::local::nn::ModelConfig;
+use crate::local::engine::Engine;
+use crate::local::nn::{Cpu, ModelConfig};
 
 /// Path of a new folder for temporary files.
 fn folder() -> std::path::PathBuf {
     std::env::temp_dir().join(format!("tinkex-engine-{}-{:016x}", std::process::id(), fastrand::u64(..)))
 }
 
-/// An engine without a server, with two models.
-fn engine() -> Engine {
+/// The state of an engine thread without a server, with two models.
+fn worker() -> Worker {
     let panics = PanicTexts::new();
     let pool = || {
         let texts = panics.sender();
@@ -19,9 +20,9 @@ fn engine() -> Engine {
         built.build().expect("a pool")
     };
     let (pool, quick_pool) = (pool(), pool());
-    let base = Arc::new(Weights::seeded(&ModelConfig::nano(), 0));
+    let base = Cpu.seeded(&ModelConfig::nano(), 0);
     let store = Arc::new(Store::open(folder()).expect("a folder"));
-    let mut engine = Engine {
+    let mut worker = Worker {
         snapshots: Arc::new(Snapshots::new(store.scratch(), 1)),
         store,
         futures: Arc::new(Futures::new(0)),
@@ -33,9 +34,9 @@ fn engine() -> Engine {
     };
     for model_id in ["a", "b"] {
         let spec = LoraSpec { rank: 2, seed: 0, train_attn: true, train_mlp: false, train_unembed: false };
-        assert!(matches!(engine.create(model_id.into(), base.clone(), spec, None), Outcome::Json(_)));
+        assert!(matches!(worker.create(model_id.into(), base.clone(), spec, None), Outcome::Json(_)));
     }
-    engine
+    worker
 }
 
 fn failure(outcome: Outcome) -> String {
@@ -47,25 +48,25 @@ fn failure(outcome: Outcome) -> String {
 
 #[test]
 fn a_panic_in_a_job_loses_only_the_model_of_the_job() {
-    let mut engine = engine();
-    let error = failure(engine.with_trainer("a", |_| panic!("a broken kernel")));
+    let mut worker = worker();
+    let error = failure(worker.with_trainer("a", |_| panic!("a broken kernel")));
     assert!(error.contains("a broken kernel") && error.contains("model a is lost"), "{error}");
-    assert!(failure(engine.with_trainer("a", |_| Outcome::Json("1".into()))).contains("cannot be used"));
-    assert!(matches!(engine.with_trainer("b", |_| Outcome::Json("1".into())), Outcome::Json(_)));
-    assert!(failure(engine.with_trainer("c", |_| Outcome::Json("1".into()))).contains("is not loaded"));
+    assert!(failure(worker.with_trainer("a", |_| Outcome::Json("1".into()))).contains("cannot be used"));
+    assert!(matches!(worker.with_trainer("b", |_| Outcome::Json("1".into())), Outcome::Json(_)));
+    assert!(failure(worker.with_trainer("c", |_| Outcome::Json("1".into()))).contains("is not loaded"));
 }
 
 #[test]
 fn the_end_of_the_engine_thread_fails_pending_requests() {
-    let engine = engine();
-    let futures = engine.futures.clone();
+    let worker = worker();
+    let futures = worker.futures.clone();
     let pending = futures.create(None, None);
     let queue = Arc::new(Queue::new(1));
     let work = Work::Refused { error: "wrong".into() };
     let refused = futures.create(None, None);
     queue.push("s", [Job { ticket: Some(refused.clone()), work }]);
     queue.close();
-    engine.run(&queue);
+    worker.run(&queue);
     assert!(format!("{:?}", futures.now(&refused.id)).contains("wrong"));
     assert!(format!("{:?}", futures.now(&pending.id)).contains("the engine has stopped"));
 }

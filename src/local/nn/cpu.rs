@@ -1,0 +1,119 @@
+//! The operations of [`engine`](crate::local::engine), on the processor.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use super::adam::{Adam, StepOutput};
+use super::config::ModelConfig;
+use super::example::Example;
+use super::folder::Loaded;
+use super::lora::LoraSpec;
+use super::loss::Loss;
+use super::running::Stop;
+use super::sampler::{Generate, Sampler};
+use super::train::{RunOutput, Trainer};
+use super::weights::Weights;
+use crate::local::engine::{self, Answered, Cancelled, Engine, Opened};
+
+/// The processor, with all threads of the pool that calls it.
+#[derive(Debug)]
+pub(crate) struct Cpu;
+
+/// A model in memory or in mapped files.
+#[derive(Debug)]
+struct Base {
+    weights: Arc<Weights>,
+    untrained: OnceLock<Arc<Sampler>>,
+}
+
+/// An adapter with the model that it belongs to.
+#[derive(Debug)]
+struct Training {
+    base: Arc<Base>,
+    spec: LoraSpec,
+    trainer: Trainer,
+}
+
+impl Base {
+    fn shared(weights: Weights) -> Arc<Base> {
+        Arc::new(Base { weights: Arc::new(weights), untrained: OnceLock::new() })
+    }
+
+    fn untrained(&self) -> &Arc<Sampler> {
+        self.untrained.get_or_init(|| Arc::new(Sampler::base(self.weights.clone())))
+    }
+}
+
+impl Engine for Cpu {
+    fn seeded(&self, config: &ModelConfig, seed: u64) -> Arc<dyn engine::Base> {
+        Base::shared(Weights::seeded(config, seed))
+    }
+
+    fn open(&self, folder: &Path) -> Result<Opened, String> {
+        let Loaded { weights, family, eos, fingerprint } = Loaded::open(folder)?;
+        Ok(Opened { base: Base::shared(weights), family, eos, fingerprint })
+    }
+}
+
+impl engine::Base for Base {
+    fn config(&self) -> &ModelConfig {
+        &self.weights.config
+    }
+
+    fn trainer(self: Arc<Self>, spec: LoraSpec) -> Box<dyn engine::Trainer> {
+        let trainer = Trainer::new(self.weights.clone(), spec.clone());
+        Box::new(Training { base: self, spec, trainer })
+    }
+
+    fn sampler(self: Arc<Self>, spec: &LoraSpec, params: Vec<f32>) -> Arc<dyn engine::Sampler> {
+        Arc::new(Sampler::adapted(spec, params, Base::untrained(&self)))
+    }
+
+    fn untrained(self: Arc<Self>) -> Arc<dyn engine::Sampler> {
+        Base::untrained(&self).clone()
+    }
+}
+
+impl engine::Trainer for Training {
+    fn base(&self) -> Arc<dyn engine::Base> {
+        self.base.clone()
+    }
+
+    fn spec(&self) -> &LoraSpec {
+        &self.spec
+    }
+
+    fn run(&mut self, batch: &[Example], loss: &Loss, backward: bool) -> Result<RunOutput, String> {
+        self.trainer.run(batch, loss, backward)
+    }
+
+    fn adam_step(&mut self, settings: &Adam) -> Result<StepOutput, String> {
+        self.trainer.adam_step(settings)
+    }
+
+    fn params(&self) -> Vec<f32> {
+        self.trainer.params().to_vec()
+    }
+
+    fn adapter_bytes(&self) -> Result<Vec<u8>, String> {
+        self.trainer.adapter_bytes()
+    }
+
+    fn optimizer_bytes(&self) -> Result<Vec<u8>, String> {
+        self.trainer.optimizer_bytes()
+    }
+
+    fn load_adapter(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.trainer.load_adapter(bytes)
+    }
+
+    fn load_optimizer(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.trainer.load_optimizer(bytes)
+    }
+}
+
+impl engine::Sampler for Sampler {
+    fn submit(&self, request: &Generate, stop: Box<Stop<'static>>, cancelled: Cancelled, answered: Answered) {
+        Sampler::submit(self, request, stop, cancelled, answered);
+    }
+}
