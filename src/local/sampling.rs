@@ -12,7 +12,7 @@ use crate::types::{
 use crate::wire::json::SampleRequest;
 
 use super::examples::token_ids;
-use super::nn::{self, Generate, Generated, Sampler};
+use super::nn::{self, Generate, Generated, Sampler, TimeSlice};
 use super::served::Served;
 use super::snapshots::Snapshot;
 
@@ -150,19 +150,20 @@ impl Sample {
     }
 
     /// Runs the request until it ends or is cancelled, on this thread or on that of other requests of the sampler, and
-    /// hands over the response.
+    /// hands over the response. Pauses when `slice` is over.
     pub(super) fn run(
         self: Box<Self>,
-        sampler: &Sampler,
+        sampler: &Arc<Sampler>,
         cancelled: impl Fn() -> bool + Send + 'static,
         done: impl FnOnce(Result<SampleResponse, String>) + Send + 'static,
+        slice: &dyn TimeSlice,
     ) {
         let (generate, stops, text) = (self.generate.clone(), self.stops.clone(), self.text.clone());
         let stop = move |_: usize, tokens: &[u32]| {
             text.as_deref().is_some_and(|text| stops.iter().any(|it| ends_with(text, tokens, it)))
         };
         let done = move |it: Result<Generated, String>| done(it.map(|it| self.response(it)));
-        sampler.submit(&generate, Box::new(stop), cancelled, done);
+        sampler.submit(&generate, Box::new(stop), cancelled, done, slice);
     }
 
     fn response(&self, generated: Generated) -> SampleResponse {

@@ -31,6 +31,7 @@ mod rope;
 mod running;
 mod sampler;
 mod sequence_loss;
+mod time_slice;
 mod train;
 mod weights;
 
@@ -41,6 +42,7 @@ pub(crate) use folder::Loaded;
 pub(crate) use lora::LoraSpec;
 pub(crate) use loss::Loss;
 pub(crate) use sampler::{AdapterShape, Generate, Generated, GeneratedSequence, Sampler};
+pub(crate) use time_slice::{Rest, TimeSlice};
 pub(crate) use train::{RunOutput, Trainer};
 pub(crate) use weights::Weights;
 
