@@ -2,7 +2,6 @@
 
 mod runner;
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -10,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use self::runner::Tasks;
 use super::job::Job;
 use super::nn::Rest;
-use super::schedule::{Concurrency, Schedule};
+use super::schedule::Schedule;
 use super::shares::{Samples, Shares, Turn};
 
 /// Next action of the engine thread.
@@ -103,14 +102,14 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Removes all jobs of a session and returns them. Immediate jobs (see [`Concurrency`]) stay in the queue.
+    /// Removes all jobs of a session and returns them. Immediate jobs (see [`Concurrency`](super::schedule::Concurrency)) stay in the queue.
     pub(super) fn remove_session(&self, session: &str) -> Vec<Job> {
         let jobs = self.inner.lock().schedule.remove_session(session).collect();
         self.changed.notify_one();
         jobs
     }
 
-    /// Runs no more jobs of a session until it is resumed, except immediate ones (see [`Concurrency`]).
+    /// Runs no more jobs of a session until it is resumed, except immediate ones (see [`Concurrency`](super::schedule::Concurrency)).
     pub(super) fn pause(&self, session: &str) {
         self.inner.lock().schedule.pause(session);
         self.changed.notify_one();
@@ -222,3 +221,7 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests;
