@@ -8,7 +8,7 @@
 //! numbers are medians. `--threads` is the number of compute threads, 2 by default. Prints one line of JSON with the time
 //! from the start of the engine to its first answer, the memory of this process before any work (on Linux), and the
 //! speed of matrix products in f32 (`gemm_gflop_s`, all threads together); then a table. `of peak` is the share of that
-//! speed which the arithmetic of a step reaches.
+//! speed which the arithmetic of a step reaches. The last two rows are of steps and samples that run at the same time.
 //!
 //! With `--python`, that Python, which needs the packages `torch`, `transformers` and `peft`, runs the same work by
 //! `benches/engine.py` with the same number of threads, in turns with the engine, and the table has the ratios. The
@@ -26,6 +26,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -103,6 +104,9 @@ fn main() {
         let name = format!("sampling, {streams} at a time, tokens/s");
         row(&name, (ours, theirs), theirs.map(|it| ours / it), None);
     }
+    let (milliseconds, speed) = together(&training, &sampler);
+    row("8×128 while 32 are sampled, ms", (milliseconds, None), None, None);
+    row("sampling, 32 at a time, during these steps, tokens/s", (speed, None), None, None);
     service.close(CloseStatus::Success).unwrap();
 }
 
@@ -187,6 +191,24 @@ fn sampled(sampler: &SamplingClient, streams: usize, tokens: usize) -> f64 {
     let seconds = started.elapsed().as_secs_f64();
     assert_eq!(n, streams * tokens);
     n as f64 / seconds
+}
+
+/// Steps and samples at the same time: the milliseconds of a step, and the tokens per second.
+fn together(training: &TrainingClient, sampler: &SamplingClient) -> (f64, f64) {
+    let data = data(8, 128);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let speeds = scope.spawn(|| {
+            let mut speeds = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                speeds.push(sampled(sampler, 32, 128));
+            }
+            speeds
+        });
+        let steps = (0..8 * ROUNDS).map(|_| step(training, &data)).collect();
+        over.store(true, Ordering::Relaxed);
+        (median(steps), median(speeds.join().unwrap()))
+    })
 }
 
 /// Arithmetic of one step, in billions of operations, where a multiply-add counts as two. The frozen weights take one

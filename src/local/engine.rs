@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::nn::{
-    Adam, Example, Generate, Generated, LoraSpec, Loss, ModelConfig, RunOutput, StepOutput, Stop,
+    Adam, Example, Generate, Generated, LoraSpec, Loss, ModelConfig, RunOutput, StepOutput, Stop, TimeSlice,
 };
 
 /// Opens models.
@@ -108,9 +108,16 @@ pub(super) type Answered = Box<dyn FnOnce(Result<Generated, String>) + Send>;
 
 /// A model at one moment, which continues prompts. Any number of threads may use it at the same time.
 pub(super) trait Sampler: Debug + Send + Sync {
-    /// Continues a prompt on this thread, or together with other requests on the thread that generates theirs. Calls
-    /// `stop` after every token; the sample ends if it returns true. Calls `cancelled` before every step. Calls `answered`
-    /// with the result, or with an error: the request does not fit the model, it was cancelled (`"cancelled"`), or the
-    /// logits are not finite.
-    fn submit(&self, request: &Generate, stop: Box<Stop<'static>>, cancelled: Cancelled, answered: Answered);
+    /// Continues a prompt on this thread, or together with other requests on the thread that generates theirs, and pauses
+    /// when `slice` is over. Calls `stop` after every token; the sample ends if it returns true. Calls `cancelled` before
+    /// every step. Calls `answered` with the result, or with an error: the request does not fit the model, it was
+    /// cancelled (`"cancelled"`), or the logits are not finite.
+    fn submit(
+        self: Arc<Self>,
+        request: &Generate,
+        stop: Box<Stop<'static>>,
+        cancelled: Cancelled,
+        answered: Answered,
+        slice: &dyn TimeSlice,
+    );
 }

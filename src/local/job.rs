@@ -9,7 +9,7 @@ use super::examples::Pass;
 use super::futures::Ticket;
 use super::nn::{Adam, LoraSpec};
 use super::sampling::{Sample, Slot};
-use super::schedule::Concurrency;
+use super::schedule::{Cell, Concurrency};
 
 /// A job of the engine thread. Without a ticket no client waits for its result.
 #[derive(Debug)]
@@ -28,6 +28,15 @@ impl Job {
             // ticket was requested by a client; it runs after the client's earlier requests.
             Work::Unload { .. } if self.ticket.is_none() => Concurrency::Immediate,
             _ => Concurrency::Exclusive,
+        }
+    }
+
+    /// The slot that the job sets, or whose weights it reads.
+    pub(super) fn cell(&self) -> Option<Cell> {
+        match &self.work {
+            // The address is unique while a job holds the slot.
+            Work::Sample { slot, .. } | Work::Snapshot { slot, .. } => Some(Arc::as_ptr(slot) as Cell),
+            _ => None,
         }
     }
 }

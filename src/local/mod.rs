@@ -6,8 +6,9 @@
 //! shared types, wire formats and small helpers; the client talks to the engine over HTTP as to any other server.
 //!
 //! One engine thread runs the jobs; a job is the work of one request, for example a training pass. The sessions are
-//! served round-robin, and the jobs of one session run in their order. Samples run concurrently. Quick jobs, such as
-//! creating a model, run before all others. When a session ends, its pending jobs fail. While a session's client is
+//! served round-robin, and the requests of one model run in their order. Samples run concurrently. Training and sampling
+//! share the processors: for a training pass, running samples pause, and after it they have about the time that it took.
+//! Quick jobs, such as creating a model, run before all others. When a session ends, its pending jobs fail. While a session's client is
 //! silent, the session is paused: its jobs stay in the queue. A client that waits for one result, or for the
 //! completions of many samples, occupies no thread. The model `tinkex/nano`, whose tokens are bytes
 //! ([`tokenizer::ByteTokenizer`](crate::tokenizer::ByteTokenizer)), is built in; [`Options::models`] adds models of folders.
@@ -38,6 +39,7 @@ mod schedule;
 mod scratch;
 mod served;
 mod server;
+mod shares;
 mod snapshots;
 mod state;
 mod tokens;

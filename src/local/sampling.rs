@@ -13,7 +13,7 @@ use crate::wire::json::SampleRequest;
 
 use super::engine::{Base, Cancelled, Sampler};
 use super::examples::token_ids;
-use super::nn::{Generate, Generated, GeneratedSequence};
+use super::nn::{Generate, Generated, GeneratedSequence, TimeSlice};
 use super::served::Served;
 use super::snapshots::Snapshot;
 
@@ -151,19 +151,20 @@ impl Sample {
     }
 
     /// Runs the request until it ends or is cancelled, on this thread or on that of other requests of the sampler, and
-    /// hands over the response.
+    /// hands over the response. Pauses when `slice` is over.
     pub(super) fn run(
         self: Box<Self>,
-        sampler: &dyn Sampler,
+        sampler: Arc<dyn Sampler>,
         cancelled: Cancelled,
         done: impl FnOnce(Result<SampleResponse, String>) + Send + 'static,
+        slice: &dyn TimeSlice,
     ) {
         let (generate, stops, text) = (self.generate.clone(), self.stops.clone(), self.text.clone());
         let stop = move |_: usize, tokens: &[u32]| {
             text.as_deref().is_some_and(|text| stops.iter().any(|it| ends_with(text, tokens, it)))
         };
         let done = move |it: Result<Generated, String>| done(it.map(|it| self.response(it)));
-        sampler.submit(&generate, Box::new(stop), cancelled, Box::new(done));
+        sampler.submit(&generate, Box::new(stop), cancelled, Box::new(done), slice);
     }
 
     fn response(&self, generated: Generated) -> SampleResponse {

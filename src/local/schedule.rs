@@ -1,10 +1,11 @@
-//! Decides which job is next. Has no clock, no lock and no thread.
+//! Decides which job of a kind is next. Has no clock, no lock and no thread. [`shares`](super::shares) decides which
+//! kind of job is next.
 //!
-//! Each session has a first-in-first-out queue, and the sessions are served round-robin. When a session has its turn,
-//! it starts one exclusive job or several shared jobs. Immediate jobs are in a separate queue, which is served before
-//! all turns.
+//! The sessions that have jobs of a kind are served round-robin, one job at a time. The exclusive jobs of a session run
+//! in their order. Its shared jobs start in their order, and wait for no exclusive job except one that sets what they
+//! read. An exclusive job waits for no shared job: shared jobs read nothing that it changes.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 /// Says whether a job may run at the same time as other jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,204 +18,305 @@ pub(super) enum Concurrency {
     Shared,
 }
 
+/// Identifies what an exclusive job sets and shared jobs read.
+pub(super) type Cell = usize;
+
 /// The jobs that wait, by session.
 #[derive(Debug)]
 pub(super) struct Schedule<J> {
-    /// Limit of the shared jobs that run at the same time, and of the jobs that a session may start in one turn.
-    max: usize,
     immediate: VecDeque<J>,
-    queues: HashMap<String, VecDeque<(Concurrency, J)>>,
-    /// Sessions that have jobs and are not paused; the first one has its turn.
-    order: VecDeque<String>,
+    sessions: HashMap<String, Session<J>>,
+    /// Sessions that have exclusive jobs and are not paused; the first one has its turn.
+    exclusive: VecDeque<String>,
+    /// Sessions that have shared jobs that may start, and are not paused; the first one has its turn.
+    shared: VecDeque<String>,
     paused: HashSet<String>,
-    /// Number of jobs that the first session has started in this turn.
-    started: usize,
 }
 
-impl<J> Schedule<J> {
-    pub(super) fn new(max: usize) -> Self {
-        Schedule {
-            max: max.max(1),
-            immediate: VecDeque::new(),
-            queues: HashMap::new(),
-            order: VecDeque::new(),
-            paused: HashSet::new(),
-            started: 0,
+/// The jobs of a session. The exclusive jobs are numbered from 0.
+#[derive(Debug)]
+struct Session<J> {
+    exclusive: VecDeque<(Option<Cell>, J)>,
+    /// Number of the first exclusive job.
+    first: u64,
+    /// The last exclusive job that sets each cell.
+    setters: HashMap<Cell, u64>,
+    shared: VecDeque<J>,
+    /// The shared jobs that wait for an exclusive job, by its number.
+    held: BTreeMap<u64, Vec<J>>,
+    /// True if the session is in the order of the sessions with exclusive jobs, and of those with shared jobs.
+    listed: [bool; 2],
+}
+
+impl<J> Session<J> {
+    fn new() -> Self {
+        Session {
+            exclusive: VecDeque::new(),
+            first: 0,
+            setters: HashMap::new(),
+            shared: VecDeque::new(),
+            held: BTreeMap::new(),
+            listed: [false; 2],
         }
     }
 
-    pub(super) fn push(&mut self, session: &str, concurrency: Concurrency, job: J) {
+    fn push(&mut self, concurrency: Concurrency, cell: Option<Cell>, job: J) {
+        if concurrency != Concurrency::Shared {
+            if let Some(cell) = cell {
+                self.setters.insert(cell, self.first + self.exclusive.len() as u64);
+            }
+            self.exclusive.push_back((cell, job));
+            return;
+        }
+        match cell.and_then(|cell| self.setters.get(&cell)) {
+            Some(number) => self.held.entry(*number).or_default().push(job),
+            None => self.shared.push_back(job),
+        }
+    }
+
+    fn take_exclusive(&mut self) -> Option<J> {
+        let (cell, job) = self.exclusive.pop_front()?;
+        let number = self.first;
+        self.first += 1;
+        if let Some(cell) = cell
+            && self.setters.get(&cell) == Some(&number)
+        {
+            self.setters.remove(&cell);
+        }
+        self.shared.extend(self.held.remove(&number).into_iter().flatten());
+        Some(job)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.exclusive.is_empty() && self.shared.is_empty()
+    }
+
+    fn into_jobs(self) -> impl Iterator<Item = J> {
+        let exclusive = self.exclusive.into_iter().map(|it| it.1);
+        exclusive.chain(self.shared).chain(self.held.into_values().flatten())
+    }
+}
+
+impl<J> Schedule<J> {
+    pub(super) fn new() -> Self {
+        Schedule {
+            immediate: VecDeque::new(),
+            sessions: HashMap::new(),
+            exclusive: VecDeque::new(),
+            shared: VecDeque::new(),
+            paused: HashSet::new(),
+        }
+    }
+
+    /// Adds a job. `cell` is what an exclusive job sets or a shared job reads.
+    pub(super) fn push(&mut self, session: &str, concurrency: Concurrency, cell: Option<Cell>, job: J) {
         if concurrency == Concurrency::Immediate {
             self.immediate.push_back(job);
             return;
         }
-        match self.queues.get_mut(session) {
-            Some(queue) => queue.push_back((concurrency, job)),
-            None => {
-                self.queues.insert(session.into(), VecDeque::from([(concurrency, job)]));
-                if !self.paused.contains(session) {
-                    self.order.push_back(session.into());
-                }
+        if !self.sessions.contains_key(session) {
+            self.sessions.insert(session.into(), Session::new());
+        }
+        if let Some(it) = self.sessions.get_mut(session) {
+            it.push(concurrency, cell, job);
+        }
+        self.join_orders(session);
+    }
+
+    /// Gives the session a place in the orders that it belongs to and is not in.
+    fn join_orders(&mut self, session: &str) {
+        let Some(jobs) = self.sessions.get_mut(session).filter(|_| !self.paused.contains(session)) else {
+            return;
+        };
+        let has_jobs = [!jobs.exclusive.is_empty(), !jobs.shared.is_empty()];
+        let orders = [&mut self.exclusive, &mut self.shared];
+        for ((order, has_jobs), listed) in orders.into_iter().zip(has_jobs).zip(&mut jobs.listed) {
+            if has_jobs && !*listed {
+                *listed = true;
+                order.push_back(session.into());
             }
         }
     }
 
-    /// Takes the next job, if it may start while `running` shared jobs run. `None` if the next job has to wait for
-    /// them, or if there is no job.
-    pub(super) fn take(&mut self, running: usize) -> Option<(Concurrency, J)> {
-        if let Some(job) = self.immediate.pop_front() {
-            return Some((Concurrency::Immediate, job));
+    fn leave_orders(&mut self, session: &str) {
+        if let Some(it) = self.sessions.get_mut(session) {
+            it.listed = [false; 2];
         }
-        let session = self.order.front()?;
-        let queue = self.queues.get_mut(session)?;
-        let may = match queue.front()?.0 {
-            Concurrency::Shared => running < self.max,
-            Concurrency::Exclusive | Concurrency::Immediate => running == 0,
-        };
-        let job = if may { queue.pop_front()? } else { return None };
-        self.started += 1;
-        let over = job.0 != Concurrency::Shared || self.max <= self.started;
-        if over || queue.is_empty() {
-            self.end_turn();
-        }
-        Some(job)
+        self.exclusive.retain(|it| it != session);
+        self.shared.retain(|it| it != session);
     }
 
-    /// Ends the turn of the first session.
-    fn end_turn(&mut self) {
-        self.started = 0;
-        let Some(session) = self.order.pop_front() else { return };
-        if self.queues.get(&session).is_some_and(|it| !it.is_empty()) {
-            self.order.push_back(session);
-        } else {
-            self.queues.remove(&session);
+    pub(super) fn take_immediate(&mut self) -> Option<J> {
+        self.immediate.pop_front()
+    }
+
+    pub(super) fn take_exclusive(&mut self) -> Option<J> {
+        let session = self.exclusive.pop_front()?;
+        let jobs = self.sessions.get_mut(&session)?;
+        jobs.listed[0] = false;
+        let job = jobs.take_exclusive();
+        self.end_turn(&session);
+        job
+    }
+
+    pub(super) fn take_shared(&mut self) -> Option<J> {
+        let session = self.shared.pop_front()?;
+        let jobs = self.sessions.get_mut(&session)?;
+        jobs.listed[1] = false;
+        let job = jobs.shared.pop_front();
+        self.end_turn(&session);
+        job
+    }
+
+    fn end_turn(&mut self, session: &str) {
+        self.join_orders(session);
+        // Jobs are held only while the exclusive job that they wait for is there.
+        if self.sessions.get(session).is_some_and(Session::is_empty) {
+            self.sessions.remove(session);
         }
+    }
+
+    /// True if an exclusive job may start, as far as its session is concerned.
+    pub(super) fn has_exclusive(&self) -> bool {
+        !self.exclusive.is_empty()
+    }
+
+    /// As [`has_exclusive`](Self::has_exclusive), for shared jobs.
+    pub(super) fn has_shared(&self) -> bool {
+        !self.shared.is_empty()
     }
 
     /// Gives a session no more turns until it is resumed.
     pub(super) fn pause(&mut self, session: &str) {
         if self.paused.insert(session.into()) {
-            self.leave_order(session);
+            self.leave_orders(session);
         }
     }
 
     pub(super) fn resume(&mut self, session: &str) {
-        if self.paused.remove(session) && self.queues.contains_key(session) {
-            self.order.push_back(session.into());
+        if self.paused.remove(session) {
+            self.join_orders(session);
         }
-    }
-
-    fn leave_order(&mut self, session: &str) {
-        if self.order.front().is_some_and(|it| it == session) {
-            self.started = 0;
-        }
-        self.order.retain(|it| it != session);
     }
 
     /// Removes all jobs of a session and returns them, except immediate ones.
     pub(super) fn remove_session(&mut self, session: &str) -> impl Iterator<Item = J> + use<J> {
-        self.leave_order(session);
+        self.leave_orders(session);
         self.paused.remove(session);
-        self.queues.remove(session).into_iter().flatten().map(|it| it.1)
+        self.sessions.remove(session).into_iter().flat_map(Session::into_jobs)
     }
 
-    /// True if no job of a session waits in its queue.
+    /// True if no exclusive job of a session waits.
     pub(super) fn is_idle(&self, session: &str) -> bool {
-        !self.queues.contains_key(session)
+        self.sessions.get(session).is_none_or(|it| it.exclusive.is_empty())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Concurrency::*;
 
-    /// Starts all jobs in order. The shared jobs end only when no other job can start.
-    fn run_all(schedule: &mut Schedule<&'static str>) -> Vec<&'static str> {
-        let (mut done, mut running) = (Vec::new(), 0);
-        loop {
-            match schedule.take(running) {
-                Some((Concurrency::Shared, it)) => {
-                    running += 1;
-                    done.push(it);
-                }
-                Some((_, it)) => done.push(it),
-                None if 0 < running => running = 0,
-                None => return done,
-            }
-        }
+    /// Takes all jobs of a kind.
+    fn all<J>(mut take: impl FnMut() -> Option<J>) -> Vec<J> {
+        std::iter::from_fn(&mut take).collect()
     }
 
     #[test]
     fn sessions_take_turns_and_each_keeps_its_order() {
-        let mut schedule = Schedule::new(2);
-        for job in ["a1", "a2", "a3"] {
-            schedule.push("a", Concurrency::Exclusive, job);
+        for concurrency in [Exclusive, Shared] {
+            let mut schedule = Schedule::new();
+            for (session, job) in
+                [("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1"), ("c", "c1"), ("b", "b2")]
+            {
+                schedule.push(session, concurrency, None, job);
+            }
+            let taken = all(|| match concurrency {
+                Shared => schedule.take_shared(),
+                _ => schedule.take_exclusive(),
+            });
+            assert_eq!(taken, ["a1", "b1", "c1", "a2", "b2", "a3"]);
+            assert!(!schedule.has_shared() && !schedule.has_exclusive());
         }
-        schedule.push("b", Concurrency::Exclusive, "b1");
-        schedule.push("c", Concurrency::Exclusive, "c1");
-        schedule.push("b", Concurrency::Exclusive, "b2");
-        assert_eq!(run_all(&mut schedule), ["a1", "b1", "c1", "a2", "b2", "a3"]);
     }
 
     #[test]
-    fn a_turn_starts_at_most_the_limit_of_shared_jobs() {
-        let mut schedule = Schedule::new(2);
-        for job in ["a1", "a2", "a3"] {
-            schedule.push("a", Concurrency::Shared, job);
+    fn exclusive_and_shared_jobs_of_a_session_do_not_wait_for_each_other() {
+        let mut schedule = Schedule::new();
+        for (concurrency, job) in [(Shared, "s1"), (Exclusive, "e1"), (Shared, "s2"), (Exclusive, "e2")] {
+            schedule.push("a", concurrency, None, job);
         }
-        schedule.push("b", Concurrency::Exclusive, "b1");
-        assert_eq!(schedule.take(0), Some((Concurrency::Shared, "a1")));
-        assert_eq!(schedule.take(1), Some((Concurrency::Shared, "a2")));
-        assert_eq!(schedule.take(2), None, "b1 is exclusive");
-        assert_eq!(schedule.take(1), None);
-        assert_eq!(schedule.take(0), Some((Concurrency::Exclusive, "b1")));
-        assert_eq!(schedule.take(0), Some((Concurrency::Shared, "a3")));
-        assert_eq!(schedule.take(1), None);
+        assert_eq!(schedule.take_exclusive(), Some("e1"));
+        assert_eq!(schedule.take_shared(), Some("s1"));
+        assert_eq!(all(|| schedule.take_shared()), ["s2"]);
+        assert_eq!(all(|| schedule.take_exclusive()), ["e2"]);
     }
 
     #[test]
-    fn samples_of_several_sessions_run_concurrently() {
-        let mut schedule = Schedule::new(3);
-        schedule.push("a", Concurrency::Shared, "a1");
-        schedule.push("b", Concurrency::Shared, "b1");
-        schedule.push("b", Concurrency::Shared, "b2");
-        schedule.push("b", Concurrency::Shared, "b3");
-        let started: Vec<_> = (0..4).map_while(|i| schedule.take(i)).map(|it| it.1).collect();
-        assert_eq!(started, ["a1", "b1", "b2"]);
-    }
-
-    #[test]
-    fn an_immediate_job_does_not_wait_for_other_jobs() {
-        let mut schedule = Schedule::new(2);
-        schedule.push("a", Concurrency::Exclusive, "a1");
-        schedule.push("b", Concurrency::Immediate, "b1");
-        schedule.push("a", Concurrency::Immediate, "a2");
+    fn a_shared_job_waits_for_the_last_job_before_it_that_sets_what_it_reads() {
+        let mut schedule = Schedule::new();
+        for (concurrency, cell, job) in [
+            (Shared, Some(1), "reads 1 before"),
+            (Exclusive, None, "first"),
+            (Exclusive, Some(1), "sets 1"),
+            (Shared, Some(1), "reads 1"),
+            (Shared, Some(2), "reads 2"),
+            (Exclusive, Some(1), "sets 1 again"),
+            (Shared, Some(1), "reads 1 again"),
+        ] {
+            schedule.push("a", concurrency, cell, job);
+        }
+        // Cells of another session have other numbers.
+        schedule.push("b", Shared, Some(3), "of b");
+        assert_eq!(all(|| schedule.take_shared()), ["reads 1 before", "of b", "reads 2"]);
+        assert_eq!([schedule.take_exclusive(), schedule.take_shared()], [Some("first"), None]);
+        assert_eq!([schedule.take_exclusive(), schedule.take_shared()], [Some("sets 1"), Some("reads 1")]);
+        assert_eq!(schedule.take_shared(), None);
         assert_eq!(
-            [schedule.take(2), schedule.take(9)],
-            [Some((Concurrency::Immediate, "b1")), Some((Concurrency::Immediate, "a2"))]
+            [schedule.take_exclusive(), schedule.take_shared()],
+            [Some("sets 1 again"), Some("reads 1 again")]
         );
-        assert_eq!(schedule.take(1), None);
-        assert_eq!(schedule.take(0), Some((Concurrency::Exclusive, "a1")));
+        schedule.push("a", Shared, Some(1), "reads 1 after");
+        assert_eq!(schedule.take_shared(), Some("reads 1 after"));
+        assert!(schedule.sessions.is_empty(), "nothing is kept of a session without jobs");
+    }
+
+    #[test]
+    fn immediate_jobs_have_their_own_queue() {
+        let mut schedule = Schedule::new();
+        for (session, concurrency, job) in
+            [("a", Exclusive, "a1"), ("b", Immediate, "b1"), ("a", Immediate, "a2")]
+        {
+            schedule.push(session, concurrency, None, job);
+        }
+        assert_eq!(all(|| schedule.take_immediate()), ["b1", "a2"]);
+        assert_eq!(all(|| schedule.take_exclusive()), ["a1"]);
     }
 
     #[test]
     fn a_paused_session_has_no_turn_and_a_removed_session_has_no_jobs() {
-        let mut schedule = Schedule::new(2);
-        for (session, job) in [("a", "a1"), ("b", "b1"), ("a", "a2")] {
-            schedule.push(session, Concurrency::Exclusive, job);
+        let mut schedule = Schedule::new();
+        for (session, concurrency, job) in
+            [("a", Exclusive, "a1"), ("b", Exclusive, "b1"), ("a", Shared, "a2"), ("a", Exclusive, "a3")]
+        {
+            schedule.push(session, concurrency, None, job);
         }
         schedule.pause("a");
         schedule.pause("c");
-        schedule.push("a", Concurrency::Exclusive, "a3");
-        schedule.push("c", Concurrency::Exclusive, "c1");
-        assert_eq!(run_all(&mut schedule), ["b1"]);
+        schedule.push("a", Exclusive, None, "a4");
+        schedule.push("c", Exclusive, Some(1), "c1");
+        schedule.push("c", Shared, Some(1), "c2");
+        schedule.push("c", Shared, None, "c3");
+        assert_eq!(all(|| schedule.take_exclusive()), ["b1"]);
+        assert_eq!(schedule.take_shared(), None);
         schedule.resume("a");
         schedule.resume("a");
-        assert_eq!(run_all(&mut schedule), ["a1", "a2", "a3"]);
+        assert_eq!(all(|| schedule.take_exclusive()), ["a1", "a3", "a4"]);
+        assert_eq!(all(|| schedule.take_shared()), ["a2"]);
         assert!(schedule.is_idle("a") && !schedule.is_idle("c"));
-        assert_eq!(schedule.remove_session("c").collect::<Vec<_>>(), ["c1"]);
+        assert_eq!(schedule.remove_session("c").collect::<Vec<_>>(), ["c1", "c3", "c2"]);
         schedule.resume("c");
-        schedule.push("c", Concurrency::Exclusive, "c2");
-        assert_eq!(run_all(&mut schedule), ["c2"]);
+        schedule.push("c", Exclusive, None, "c4");
+        assert_eq!(all(|| schedule.take_exclusive()), ["c4"]);
     }
 }

@@ -1,5 +1,9 @@
-//! [`Server`] and its [`Options`]: starts the parts of the engine and their threads (HTTP, engine, computation), and
-//! stops them.
+//! [`Server`] and its [`Options`]: starts the parts of the engine and their threads, and stops them.
+//!
+//! The threads: one serves HTTP and puts jobs into the [`Queue`]; the engine thread takes them from there, one after the
+//! other (see [`Engine`]); the threads of the pool `compute` compute training passes and samples; the one of the pool
+//! `quick` computes quick jobs. A training pass has the pool `compute` for itself: samples pause for it between two of
+//! their steps, and occupy no thread while they are paused.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -315,7 +319,8 @@ impl Server {
         let panics = PanicTexts::new();
         let pool = server.pool("compute", options.threads, panics.sender())?;
         let quick_pool = server.pool("quick", 1, panics.sender())?;
-        let queue = Arc::new(Queue::new(max_concurrent_samples(pool.current_num_threads())));
+        let threads = pool.current_num_threads();
+        let queue = Arc::new(Queue::new(max_concurrent_samples(threads), threads));
         let worker = Worker {
             snapshots: Arc::new(Snapshots::new(store.scratch(), options.samplers_in_memory)),
             store: store.clone(),

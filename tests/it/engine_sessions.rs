@@ -147,14 +147,20 @@ fn base_sampler(client: &Client, session: &str) -> String {
     client.post("create_sampling_session", &body).1["sampling_session_id"].as_str().unwrap().into()
 }
 
-/// Queues 1500 long samples and 299 passes. Returns the request ids of the last sample and the last pass.
+/// Queues 1500 long samples and 299 passes over many examples. Returns the request ids of the last sample and the last
+/// pass.
 fn queue_many(client: &Client, session: &str) -> [String; 2] {
     let body = json!({"session_id": session, "model_seq_id": 0, "base_model": "tinkex/nano", "lora_config": {"rank": 8}});
     let model = client.run("create_model", &body)["model_id"].as_str().unwrap().to_string();
     let sampler = base_sampler(client, session);
     let long = |seq| sample(&sampler, seq, json!({"max_tokens": 500, "stop": []}));
     let samples: Vec<_> = (0..1500).map(|i| client.submit("asample", &long(i))).collect();
-    let submit = |i| client.submit("forward_backward", &pass(&model, i, "forward_backward_input"));
+    let submit = |i| {
+        let mut body = pass(&model, i, "forward_backward_input");
+        let data = &mut body["forward_backward_input"]["data"];
+        *data = vec![data[0].clone(); 64].into();
+        client.submit("forward_backward", &body)
+    };
     let passes: Vec<_> = (1..300).map(submit).collect();
     [samples.last().unwrap().clone(), passes.last().unwrap().clone()]
 }

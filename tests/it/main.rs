@@ -20,6 +20,8 @@ mod engine_abuse;
 #[cfg(feature = "local")]
 mod engine_checkpoints;
 #[cfg(feature = "local")]
+mod engine_fairness;
+#[cfg(feature = "local")]
 mod engine_http;
 #[cfg(feature = "local")]
 mod engine_losses;

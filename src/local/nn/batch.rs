@@ -1,10 +1,12 @@
 //! Generates the samples of several requests together: each step computes one token of every sample, so that the weights
-//! are read once for all of them. Requests join between two steps.
+//! are read once for all of them. Between two steps requests join, and the driver, which generates, may pause.
 
 use super::decode::{Row, StepScratch};
 use super::running::{Running, Stop};
 use super::sampler::{CANCELLED, GeneratedSequence, Sampler};
+use super::time_slice::TimeSlice;
 use parking_lot::Mutex;
+use std::sync::Arc;
 
 /// Receives the samples of a request, or the reason why there are none.
 type Done<'a> = Box<dyn FnOnce(Result<Vec<GeneratedSequence>, String>) + Send + 'a>;
@@ -34,7 +36,7 @@ impl std::fmt::Debug for Batch {
 #[derive(Default)]
 struct Joining {
     members: Vec<Member<'static>>,
-    /// True while a thread generates the samples of the batch.
+    /// True while the batch has a driver.
     runs: bool,
 }
 
@@ -46,45 +48,66 @@ struct Buffers {
     scratch: Vec<StepScratch>,
 }
 
-impl Batch {
-    /// Adds a request. If no thread generates the samples of the batch, this one does until all requests are done.
-    pub(super) fn join(&self, sampler: &Sampler, member: Member<'static>) {
-        {
-            let mut inner = self.inner.lock();
-            inner.members.push(member);
-            if std::mem::replace(&mut inner.runs, true) {
-                return;
+/// Generates the samples of a batch. While it is paused, it waits as the rest of a time slice.
+struct Driver {
+    sampler: Arc<Sampler>,
+    members: Vec<Member<'static>>,
+    buffers: Buffers,
+    ended: bool,
+}
+
+/// Adds a request to the batch of a sampler. If no other request runs, this thread generates the samples of all requests
+/// that join, in this time slice and later ones.
+pub(super) fn join(sampler: &Arc<Sampler>, member: Member<'static>, slice: &dyn TimeSlice) {
+    {
+        let mut inner = sampler.batch().inner.lock();
+        inner.members.push(member);
+        if std::mem::replace(&mut inner.runs, true) {
+            return;
+        }
+    }
+    let sampler = sampler.clone();
+    let driver = Driver { sampler, members: Vec::new(), buffers: Buffers::default(), ended: false };
+    // The prompt was read in this slice.
+    if slice.is_over() { driver.pause(slice) } else { driver.run(slice) }
+}
+
+impl Driver {
+    fn run(mut self, slice: &dyn TimeSlice) {
+        while self.add_joining() {
+            turn(&self.sampler, &mut self.members, &mut self.buffers);
+            if slice.is_over() {
+                return self.pause(slice);
             }
         }
-        let _guard = EndOnPanic(self);
-        let mut members = Vec::new();
-        let mut buffers = Buffers::default();
-        loop {
-            {
-                let mut inner = self.inner.lock();
-                members.append(&mut inner.members);
-                if members.is_empty() {
-                    inner.runs = false;
-                    return;
-                }
-            }
-            turn(sampler, &mut members, &mut buffers);
-        }
+    }
+
+    fn pause(self, slice: &dyn TimeSlice) {
+        slice.pause(Box::new(move |slice| self.run(slice)));
+    }
+
+    /// Adds the requests that have joined. Returns false if no request is left; the driver has ended then.
+    fn add_joining(&mut self) -> bool {
+        let mut inner = self.sampler.batch().inner.lock();
+        self.members.append(&mut inner.members);
+        self.ended = self.members.is_empty();
+        inner.runs = !self.ended;
+        inner.runs
     }
 }
 
-/// After a panic of the thread that generates, drops the requests that joined meanwhile: nobody would generate them.
-struct EndOnPanic<'a>(&'a Batch);
-
-impl Drop for EndOnPanic<'_> {
+/// If the driver is dropped before its end, by a panic or because the engine stops, drops the requests that have joined:
+/// nobody would generate them.
+impl Drop for Driver {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let mut inner = self.0.inner.lock();
-            inner.runs = false;
-            let members = std::mem::take(&mut inner.members);
-            drop(inner);
-            drop(members);
+        if self.ended {
+            return;
         }
+        let mut inner = self.sampler.batch().inner.lock();
+        inner.runs = false;
+        let members = std::mem::take(&mut inner.members);
+        drop(inner);
+        drop(members);
     }
 }
 

@@ -11,6 +11,7 @@ use super::lora::LoraSpec;
 use super::loss::Loss;
 use super::running::Stop;
 use super::sampler::{Generate, Sampler};
+use super::time_slice::TimeSlice;
 use super::train::{RunOutput, Trainer};
 use super::weights::Weights;
 use crate::local::engine::{self, Answered, Cancelled, Engine, Opened};
@@ -113,7 +114,14 @@ impl engine::Trainer for Training {
 }
 
 impl engine::Sampler for Sampler {
-    fn submit(&self, request: &Generate, stop: Box<Stop<'static>>, cancelled: Cancelled, answered: Answered) {
-        Sampler::submit(self, request, stop, cancelled, answered);
+    fn submit(
+        self: Arc<Self>,
+        request: &Generate,
+        stop: Box<Stop<'static>>,
+        cancelled: Cancelled,
+        answered: Answered,
+        slice: &dyn TimeSlice,
+    ) {
+        Sampler::submit(&self, request, stop, cancelled, answered, slice);
     }
 }

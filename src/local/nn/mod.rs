@@ -32,6 +32,7 @@ mod rope;
 mod running;
 mod sampler;
 mod sequence_loss;
+mod time_slice;
 mod train;
 mod weights;
 
@@ -43,6 +44,7 @@ pub(crate) use lora::LoraSpec;
 pub(crate) use loss::Loss;
 pub(crate) use running::Stop;
 pub(crate) use sampler::{Generate, Generated, GeneratedSequence};
+pub(crate) use time_slice::{Rest, TimeSlice};
 pub(crate) use train::RunOutput;
 
 #[cfg(test)]

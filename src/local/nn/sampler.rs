@@ -1,6 +1,6 @@
 //! Sampling from a snapshot of a model.
 
-use super::batch::{Batch, Member};
+use super::batch::{self, Batch, Member};
 use super::choose::{Chooser, top};
 use super::decode::{Decoder, Row, Segment, StepScratch};
 use super::head::log_sum_exp;
@@ -8,6 +8,7 @@ use super::lora::LoraSpec;
 use super::pass::{Model, Workspace};
 use super::rng::Rng;
 use super::running::{Running, Stop};
+use super::time_slice::TimeSlice;
 #[cfg(test)]
 use super::train::Trainer;
 use super::weights::Weights;
@@ -166,16 +167,17 @@ impl Sampler {
         Sampler { model, decoder, idle: Arc::default(), batch: Batch::default() }
     }
 
-    /// Continues a prompt on this thread, or together with other requests on the thread that generates theirs. Calls
-    /// `stop` after every token; the sample ends if it returns true. Calls `cancelled` before every step. Calls `done`
-    /// with the result, or with an error: the request does not fit the model, it was cancelled (`"cancelled"`), or the
-    /// logits are not finite.
+    /// Continues a prompt on this thread, or together with other requests on the thread that generates theirs, and pauses
+    /// when `slice` is over. Calls `stop` after every token; the sample ends if it returns true. Calls `cancelled` before
+    /// every step. Calls `done` with the result, or with an error: the request does not fit the model, it was
+    /// cancelled (`"cancelled"`), or the logits are not finite.
     pub(crate) fn submit(
-        &self,
+        self: &Arc<Self>,
         req: &Generate,
         stop: Box<Stop<'static>>,
         cancelled: impl Fn() -> bool + Send + 'static,
         done: impl FnOnce(Result<Generated, String>) + Send + 'static,
+        slice: &dyn TimeSlice,
     ) {
         let wants = Wants::new(req);
         match self.read(req, &cancelled) {
@@ -185,7 +187,7 @@ impl Sampler {
                     done(it.map(|it| wants.join(it, scores)))
                 };
                 let (cancelled, done) = (Box::new(cancelled), Box::new(done));
-                self.batch.join(self, Member { running, stop, cancelled, done });
+                batch::join(self, Member { running, stop, cancelled, done }, slice);
             }
         }
     }
@@ -202,7 +204,7 @@ impl Sampler {
         let mut result = Err(String::new());
         let done = Box::new(|it| result = it);
         let (stop, cancelled) = (Box::new(stop), Box::new(cancelled));
-        super::batch::run(self, vec![Member { running, stop, cancelled, done }]);
+        batch::run(self, vec![Member { running, stop, cancelled, done }]);
         result.map(|it| Wants::new(req).join(it, scores))
     }
 
@@ -225,6 +227,10 @@ impl Sampler {
             }
         }
         Ok((running, scores))
+    }
+
+    pub(super) fn batch(&self) -> &Batch {
+        &self.batch
     }
 
     /// Number of token ids.

@@ -1,10 +1,12 @@
 //! The engine thread: owns the models and takes jobs from the queue, one after the other. [`schedule`](super::schedule)
-//! decides which job is next.
+//! and [`shares`](super::shares) decide which job is next.
 //!
 //! The computation runs on a private thread pool, and the engine thread waits for it. A job moves its model into the
 //! pool and back, so a panic in a job loses only that model. Samples are different: the engine thread starts a sample
-//! on the pool and goes on to the next job, so samples run concurrently. Quick jobs run on a second pool with one
-//! thread, so that they do not wait for running samples.
+//! on the pool, as a task, and goes on to the next job, so samples run concurrently. For an exclusive job, such as a
+//! training pass, the tasks pause and return from the pool; after it the engine thread gives them back to the pool. So
+//! an exclusive job waits for steps of samples, never for whole samples. Quick jobs run on a second pool with one thread,
+//! so that they do not wait for running samples.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,7 +35,7 @@ use super::sampling::{Sample, Slot, Weights as SlotWeights};
 use super::snapshots::{Snapshot, Snapshots};
 
 /// Limit of the concurrent samples on a pool of `threads` threads. It is large enough to keep the threads busy, and not
-/// larger, because a pass has to wait until all running samples are done.
+/// larger, because each running sample has keys and values in memory.
 pub(super) fn max_concurrent_samples(threads: usize) -> usize {
     (4 * threads).clamp(32, 64)
 }
@@ -57,7 +59,7 @@ pub(super) struct Worker {
 impl Worker {
     /// Runs jobs until the queue is closed or the server stops.
     pub(super) fn run(mut self, queue: &Arc<Queue>) {
-        let _guard = CloseOnDrop(self.futures.clone());
+        let _guard = CloseOnDrop { futures: self.futures.clone(), queue: queue.clone() };
         loop {
             let next = queue.next();
             if self.stop.load(Ordering::Relaxed) {
@@ -65,6 +67,7 @@ impl Worker {
             }
             match next {
                 Next::End => break,
+                Next::Resume(runners) => (0..runners).for_each(|_| self.spawn_runner(queue)),
                 Next::SamplePanicked(id) => {
                     self.futures.finish(&id, Outcome::server(self.panics.next_text()))
                 }
@@ -92,6 +95,12 @@ impl Worker {
         }
     }
 
+    /// Runs tasks of samples on a thread of the pool.
+    fn spawn_runner(&self, queue: &Arc<Queue>) {
+        let queue = queue.clone();
+        self.pool.spawn(move || queue.run_tasks());
+    }
+
     /// Starts a task on the pool that computes a sample and sets its result. A sample that was cancelled in the queue
     /// already has a result and is not started.
     fn sample(&self, queue: &Arc<Queue>, ticket: Option<Ticket>, slot: Slot, sample: Box<Sample>) {
@@ -99,7 +108,7 @@ impl Worker {
         let Some(ticket) = ticket.filter(|it| !it.cancelled.load(Ordering::Relaxed)) else { return };
         running.id.clone_from(&ticket.id);
         let (futures, stop, snapshots) = (self.futures.clone(), self.stop.clone(), self.snapshots.clone());
-        self.pool.spawn(move || {
+        queue.start_task(Box::new(move |slice| {
             let running = running;
             ticket.mark_started();
             let weights = slot.lock().clone();
@@ -115,13 +124,15 @@ impl Worker {
                 Err(outcome) => return finish(outcome),
             };
             let cancelled = move || ticket.cancelled.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
-            sample.run(&*sampler, Box::new(cancelled), move |result| {
+            let done = move |result| {
                 finish(match result {
                     Ok(response) => Outcome::Sample(encode_sample_response(&response).into()),
                     Err(error) => Outcome::user(error),
                 });
-            });
-        });
+            };
+            sample.run(sampler, Box::new(cancelled), done, slice);
+        }));
+        self.spawn_runner(queue);
     }
 
     /// Runs `work` on a pool and waits for it. The error is the text of its panic.
@@ -305,12 +316,16 @@ impl Worker {
     }
 }
 
-/// Fails all pending requests when the engine thread ends, even if it ends by a panic.
-struct CloseOnDrop(Arc<Futures>);
+/// Fails all pending requests and drops paused samples when the engine thread ends, even if it ends by a panic.
+struct CloseOnDrop {
+    futures: Arc<Futures>,
+    queue: Arc<Queue>,
+}
 
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
-        self.0.close("the engine has stopped");
+        self.futures.close("the engine has stopped");
+        self.queue.end();
     }
 }
 

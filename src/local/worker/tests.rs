@@ -61,7 +61,7 @@ fn the_end_of_the_engine_thread_fails_pending_requests() {
     let worker = worker();
     let futures = worker.futures.clone();
     let pending = futures.create(None, None);
-    let queue = Arc::new(Queue::new(1));
+    let queue = Arc::new(Queue::new(1, 1));
     let work = Work::Refused { error: "wrong".into() };
     let refused = futures.create(None, None);
     queue.push("s", [Job { ticket: Some(refused.clone()), work }]);

@@ -26,7 +26,11 @@ impl Client {
 
     pub(crate) fn with(options: Options) -> Self {
         // Only two threads for each engine, because the tests run several engines at the same time.
-        let server = Server::start(Options { threads: 2, ..options }).expect("a server");
+        Client::with_threads(2, options)
+    }
+
+    pub(crate) fn with_threads(threads: usize, options: Options) -> Self {
+        let server = Server::start(Options { threads, ..options }).expect("a server");
         let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
         let mut client = Client { server, agent, session: String::new() };
         let (status, made) = client.post("create_session", &json!({"tags": [], "type": "create_session"}));

@@ -1,8 +1,10 @@
 //! Tests of the sampler: against the forward pass of training, and of its other properties.
 
 use super::*;
+use crate::local::nn::{Rest, TimeSlice};
 use crossbeam_channel::{Receiver, bounded};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 fn request(prompt: &[u32]) -> Generate {
     Generate {
@@ -190,9 +192,131 @@ fn submit(
     let (send, receive) = bounded(1);
     let sampler = sampler.clone();
     std::thread::spawn(move || {
-        sampler.submit(&req, Box::new(stop), || false, move |result| drop(send.send(result)));
+        sampler.submit(&req, Box::new(stop), || false, move |result| drop(send.send(result)), &Endless);
     });
     receive
+}
+
+/// A time slice that is never over.
+struct Endless;
+
+impl TimeSlice for Endless {
+    fn is_over(&self) -> bool {
+        false
+    }
+
+    fn pause(&self, rest: Rest) {
+        rest(self);
+    }
+}
+
+/// A time slice of one step, which keeps the rest of the work.
+#[derive(Default)]
+struct OneStep(RefCell<Option<Rest>>);
+
+impl TimeSlice for OneStep {
+    fn is_over(&self) -> bool {
+        true
+    }
+
+    fn pause(&self, rest: Rest) {
+        assert!(self.0.replace(Some(rest)).is_none(), "work pauses once in a slice");
+    }
+}
+
+/// Runs one step of some work on this thread. Returns the rest, if there is one.
+fn one_step(work: impl FnOnce(&dyn TimeSlice)) -> Option<Rest> {
+    let slice = OneStep::default();
+    work(&slice);
+    slice.0.into_inner()
+}
+
+/// Begins a request that pauses after every step. Returns the rest, if this request is the first one of its batch.
+fn begin(
+    sampler: &Arc<Sampler>,
+    req: &Generate,
+    cancelled: &Arc<AtomicBool>,
+    stop: impl FnMut(usize, &[u32]) -> bool + Send + 'static,
+) -> (Option<Rest>, Receiver<Result<Generated, String>>) {
+    let (send, receive) = bounded(1);
+    let cancelled = cancelled.clone();
+    let rest = one_step(|slice| {
+        let cancelled = move || cancelled.load(Ordering::Relaxed);
+        sampler.submit(req, Box::new(stop), cancelled, move |result| drop(send.send(result)), slice);
+    });
+    (rest, receive)
+}
+
+#[test]
+fn samples_that_pause_after_every_step_get_what_they_get_without_a_pause() {
+    let sampler = Arc::new(with_noise(&tiny(), 2).sampler());
+    let first = Generate { num_samples: 3, ..request(&prompt(5)) };
+    let second = Generate { seed: 12, max_tokens: 20, ..request(&prompt(33)) };
+    let never = Arc::default();
+    let (mut rest, first_result) = begin(&sampler, &first, &never, |_, _| false);
+    let mut second_result = None;
+    let mut steps = 0;
+    while let Some(work) = rest {
+        assert!(first_result.is_empty(), "a request that is done has no rest");
+        steps += 1;
+        if steps == 5 {
+            let (none, result) = begin(&sampler, &second, &never, |_, _| false);
+            assert!(none.is_none(), "it joins the batch of the first one, which is paused");
+            second_result = Some(result);
+        }
+        rest = one_step(work);
+    }
+    assert_eq!(steps, 40, "a step for each token; the first pause is between the prompt and the samples");
+    assert_eq!(first_result.recv().unwrap().unwrap(), generate(&sampler, &first));
+    assert_eq!(second_result.unwrap().recv().unwrap().unwrap(), generate(&sampler, &second));
+}
+
+#[test]
+fn a_request_that_is_cancelled_while_it_is_paused_ends_with_the_next_step_and_others_go_on() {
+    let sampler = Arc::new(with_noise(&tiny(), 2).sampler());
+    let (first, second) = (Arc::new(AtomicBool::new(false)), Arc::default());
+    let (rest, first_result) = begin(&sampler, &request(&prompt(5)), &first, |_, _| false);
+    let (_, second_result) = begin(&sampler, &request(&prompt(9)), &second, |_, _| false);
+    let rest = one_step(rest.unwrap());
+    first.store(true, Ordering::Relaxed);
+    assert!(first_result.is_empty());
+    let mut rest = one_step(rest.unwrap());
+    assert_eq!(first_result.try_recv().unwrap().unwrap_err(), "cancelled");
+    while let Some(work) = rest {
+        rest = one_step(work);
+    }
+    assert_eq!(second_result.recv().unwrap().unwrap(), generate(&sampler, &request(&prompt(9))));
+}
+
+#[test]
+fn a_panic_after_a_pause_ends_only_the_requests_of_the_batch() {
+    let sampler = Arc::new(with_noise(&tiny(), 2).sampler());
+    let other = Arc::new(with_noise(&tiny(), 3).sampler());
+    let never = Arc::default();
+    let (rest, broken) =
+        begin(&sampler, &request(&prompt(5)), &never, |_, tokens| tokens.len() == 2 && panic!("a closure"));
+    let (other_rest, of_other) = begin(&other, &request(&prompt(5)), &never, |_, _| false);
+    let (_, joined) = begin(&sampler, &request(&prompt(5)), &never, |_, _| false);
+    let rest = one_step(rest.unwrap()).unwrap();
+    let panicked = std::thread::spawn(move || drop(one_step(rest))).join();
+    assert!(panicked.is_err() && broken.recv().is_err() && joined.recv().is_err());
+    other_rest.unwrap()(&Endless);
+    assert_eq!(of_other.recv().unwrap().unwrap(), generate(&other, &request(&prompt(5))));
+    let later = submit(&sampler, request(&prompt(5)), |_, _| false);
+    assert_eq!(later.recv().unwrap().unwrap(), generate(&sampler, &request(&prompt(5))));
+}
+
+#[test]
+fn dropping_a_paused_batch_drops_its_requests_and_those_that_have_joined() {
+    let sampler = Arc::new(with_noise(&tiny(), 2).sampler());
+    let never = Arc::default();
+    let (rest, first) = begin(&sampler, &request(&prompt(5)), &never, |_, _| false);
+    let (_, joined) = begin(&sampler, &request(&prompt(5)), &never, |_, _| false);
+    drop(rest);
+    assert!(first.recv().is_err() && joined.recv().is_err());
+    assert_eq!(Arc::strong_count(&sampler), 1, "nothing keeps the sampler");
+    let later = submit(&sampler, request(&prompt(5)), |_, _| false);
+    assert_eq!(later.recv().unwrap().unwrap(), generate(&sampler, &request(&prompt(5))));
 }
 
 #[test]
