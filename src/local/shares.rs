@@ -186,22 +186,22 @@ mod tests {
     fn both_kinds_get_half_of_the_time_whatever_their_steps_take() {
         // Durations of a step and of the exclusive jobs, which always wait, in milliseconds.
         for (step, jobs) in [(1, [40, 2]), (100, [1000, 5]), (300, [50, 50]), (5000, [50, 2])] {
-            let (mut shares, mut now, mut used) = (Shares::default(), 0, [0, 0]);
-            for i in 0..10_000 {
+            let (mut shares, mut now, mut of_samples, mut done) = (Shares::default(), 0, 0, 0);
+            for _ in 0..10_000 {
                 match shares.turn(ms(now), true, Samples::Waiting) {
                     Turn::Samples => {
                         shares.samples_move();
-                        (now, used[0]) = (now + step, used[0] + step);
+                        (now, of_samples) = (now + step, of_samples + step);
                     }
                     _ => {
-                        let took = jobs[i % 2];
+                        let took = jobs[done % 2];
                         shares.exclusive_begins(ms(now));
                         shares.exclusive_ends(ms(now + took));
-                        (now, used[1]) = (now + took, used[1] + took);
+                        (now, done) = (now + took, done + 1);
                     }
                 }
             }
-            let share = used[0] as f64 / now as f64;
+            let share = of_samples as f64 / now as f64;
             // With steps that are longer than the jobs, each job is followed by at least one step.
             let most = (step as f64 / (step + (jobs[0] + jobs[1]) / 2) as f64).max(0.5);
             assert!((0.49..=most + 0.01).contains(&share), "{step} {jobs:?}: {share}");
