@@ -49,13 +49,14 @@ fn cancel(client: &Client, request_id: &str) -> Answer {
     client.post("cancel_future", &json!({"request_id": request_id}))
 }
 
-/// Submits samples that take far longer than anything else in these tests, and waits until they run.
-fn start_long_samples(client: &Client, sampler: &str, n: u64) -> Vec<String> {
+/// Submits `n` samples that take far longer than anything else in these tests, and waits until they run. Uses `n + 1`
+/// sequence numbers.
+fn start_long_samples(client: &Client, sampler: &str, first_seq: u64, n: u64) -> Vec<String> {
     let long =
         |seq| client.submit("asample", &sample(sampler, seq, json!({"max_tokens": 32_000, "stop": []})));
-    let ids: Vec<String> = (0..n).map(long).collect();
+    let ids: Vec<String> = (first_seq..first_seq + n).map(long).collect();
     // The samples of a session start in their order. So the long ones run when a later one is done.
-    client.sample(sampler, n, json!({"max_tokens": 2}));
+    client.sample(sampler, first_seq + n, json!({"max_tokens": 2}));
     ids
 }
 
@@ -66,7 +67,7 @@ fn training_goes_on_while_long_samples_of_the_same_and_of_another_session_run() 
         let other = open_session(&client);
         let models = [client.model(0), model(&client, &other)];
         let sampler = base_sampler(&client, &client.session, 1);
-        let long = start_long_samples(&client, &sampler, 3);
+        let long = start_long_samples(&client, &sampler, 0, 3);
         for model in &models {
             client.losses(model, 1, 5);
         }
@@ -140,7 +141,7 @@ fn a_sample_has_the_same_result_whether_or_not_it_pauses_for_training() {
     // Training is the same, too.
     let other = open_session(&client);
     let again = self::model(&client, &other);
-    let long = start_long_samples(&client, &sampler, 2);
+    let long = start_long_samples(&client, &sampler, 2, 2);
     assert_eq!(client.losses(&again, 1, 3), before);
     long.iter().for_each(|id| assert_eq!(cancel(&client, id).0, 200));
 }
@@ -152,7 +153,7 @@ fn samples_that_are_cancelled_while_a_pass_runs_make_room_for_others() {
         let model = client.model(0);
         let sampler = base_sampler(&client, &client.session, 1);
         // As many as run at the same time.
-        let long: Vec<String> = start_long_samples(&client, &sampler, 31);
+        let long: Vec<String> = start_long_samples(&client, &sampler, 0, 31);
         let large = client.submit("forward_backward", &large_pass(&model, 1, 512));
         for id in &long {
             assert_eq!(cancel(&client, id).0, 200);
@@ -173,7 +174,7 @@ fn an_ended_session_leaves_no_paused_sample() {
     let client = client(1);
     let busy = open_session(&client);
     let sampler = base_sampler(&client, &busy, 0);
-    let long = start_long_samples(&client, &sampler, 3);
+    let long = start_long_samples(&client, &sampler, 0, 3);
     let model = client.model(0);
     let large = client.submit("forward_backward", &large_pass(&model, 1, 256));
     let finish = json!({"reason": {"type": "success"}, "detail": null});
@@ -192,7 +193,7 @@ fn a_server_stops_while_samples_are_paused() {
         let client = client(threads);
         let model = client.model(0);
         let sampler = base_sampler(&client, &client.session, 1);
-        start_long_samples(&client, &sampler, 10);
+        start_long_samples(&client, &sampler, 0, 10);
         client.submit("forward_backward", &large_pass(&model, 1, 64));
         let (folder, started) = (client.server.data_dir().to_path_buf(), std::time::Instant::now());
         let Client { server, .. } = client;

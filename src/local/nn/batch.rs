@@ -74,9 +74,11 @@ pub(super) fn join(sampler: &Arc<Sampler>, member: Member<'static>, slice: &dyn 
 
 impl Driver {
     fn run(mut self, slice: &dyn TimeSlice) {
-        while self.add_joining() {
+        let mut goes_on = self.add_joining();
+        while goes_on {
             turn(&self.sampler, &mut self.members, &mut self.buffers);
-            if slice.is_over() {
+            goes_on = self.add_joining();
+            if goes_on && slice.is_over() {
                 return self.pause(slice);
             }
         }
