@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 
 use super::checkpoint::{ADAPTER, CheckpointId, Store, StoreError};
-use super::nn::{AdapterShape, Sampler, Trainer, Weights};
+use super::nn::{AdapterShape, PrefixCache, Sampler, Trainer, Weights};
 use super::scratch::{Part, Scratch};
 
 /// A copy of an adapter at one moment. Dropping it frees its part of the scratch file.
@@ -45,6 +45,8 @@ enum Origin {
 pub(super) struct Snapshots {
     /// Samplers without an adapter, with the weights that they belong to.
     untrained: Mutex<Vec<(Arc<Weights>, Untrained)>>,
+    /// The prompts of all samplers.
+    prompts: Arc<PrefixCache>,
     scratch: Scratch,
     ready: Arc<Ready>,
     latest: Mutex<HashMap<Origin, Weak<Snapshot>>>,
@@ -56,6 +58,7 @@ impl Snapshots {
     pub(super) fn new(folder: PathBuf, max: usize) -> Self {
         Snapshots {
             untrained: Mutex::default(),
+            prompts: Arc::default(),
             scratch: Scratch::new(folder),
             ready: Arc::new(Ready { max: max.max(1), samplers: Mutex::default() }),
             latest: Mutex::default(),
@@ -131,7 +134,7 @@ impl Snapshots {
                 }
             }
         };
-        cell.get_or_init(|| Arc::new(Sampler::base(base.clone()))).clone()
+        cell.get_or_init(|| Arc::new(Sampler::base(base.clone(), self.prompts.clone()))).clone()
     }
 
     /// Sampler of a snapshot. If it is not in memory, it is made by merging the adapter with the base model.

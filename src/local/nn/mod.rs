@@ -5,7 +5,8 @@
 //! [`layer`] joins them; [`head`] turns hidden rows into log-probabilities and their gradients; [`loss`] holds the
 //! losses of single tokens and [`sequence_loss`] those of whole sequences; [`pass`] runs a group of sequences through
 //! all layers; [`train`] runs a batch and [`adam`] updates the parameters. [`sampler`] answers sampling requests, with
-//! [`decode`], which generates one token at a time. Results have the same bits for any number of threads.
+//! [`prompt`], which reads a prompt, [`prefix_cache`], which keeps the keys and values of prompts, and [`decode`], which
+//! generates one token at a time. Results have the same bits for any number of threads.
 
 mod adam;
 mod attention;
@@ -26,10 +27,14 @@ mod matrix;
 mod ops;
 mod pass;
 mod persist;
+mod prefix_cache;
+mod prompt;
+mod prompt_scores;
 mod rng;
 mod rope;
 mod running;
 mod sampler;
+mod segment;
 mod sequence_loss;
 mod train;
 mod weights;
@@ -40,6 +45,7 @@ pub(crate) use example::Example;
 pub(crate) use folder::Loaded;
 pub(crate) use lora::LoraSpec;
 pub(crate) use loss::Loss;
+pub(crate) use prefix_cache::PrefixCache;
 pub(crate) use sampler::{AdapterShape, Generate, Generated, GeneratedSequence, Sampler};
 pub(crate) use train::{RunOutput, Trainer};
 pub(crate) use weights::Weights;
