@@ -282,7 +282,7 @@ mod tests {
     }
 
     fn read(request: &SampleRequest) -> Result<Sample, String> {
-        Sample::new(request, &Served::nano(&Cpu, 0, "tokenizer".into()), 5)
+        Sample::new(request, &Served::nano(&Cpu::default(), 0, "tokenizer".into()), 5)
     }
 
     #[test]

@@ -225,7 +225,7 @@ mod tests {
         let named = |alias: &str, model: &str| {
             let aliases = [(alias.to_string(), model.to_string())].into();
             Models::check(&BTreeMap::new(), &aliases)
-                .and_then(|()| Models::load(&Cpu, &BTreeMap::new(), &aliases, &folder, 0))
+                .and_then(|()| Models::load(&Cpu::default(), &BTreeMap::new(), &aliases, &folder, 0))
         };
         let error = named("Qwen/Qwen3-8B", "Qwen/Qwen3-4B").expect_err("an error");
         assert!(error.contains("only \"tinkex/nano\" is served here"), "{error}");

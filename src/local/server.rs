@@ -313,7 +313,8 @@ impl Server {
         };
         // From here on, an early return drops `server`, which stops the threads started so far.
         let store = Arc::new(Store::open(data_dir.clone()).map_err(system_error)?);
-        let served = Models::load(&Cpu, &options.models, &options.aliases, &data_dir, options.seed);
+        let served =
+            Models::load(&Cpu::default(), &options.models, &options.aliases, &data_dir, options.seed);
         let served = served.map_err(system_error)?;
         let futures = Arc::new(Futures::new(fastrand::u64(..) >> 32));
         let panics = PanicTexts::new();

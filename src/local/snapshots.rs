@@ -186,7 +186,7 @@ mod tests {
     fn all_snapshots_can_be_sampled_from_while_few_are_in_memory() {
         let folder = std::env::temp_dir().join(format!("tinkex-snapshots-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
-        let base = Cpu.seeded(&ModelConfig::nano(), 0);
+        let base = Cpu::default().seeded(&ModelConfig::nano(), 0);
         let snapshots = Snapshots::new(folder.clone(), 2);
         let kept: Vec<_> =
             (0..5).map(|i| snapshots.of_model("m", &*trainer(&base, i)).expect("a snapshot")).collect();
@@ -210,7 +210,7 @@ mod tests {
     fn a_model_that_has_not_changed_shares_its_snapshot() {
         let folder = std::env::temp_dir().join(format!("tinkex-sharing-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
-        let base = Cpu.seeded(&ModelConfig::nano(), 0);
+        let base = Cpu::default().seeded(&ModelConfig::nano(), 0);
         let snapshots = Snapshots::new(folder.clone(), 2);
         let of = |model: &str, seed| snapshots.of_model(model, &*trainer(&base, seed)).expect("a snapshot");
         let a = of("m", 1);

@@ -18,6 +18,9 @@ const TASK_OUTPUTS: usize = 64;
 /// Elements of a matrix below which one thread computes the whole product: starting tasks would take longer.
 const MIN_PARALLEL: usize = 1 << 17;
 
+/// Rows that one task writes to the destination, if there are more.
+const COPY_ROWS: usize = 16;
+
 /// A list of elements that are widened to `f32`.
 pub(super) trait Source: Copy {
     fn len(self) -> usize;
@@ -198,11 +201,20 @@ impl RowProduct<'_> {
             let tasks = results.par_chunks_mut(TASK_OUTPUTS * rows).enumerate();
             tasks.for_each(|(i, out)| task(i * TASK_OUTPUTS, out));
         }
-        for (o, values) in results.chunks_exact(rows).enumerate() {
-            for (r, value) in values.iter().enumerate() {
-                let slot = &mut self.dst[r * self.dst_stride + o];
-                *slot = if self.keep { *slot + self.scale * value } else { self.scale * value };
+        let (keep, scale, dst_stride) = (self.keep, self.scale, self.dst_stride);
+        let copy = |first: usize, dst: &mut [f32]| {
+            for (o, values) in results.chunks_exact(rows).enumerate() {
+                for (r, value) in values[first..].iter().take(COPY_ROWS).enumerate() {
+                    let slot = &mut dst[r * dst_stride + o];
+                    *slot = if keep { *slot + scale * value } else { scale * value };
+                }
             }
+        };
+        if rows <= COPY_ROWS {
+            copy(0, self.dst);
+        } else {
+            let tasks = self.dst.par_chunks_mut(COPY_ROWS * dst_stride).enumerate();
+            tasks.take(rows.div_ceil(COPY_ROWS)).for_each(|(i, dst)| copy(i * COPY_ROWS, dst));
         }
     }
 }

@@ -9,6 +9,7 @@ use super::example::Example;
 use super::folder::Loaded;
 use super::lora::LoraSpec;
 use super::loss::Loss;
+use super::prefix_cache::PrefixCache;
 use super::running::Stop;
 use super::sampler::{Generate, Sampler};
 use super::time_slice::TimeSlice;
@@ -17,13 +18,17 @@ use super::weights::Weights;
 use crate::local::engine::{self, Answered, Cancelled, Engine, Opened};
 
 /// The processor, with all threads of the pool that calls it.
-#[derive(Debug)]
-pub(crate) struct Cpu;
+#[derive(Debug, Default)]
+pub(crate) struct Cpu {
+    /// The prompts that samplers of all models have read.
+    prompts: Arc<PrefixCache>,
+}
 
 /// A model in memory or in mapped files.
 #[derive(Debug)]
 struct Base {
     weights: Arc<Weights>,
+    prompts: Arc<PrefixCache>,
     untrained: OnceLock<Arc<Sampler>>,
 }
 
@@ -35,24 +40,27 @@ struct Training {
     trainer: Trainer,
 }
 
-impl Base {
-    fn shared(weights: Weights) -> Arc<Base> {
-        Arc::new(Base { weights: Arc::new(weights), untrained: OnceLock::new() })
+impl Cpu {
+    fn base(&self, weights: Weights) -> Arc<Base> {
+        let prompts = self.prompts.clone();
+        Arc::new(Base { weights: Arc::new(weights), prompts, untrained: OnceLock::new() })
     }
+}
 
+impl Base {
     fn untrained(&self) -> &Arc<Sampler> {
-        self.untrained.get_or_init(|| Arc::new(Sampler::base(self.weights.clone())))
+        self.untrained.get_or_init(|| Arc::new(Sampler::base(self.weights.clone(), self.prompts.clone())))
     }
 }
 
 impl Engine for Cpu {
     fn seeded(&self, config: &ModelConfig, seed: u64) -> Arc<dyn engine::Base> {
-        Base::shared(Weights::seeded(config, seed))
+        self.base(Weights::seeded(config, seed))
     }
 
     fn open(&self, folder: &Path) -> Result<Opened, String> {
         let Loaded { weights, family, eos, fingerprint } = Loaded::open(folder)?;
-        Ok(Opened { base: Base::shared(weights), family, eos, fingerprint })
+        Ok(Opened { base: self.base(weights), family, eos, fingerprint })
     }
 }
 

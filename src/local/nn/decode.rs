@@ -7,10 +7,11 @@
 //! Every product here computes each row independently of the others. So a sample has the same bits whether it is
 //! generated alone or with others.
 
-use super::layer::{Activations, add_bias};
+use super::layer::add_bias;
 use super::linear::Linear;
 use super::ops::rotate;
 use super::pass::Model;
+use super::segment::Segment;
 use super::weights::Weights;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -69,6 +70,9 @@ pub(super) struct PackedLayer {
     down: Arc<Packed>,
 }
 
+/// Rows that one task of [`Decoder::project_many`] handles.
+const MANY_ROWS: usize = 32;
+
 /// How the projections of a model are computed.
 #[derive(Debug)]
 pub(super) enum Decoder {
@@ -80,7 +84,7 @@ pub(super) enum Decoder {
 
 /// One of the projections of a model.
 #[derive(Clone, Copy, Debug)]
-enum Which {
+pub(super) enum Which {
     Qkv,
     O,
     GateUp,
@@ -88,93 +92,11 @@ enum Which {
     Head,
 }
 
-/// A part of the cache: the keys and values of consecutive positions, for every layer and key head.
-#[derive(Clone, Debug)]
-pub(super) struct Segment {
-    /// Position of the first token of the segment.
-    start: usize,
-    /// Number of positions in the segment.
-    len: usize,
-    /// One list for each layer and key head, `[layers·kv_heads]`. A list holds panels of [`PANEL`] positions, each
-    /// `[head_dim][PANEL]`.
-    keys: Vec<Vec<f32>>,
-    /// The `head_dim` components of a value are split into groups of [`PANEL`]; the last group may be shorter and is
-    /// padded with zeros. There is one list for each layer, key head and group,
-    /// `[layers·kv_heads·ceil(head_dim/PANEL)]`. A list is `[position][PANEL]`.
-    values: Vec<Vec<f32>>,
-}
-
-impl Segment {
-    /// An empty segment for the positions from `start` on.
-    pub(super) fn new(weights: &Weights, start: usize) -> Segment {
-        let c = &weights.config;
-        let heads = c.layers * c.kv_heads;
-        Segment {
-            start,
-            len: 0,
-            keys: vec![Vec::new(); heads],
-            values: vec![Vec::new(); heads * c.head_dim.div_ceil(PANEL)],
-        }
-    }
-
-    /// Size in bytes of a segment with this many positions.
-    pub(super) fn bytes(weights: &Weights, positions: usize) -> usize {
-        let c = &weights.config;
-        let floats = c.head_dim + c.head_dim.div_ceil(PANEL) * PANEL;
-        4 * c.layers * c.kv_heads * floats * positions.next_multiple_of(PANEL)
-    }
-
-    /// Writes the keys and the values of one token for one layer, `[kv_heads·head_dim]` each. `at` is the position of
-    /// the token, counted from the start of the segment.
-    fn push(&mut self, weights: &Weights, layer: usize, at: usize, keys: &[f32], values: &[f32]) {
-        let c = &weights.config;
-        let (d, per_head) = (c.head_dim, c.head_dim.div_ceil(PANEL));
-        for (kv, (key, value)) in keys.chunks_exact(d).zip(values.chunks_exact(d)).enumerate() {
-            let head = layer * c.kv_heads + kv;
-            let panels = &mut self.keys[head];
-            if at.is_multiple_of(PANEL) {
-                grow(panels, (at / PANEL + 1) * d * PANEL);
-            }
-            let panel = &mut panels[at / PANEL * d * PANEL..];
-            for (slot, &v) in panel.iter_mut().skip(at % PANEL).step_by(PANEL).zip(key) {
-                *slot = v;
-            }
-            for (part, value) in value.chunks(PANEL).enumerate() {
-                let list = &mut self.values[head * per_head + part];
-                grow(list, (at + 1) * PANEL);
-                list[at * PANEL..][..value.len()].copy_from_slice(value);
-            }
-        }
-    }
-
-    /// Writes the keys and values that a prompt's forward pass computed for one layer, from the first position of the
-    /// segment on. The segment then has `rows` positions.
-    pub(super) fn fill(&mut self, weights: &Weights, layer: usize, rows: usize, activations: &Activations) {
-        let c = &weights.config;
-        let qkv = activations.qkv.read(rows * c.qkv_width());
-        for (at, row) in qkv.chunks_exact(c.qkv_width()).enumerate() {
-            let (keys, values) = row[c.q_width()..].split_at(c.kv_width());
-            self.push(weights, layer, at, keys, values);
-        }
-        self.len = rows;
-    }
-}
-
-/// Extends a list with zeros to `len`. If the list has to be reallocated, reserves room for an eighth more, while `Vec`
-/// would double the capacity: the caches of long sequences are most of the memory of sampling.
-fn grow(list: &mut Vec<f32>, len: usize) {
-    let more = len.saturating_sub(list.len());
-    if list.capacity() < len {
-        list.reserve_exact(more.max(list.len() / 8));
-    }
-    list.resize(len, 0.0);
-}
-
 /// A sample in a step.
 #[derive(Debug)]
 pub(super) struct Row<'a> {
-    /// The positions that the samples of a request share.
-    pub(super) prefix: &'a Segment,
+    /// The positions that the samples of a request share, in order.
+    pub(super) prefix: &'a [Arc<Segment>],
     /// The later positions of the sample.
     pub(super) own: &'a mut Segment,
     pub(super) token: u32,
@@ -231,7 +153,7 @@ impl Decoder {
 
     /// One projection of layer `l` for `rows` rows; with `keep`, the product is added to `dst`.
     #[allow(clippy::too_many_arguments)] // Each is a different buffer; a struct would only rename them.
-    fn project(
+    pub(super) fn project(
         &self,
         model: &Model,
         (l, which): (usize, Which),
@@ -266,6 +188,28 @@ impl Decoder {
                 linear.product(rows, x, dst, keep, ax);
             }
         }
+    }
+
+    /// The same for many rows, on several threads. Each row has the same bits as by [`project`](Self::project).
+    pub(super) fn project_many(
+        &self,
+        model: &Model,
+        at: (usize, Which),
+        x: (&[f32], usize),
+        dst: (&mut [f32], usize),
+        keep: bool,
+        ax: &mut Vec<f32>,
+    ) {
+        let ((x, inputs), (dst, outputs)) = (x, dst);
+        if self.is_direct() {
+            // The product itself uses several threads.
+            let rows = x.len() / inputs;
+            return self.project(model, at, rows, x, dst, keep, ax);
+        }
+        let tasks = x.par_chunks(MANY_ROWS * inputs).zip(dst.par_chunks_mut(MANY_ROWS * outputs));
+        tasks.for_each(|(x, dst)| {
+            self.project(model, at, x.len() / inputs, x, dst, keep, &mut Vec::new());
+        });
     }
 
     /// Feeds one token to each of several samples and writes their logits, `[samples, vocab]`.
@@ -332,36 +276,50 @@ fn attend_row(
     scores: &mut Vec<f32>,
 ) {
     let Row { prefix, own, .. } = sample;
+    let c = &weights.config;
+    finish_row(weights, l, own.start + own.len, row, scores);
+    let (queries, keys) = row.split_at(c.q_width());
+    let (keys, values) = keys.split_at(c.kv_width());
+    own.push(weights, l, own.len, keys, values);
+    let shared = prefix.iter().map(|it| (&**it, it.len));
+    attend(weights, l, shared.chain([(&**own, own.len + 1)]), queries, mixed, scores);
+}
+
+/// Adds the biases of layer `l` to the queries, keys and values of one token, and norms and rotates the queries and keys.
+#[inline(always)]
+pub(super) fn finish_row(
+    weights: &Weights,
+    l: usize,
+    position: usize,
+    row: &mut [f32],
+    scratch: &mut Vec<f32>,
+) {
     let (c, frozen) = (&weights.config, &weights.layers[l]);
     if let Some(bias) = &frozen.qkv_bias {
         add_bias(row, bias);
     }
-    let table = weights.rope(own.start + own.len);
-    let (rotated, values) = row.split_at_mut(c.q_width() + c.kv_width());
+    let rotated = &mut row[..c.q_width() + c.kv_width()];
     if let Some(norm) = &frozen.head_norm {
-        scores.resize(c.heads + c.kv_heads, 0.0);
-        norm.norm(c, rotated, scores);
+        scratch.resize(c.heads + c.kv_heads, 0.0);
+        norm.norm(c, rotated, scratch);
     }
+    let table = weights.rope(position);
     rotated.chunks_exact_mut(c.head_dim).for_each(|head| rotate(head, table, 1.0));
-    let (queries, keys) = rotated.split_at(c.q_width());
-    own.push(weights, l, own.len, keys, values);
-    let seen = [(*prefix, prefix.len), (&**own, own.len + 1)];
-    attend(weights, l, seen, queries, mixed, scores);
 }
 
-/// Attention of one sample for one layer, over two segments: the prefix that all samples share, and the sample's own.
-/// Each comes with the number of its positions to use.
-fn attend(
+/// Attention of one sample for one layer, over the segments that all samples share, and the sample's own. Each comes with
+/// the number of its positions to use.
+fn attend<'a>(
     weights: &Weights,
     layer: usize,
-    seen: [(&Segment, usize); 2],
+    seen: impl Iterator<Item = (&'a Segment, usize)> + Clone,
     queries: &[f32],
     mixed: &mut [f32],
     scores: &mut Vec<f32>,
 ) {
     let c = &weights.config;
     let (d, group, per_head) = (c.head_dim, c.group(), c.head_dim.div_ceil(PANEL));
-    let total = seen[0].1 + seen[1].1;
+    let total: usize = seen.clone().map(|it| it.1).sum();
     let scale = 1.0 / (d as f32).sqrt();
     scores.resize(group * total, 0.0);
     for kv in 0..c.kv_heads {
@@ -369,7 +327,7 @@ fn attend(
         let queries = &queries[kv * group * d..][..group * d];
         let mixed = &mut mixed[kv * group * d..][..group * d];
         let mut at = 0;
-        for (segment, len) in seen {
+        for (segment, len) in seen.clone() {
             let product = PanelProduct {
                 panels: &segment.keys[head],
                 panel_inputs: d,
@@ -398,7 +356,7 @@ fn attend(
         );
         for part in 0..per_head {
             let mut at = 0;
-            for (segment, len) in seen {
+            for (segment, len) in seen.clone() {
                 let product = PanelProduct {
                     panels: &segment.values[head * per_head + part],
                     panel_inputs: len,
@@ -419,7 +377,7 @@ fn attend(
 }
 
 /// RMSNorm of a few rows on the calling thread.
-fn norm_rows(x: &[f32], gain: &[f32], eps: f32, y: &mut [f32]) {
+pub(super) fn norm_rows(x: &[f32], gain: &[f32], eps: f32, y: &mut [f32]) {
     let h = gain.len();
     simd(
         #[inline(always)]
@@ -435,7 +393,7 @@ fn norm_rows(x: &[f32], gain: &[f32], eps: f32, y: &mut [f32]) {
 }
 
 /// SwiGLU of a few rows on the calling thread.
-fn swiglu_rows(gate_up: &[f32], mlp: usize, act: &mut [f32]) {
+pub(super) fn swiglu_rows(gate_up: &[f32], mlp: usize, act: &mut [f32]) {
     simd(
         #[inline(always)]
         || {

@@ -47,18 +47,13 @@ pub(super) struct HeadRows<'a> {
 }
 
 impl HeadRows<'_> {
-    /// Passes every chunk of logits to `visit`, with the number of its first row.
-    pub(super) fn logits(&self, s: &mut HeadScratch, mut visit: impl FnMut(usize, &mut [f32])) {
-        let (vocab, inputs) = (self.head.outputs, self.head.inputs);
-        let chunk = chunk_rows(vocab);
-        for start in (0..self.rows).step_by(chunk) {
-            let n = chunk.min(self.rows - start);
-            s.logits.resize(n * vocab, 0.0);
-            s.ax.resize(n * self.head.inner(), 0.0);
-            let x = &self.hidden[start * inputs..][..n * inputs];
-            self.head.forward(n, x, &mut s.logits, 0.0, &mut s.ax);
-            visit(start, &mut s.logits);
-        }
+    /// The logits of all rows.
+    #[cfg(test)]
+    pub(super) fn logits(&self, s: &mut HeadScratch) -> Vec<f32> {
+        let mut logits = vec![0.0; self.rows * self.head.outputs];
+        s.ax.resize(self.rows * self.head.inner(), 0.0);
+        self.head.forward(self.rows, self.hidden, &mut logits, 0.0, &mut s.ax);
+        logits
     }
 
     /// Writes the log-probabilities of the targets (`k` per row) to `logprobs`. If `backward` is given, also writes the

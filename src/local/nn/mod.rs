@@ -5,7 +5,8 @@
 //! [`layer`] joins them; [`head`] turns hidden rows into log-probabilities and their gradients; [`loss`] holds the
 //! losses of single tokens and [`sequence_loss`] those of whole sequences; [`pass`] runs a group of sequences through
 //! all layers; [`train`] runs a batch and [`adam`] updates the parameters. [`sampler`] answers sampling requests, with
-//! [`decode`], which generates one token at a time. Results have the same bits for any number of threads.
+//! [`prompt`], which reads a prompt, [`prefix_cache`], which keeps the keys and values of prompts, and [`decode`], which
+//! generates one token at a time. Results have the same bits for any number of threads.
 
 mod adam;
 mod attention;
@@ -27,10 +28,14 @@ mod matrix;
 mod ops;
 mod pass;
 mod persist;
+mod prefix_cache;
+mod prompt;
+mod prompt_scores;
 mod rng;
 mod rope;
 mod running;
 mod sampler;
+mod segment;
 mod sequence_loss;
 mod time_slice;
 mod train;

@@ -105,19 +105,9 @@ pub(super) enum Slope<'a> {
     Sequence(&'a dyn Fn(&[f32]) -> Vec<f32>),
 }
 
-/// Receives a chunk of rows of logits and the number of its first row.
-pub(super) type VisitLogits<'a> = dyn FnMut(usize, &mut [f32]) + 'a;
-
 impl Workspace {
-    /// Runs `tokens` forward through all layers and the final norm, and keeps of the layers what `keep` says. `visit` receives the activations of each layer as soon as they are computed.
-    fn body(
-        &mut self,
-        model: &Model,
-        rows: &Rows,
-        tokens: impl Iterator<Item = u32>,
-        keep: Keep,
-        mut visit: impl FnMut(usize, &Activations),
-    ) {
+    /// Runs `tokens` forward through all layers and the final norm, and keeps of the layers what `keep` says.
+    fn body(&mut self, model: &Model, rows: &Rows, tokens: impl Iterator<Item = u32>, keep: Keep) {
         let c = &model.base.config;
         let size = rows.len() * c.hidden;
         self.layers.resize_with(if keep == Keep::All { c.layers } else { 1 }, Activations::default);
@@ -134,28 +124,18 @@ impl Workspace {
                 self.inputs[l].get(size).copy_from_slice(a.x.read(size));
             }
             model.layer(l).forward(rows, a, self.x.get(size));
-            visit(l, a);
         }
         let normed = self.normed.get(size);
         rmsnorm(self.x.read(size), &model.base.norm, c.norm_eps, normed, self.inverse.get(rows.len()));
     }
 
-    /// Runs a prompt forward, passing each layer's activations to `visit`, and each chunk of logits to `logits` if it
-    /// is given.
-    pub(super) fn prompt(
-        &mut self,
-        model: &Model,
-        tokens: &[u32],
-        visit: impl FnMut(usize, &Activations),
-        logits: Option<&mut VisitLogits<'_>>,
-    ) {
+    /// The logits after each token of a sequence.
+    #[cfg(test)]
+    pub(super) fn logits(&mut self, model: &Model, tokens: &[u32]) -> Vec<f32> {
         let rows = Rows::new([tokens.len()]);
-        self.body(model, &rows, tokens.iter().copied(), Keep::Nothing, visit);
-        if let Some(logits) = logits {
-            let hidden = self.normed.read(rows.len() * model.base.config.hidden);
-            let head = HeadRows { head: model.head(), hidden, rows: rows.len() };
-            head.logits(&mut self.head, logits);
-        }
+        self.body(model, &rows, tokens.iter().copied(), Keep::Nothing);
+        let hidden = self.normed.read(rows.len() * model.base.config.hidden);
+        HeadRows { head: model.head(), hidden, rows: rows.len() }.logits(&mut self.head)
     }
 
     /// Computes the log-probabilities of the targets. If `grads` is given, adds the adapter's gradients to it.
@@ -175,7 +155,7 @@ impl Workspace {
             Some(_) if model.max_kept < model.kept(n) => Keep::Inputs,
             Some(_) => Keep::All,
         };
-        self.body(model, rows, tokens, keep, |_, _| {});
+        self.body(model, rows, tokens, keep);
         let hidden = self.normed.read(size);
         let head = HeadRows { head: model.head(), hidden, rows: n };
         let Some(grads) = grads else {

@@ -1,11 +1,12 @@
 //! A sampling request whose prompt was read: its samples, and the choice of their next tokens.
 
 use super::choose::{Chooser, top};
-use super::decode::Segment;
 use super::head::log_sum_exp;
 use super::rng::Rng;
 use super::sampler::{Generate, GeneratedSequence};
+use super::segment::Segment;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Says whether a sample ends with its last token. Its arguments are the index of the sample and its tokens so far.
 pub(crate) type Stop<'a> = dyn FnMut(usize, &[u32]) -> bool + Send + 'a;
@@ -21,7 +22,7 @@ pub(super) struct Running {
     topk: usize,
     stop_tokens: Vec<u32>,
     /// The keys and values of the prompt without its last token, which all samples share.
-    pub(super) prefix: Segment,
+    pub(super) prefix: Vec<Arc<Segment>>,
     /// Those of the last token of the prompt, of which each sample continues a copy, and the logits after it.
     begun: Segment,
     first: Vec<f32>,
@@ -40,7 +41,7 @@ impl Running {
     pub(super) fn new(
         req: &Generate,
         (max, max_alive): (usize, usize),
-        prefix: Segment,
+        prefix: Vec<Arc<Segment>>,
         begun: Segment,
         first: Vec<f32>,
     ) -> Running {

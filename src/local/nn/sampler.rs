@@ -1,13 +1,15 @@
 //! Sampling from a snapshot of a model.
 
 use super::batch::{self, Batch, Member};
-use super::choose::{Chooser, top};
-use super::decode::{Decoder, Row, Segment, StepScratch};
-use super::head::log_sum_exp;
+use super::choose::Chooser;
+use super::decode::{Decoder, Row, StepScratch};
 use super::lora::LoraSpec;
-use super::pass::{Model, Workspace};
-use super::rng::Rng;
+use super::pass::Model;
+use super::prefix_cache::PrefixCache;
+use super::prompt::{CHUNK, PromptScratch, VisitLogits};
+use super::prompt_scores::{PromptScores, Scorer};
 use super::running::{Running, Stop};
+use super::segment::{BLOCK, Segment};
 use super::time_slice::TimeSlice;
 #[cfg(test)]
 use super::train::Trainer;
@@ -23,31 +25,33 @@ const STEP_SAMPLES: usize = 4;
 /// the same time; each counts with its largest length.
 const MAX_CACHE: usize = 32 << 20;
 
-/// Limits of the workspaces kept for later requests: their number; the length of the prompt, above which a workspace is
-/// dropped; and the number of decoding buffers of each.
+/// Limits of the workspaces kept for later requests: their number; their size, above which a workspace is dropped; and the
+/// number of decoding buffers of each.
 const MAX_IDLE: usize = 8;
-const MAX_IDLE_ROWS: usize = 512;
+const MAX_IDLE_BYTES: usize = 4 << 20;
 const MAX_IDLE_STEPS: usize = 16;
 
 /// A copy of a model at one moment, which continues prompts. Any number of threads may use it at the same time.
 #[derive(Debug)]
 pub(crate) struct Sampler {
-    /// Base and adapter, not merged, for the forward pass of prompts.
     model: Model,
-    /// Base and adapter merged, for generating tokens.
     decoder: Decoder,
     idle: Arc<Idle>,
+    cache: Arc<PrefixCache>,
+    /// Number of this sampler in the cache.
+    owner: u64,
     batch: Batch,
 }
 
 /// Unused workspaces, shared by all samplers of a base model.
-type Idle = Mutex<Vec<(Workspace, Vec<StepScratch>)>>;
+type Idle = Mutex<Vec<(PromptScratch, Vec<StepScratch>)>>;
 
 #[cfg(test)]
 impl Trainer {
     /// The model as it is now, ready for sampling; later steps do not change it.
     pub(crate) fn sampler(&self) -> Sampler {
-        Sampler::new(self.model.clone())
+        let model = self.model.clone();
+        Sampler::new(Decoder::new(&model, None), model, Arc::default(), Arc::default())
     }
 }
 
@@ -115,43 +119,12 @@ pub(crate) struct GeneratedSequence {
     pub stopped: bool,
 }
 
-/// The scores of a prompt, for [`Generated`].
-#[derive(Debug, Default)]
-struct PromptScores {
-    logprobs: Vec<Option<f32>>,
-    top: Vec<Option<TopLogprobs>>,
-    alternatives: TopLogprobs,
-    targets: Vec<f32>,
-}
-
-/// What a request wants of the scores of its prompt.
-#[derive(Clone, Copy, Debug)]
-struct Wants {
-    logprobs: bool,
-    top: bool,
-}
-
-impl Wants {
-    fn new(req: &Generate) -> Wants {
-        Wants { logprobs: req.prompt_logprobs, top: 0 < req.topk_prompt_logprobs }
-    }
-
-    fn join(self, sequences: Vec<GeneratedSequence>, scores: PromptScores) -> Generated {
-        Generated {
-            sequences,
-            prompt_logprobs: self.logprobs.then_some(scores.logprobs),
-            topk_prompt_logprobs: self.top.then_some(scores.top),
-            alternatives: scores.alternatives,
-            targets: scores.targets,
-        }
-    }
-}
-
 impl Sampler {
-    /// A sampler of the untrained model.
-    pub(crate) fn base(base: Arc<Weights>) -> Sampler {
+    /// A sampler of the untrained model. `cache` holds the prompts of all samplers that are given the same.
+    pub(crate) fn base(base: Arc<Weights>, cache: Arc<PrefixCache>) -> Sampler {
         let none = LoraSpec { rank: 0, seed: 0, train_attn: false, train_mlp: false, train_unembed: false };
-        Sampler::new(Model::new(base, &none))
+        let model = Model::new(base, &none);
+        Sampler::new(Decoder::new(&model, None), model, Arc::default(), cache)
     }
 
     /// A sampler of the base model with the parameters of an adapter. Parts that the adapter does not change are shared
@@ -159,12 +132,12 @@ impl Sampler {
     pub(crate) fn adapted(spec: &LoraSpec, params: Vec<f32>, untrained: &Sampler) -> Sampler {
         let model = Model::with_params(untrained.model.base.clone(), spec, params);
         let decoder = Decoder::new(&model, Some(&untrained.decoder));
-        Sampler { model, decoder, idle: untrained.idle.clone(), batch: Batch::default() }
+        Sampler::new(decoder, model, untrained.idle.clone(), untrained.cache.clone())
     }
 
-    fn new(model: Model) -> Sampler {
-        let decoder = Decoder::new(&model, None);
-        Sampler { model, decoder, idle: Arc::default(), batch: Batch::default() }
+    fn new(decoder: Decoder, model: Model, idle: Arc<Idle>, cache: Arc<PrefixCache>) -> Sampler {
+        let owner = cache.owner();
+        Sampler { model, decoder, idle, cache, owner, batch: Batch::default() }
     }
 
     /// Continues a prompt on this thread, or together with other requests on the thread that generates theirs, and pauses
@@ -179,13 +152,11 @@ impl Sampler {
         done: impl FnOnce(Result<Generated, String>) + Send + 'static,
         slice: &dyn TimeSlice,
     ) {
-        let wants = Wants::new(req);
         match self.read(req, &cancelled) {
             Err(error) => done(Err(error)),
             Ok((running, scores)) => {
-                let done = move |it: Result<Vec<GeneratedSequence>, String>| {
-                    done(it.map(|it| wants.join(it, scores)))
-                };
+                let done =
+                    move |it: Result<Vec<GeneratedSequence>, String>| done(it.map(|it| scores.join(it)));
                 let (cancelled, done) = (Box::new(cancelled), Box::new(done));
                 batch::join(self, Member { running, stop, cancelled, done }, slice);
             }
@@ -205,7 +176,7 @@ impl Sampler {
         let done = Box::new(|it| result = it);
         let (stop, cancelled) = (Box::new(stop), Box::new(cancelled));
         batch::run(self, vec![Member { running, stop, cancelled, done }]);
-        result.map(|it| Wants::new(req).join(it, scores))
+        result.map(|it| scores.join(it))
     }
 
     /// Reads the prompt of a request.
@@ -217,9 +188,9 @@ impl Sampler {
             return Err(CANCELLED.to_owned());
         }
         let (mut workspace, mut scratch) = self.idle.lock().pop().unwrap_or_default();
-        let (prefix, scores) = self.prefill(req, &mut workspace)?;
+        let (prefix, scores) = self.prefill(req, cancelled, &mut workspace)?;
         let running = self.begin(req, prefix, &mut scratch);
-        if req.prompt.len() <= MAX_IDLE_ROWS {
+        if workspace.bytes() <= MAX_IDLE_BYTES {
             scratch.truncate(MAX_IDLE_STEPS);
             let mut idle = self.idle.lock();
             if idle.len() < MAX_IDLE {
@@ -231,6 +202,15 @@ impl Sampler {
 
     pub(super) fn batch(&self) -> &Batch {
         &self.batch
+    }
+
+    /// The logits after each token, computed as those of a prompt.
+    #[cfg(test)]
+    pub(super) fn logits(&self, tokens: &[u32]) -> Vec<f32> {
+        let mut all = Vec::new();
+        let mut visit = |logits: &[f32]| all.extend_from_slice(logits);
+        self.decoder.read(&self.model, &[], tokens, Some(&mut visit), &mut PromptScratch::default());
+        all
     }
 
     /// Number of token ids.
@@ -256,52 +236,36 @@ impl Sampler {
         }
     }
 
-    /// Runs the forward pass of the prompt without its last token, which is the input of the first decoding step. Each
-    /// row fills the cache and scores the token after it.
-    fn prefill(&self, req: &Generate, workspace: &mut Workspace) -> Result<(Segment, PromptScores), String> {
-        let base = &self.model.base;
-        let mut prefix = Segment::new(base, 0);
-        let mut scores = PromptScores { logprobs: vec![None], top: vec![None], ..Default::default() };
-        let (vocab, count) = (base.config.vocab, req.topk_prompt_logprobs);
-        let rows = &req.prompt[..req.prompt.len() - 1];
-        if rows.is_empty() {
-            return Ok((prefix, scores));
+    /// Reads the prompt without its last token, which is the input of the first decoding step. Blocks of the prompt that
+    /// the cache has are not read again, unless the request wants their scores.
+    pub(super) fn prefill(
+        &self,
+        req: &Generate,
+        cancelled: &dyn Fn() -> bool,
+        scratch: &mut PromptScratch,
+    ) -> Result<(Vec<Arc<Segment>>, PromptScores), String> {
+        let vocab = self.vocab();
+        let tokens = &req.prompt[..req.prompt.len() - 1];
+        let mut found = self.cache.find(self.owner, tokens);
+        let scored = Scorer::first_row(req).map(|row| row / BLOCK);
+        if let Some(block) = scored {
+            found.truncate(block);
         }
-        // Alternatives are drawn from all tokens, with a stream of random numbers that no sample uses.
-        let chooser = Chooser { temperature: req.temperature, top_k: -1, top_p: 1.0 };
-        let mut rng = Rng::stream(req.seed, u64::MAX);
-        let mut targets = req.targets.iter().peekable();
-        let mut failure = None;
-        let mut scratch = vec![0.0; vocab];
-        let mut score = |start: usize, logits: &mut [f32]| {
-            let tokens = &req.prompt[start + 1..];
-            for (i, (row, &target)) in (start..).zip(logits.chunks_exact(vocab).zip(tokens)) {
-                let log_sum = log_sum_exp(row, &mut scratch);
-                scores.logprobs.push(Some(row[target as usize] - log_sum));
-                let best = top(row, count).into_iter().map(|(id, logit)| (id as u32, logit - log_sum));
-                scores.top.push((count > 0).then(|| best.collect()));
-                while let Some((_, id)) = targets.next_if(|it| it.0 <= i) {
-                    scores.targets.push(row[*id as usize] - log_sum);
-                }
-                for _ in 0..req.alternatives {
-                    match chooser.choose(row, &mut rng, &mut scratch) {
-                        Ok(it) => scores.alternatives.push(it),
-                        Err(error) => failure = Some(error),
-                    }
-                }
+        let mut scorer = Scorer::new(req, found.len());
+        for chunk in tokens[found.len()..].chunks(CHUNK) {
+            if cancelled() {
+                return Err(CANCELLED.to_owned());
             }
-        };
-        let wanted = req.prompt_logprobs || count > 0 || req.alternatives > 0 || !req.targets.is_empty();
-        let fill = |layer: usize, a: &super::layer::Activations| prefix.fill(base, layer, rows.len(), a);
-        workspace.prompt(&self.model, rows, fill, wanted.then_some(&mut score));
-        match failure {
-            Some(error) => Err(error),
-            None => Ok((prefix, scores)),
+            let mut visit = |logits: &[f32]| scorer.add(logits, vocab);
+            let visit: Option<&mut VisitLogits<'_>> = if scored.is_some() { Some(&mut visit) } else { None };
+            let read = self.decoder.read(&self.model, &found.blocks, chunk, visit, scratch);
+            self.cache.add(self.owner, &mut found, chunk, read, &self.model.base);
         }
+        Ok((found.blocks, scorer.finish()?))
     }
 
     /// Runs the last token of the prompt, whose logits give the first token of each sample.
-    fn begin(&self, req: &Generate, prefix: Segment, scratch: &mut Vec<StepScratch>) -> Running {
+    fn begin(&self, req: &Generate, prefix: Vec<Arc<Segment>>, scratch: &mut Vec<StepScratch>) -> Running {
         let base = &self.model.base;
         let c = &base.config;
         let max = if req.num_samples == 0 { 0 } else { req.max_tokens.min(c.max_len - req.prompt.len()) };
@@ -329,6 +293,12 @@ impl Sampler {
             .zip(logits.par_chunks_mut(portion * vocab))
             .zip(scratch)
             .for_each(|((rows, logits), s)| self.decoder.step(&self.model, rows, logits, s));
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.cache.forget(self.owner);
     }
 }
 

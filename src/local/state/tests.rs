@@ -15,8 +15,8 @@ impl Harness {
         let folder = std::env::temp_dir().join(format!("tinkex-state-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let queue = Arc::new(Queue::new(2, 2));
-        let served =
-            Models::load(&Cpu, &Default::default(), &Default::default(), &folder, 0).expect("the models");
+        let served = Models::load(&Cpu::default(), &Default::default(), &Default::default(), &folder, 0)
+            .expect("the models");
         let state = State::new(
             served,
             0,

@@ -20,7 +20,7 @@ fn worker() -> Worker {
         built.build().expect("a pool")
     };
     let (pool, quick_pool) = (pool(), pool());
-    let base = Cpu.seeded(&ModelConfig::nano(), 0);
+    let base = Cpu::default().seeded(&ModelConfig::nano(), 0);
     let store = Arc::new(Store::open(folder()).expect("a folder"));
     let mut worker = Worker {
         snapshots: Arc::new(Snapshots::new(store.scratch(), 1)),

@@ -1,6 +1,6 @@
 //! Models of folders, against what transformers, PEFT and PyTorch compute with them (`tests/golden/engine.py`).
 
-use super::super::pass::{Model, Workspace};
+use super::super::pass::Workspace;
 use super::*;
 use safetensors::tensor::{Dtype, SafeTensors};
 use std::path::PathBuf;
@@ -71,12 +71,12 @@ impl Expected {
     }
 }
 
-fn open(model: &str, max_owned: usize) -> Arc<Weights> {
+pub(super) fn open(model: &str, max_owned: usize) -> Arc<Weights> {
     Arc::new(Loaded::open_with(&folder(model), max_owned).unwrap().weights)
 }
 
 /// A trainer with the adapter that PEFT saved.
-fn adapted(model: &str, base: &Arc<Weights>) -> Trainer {
+pub(super) fn adapted(model: &str, base: &Arc<Weights>) -> Trainer {
     let unembed = !base.config.tied_head;
     let spec = LoraSpec { rank: 4, seed: 0, train_attn: true, train_mlp: true, train_unembed: unembed };
     let mut trainer = Trainer::new(base.clone(), spec);
@@ -85,10 +85,9 @@ fn adapted(model: &str, base: &Arc<Weights>) -> Trainer {
     trainer
 }
 
-fn logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
-    let mut all = Vec::new();
-    Workspace::default().prompt(model, tokens, |_, _| {}, Some(&mut |_, rows| all.extend_from_slice(rows)));
-    all
+/// The logits by the forward pass of training, and by reading the tokens as a prompt.
+fn logits(trainer: &Trainer, tokens: &[u32]) -> [Vec<f32>; 2] {
+    [Workspace::default().logits(&trainer.model, tokens), trainer.sampler().logits(tokens)]
 }
 
 /// The Euclidean distance of two vectors, as a part of the length of the second.
@@ -114,11 +113,12 @@ fn logits_of_a_folder_are_those_of_transformers_with_and_without_an_adapter() {
             let adapted = adapted(model, &base);
             for i in 0..2 {
                 let tokens = expected.tokens(i);
-                let far = furthest(&logits(&plain.model, &tokens), &expected.floats(&format!("logits.{i}")));
-                assert!(far < 1e-4, "{model} {storage} {i}: {far}");
-                let far =
-                    furthest(&logits(&adapted.model, &tokens), &expected.floats(&format!("adapted.{i}")));
-                assert!(far < 1e-4, "{model} {storage} {i} adapted: {far}");
+                for (trainer, name) in [(&plain, "logits"), (&adapted, "adapted")] {
+                    for (way, ours) in logits(trainer, &tokens).iter().enumerate() {
+                        let far = furthest(ours, &expected.floats(&format!("{name}.{i}")));
+                        assert!(far < 1e-4, "{model} {storage} {i} {name} {way}: {far}");
+                    }
+                }
             }
         }
     }

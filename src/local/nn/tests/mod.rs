@@ -5,6 +5,7 @@
 mod folders;
 mod gradients;
 mod persistence;
+mod prompts;
 mod reference;
 mod sampling;
 mod training;

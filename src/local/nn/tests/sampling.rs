@@ -371,7 +371,7 @@ fn an_untrained_adapter_samples_like_the_base_and_never_draws_an_unused_id() {
     let trainer = Trainer::new(base.clone(), LoraSpec { train_mlp: false, ..everything(8) });
     let fresh = trainer.sampler();
     let req = Generate { max_tokens: 400, ..request(&prompt(9)) };
-    let untrained = Sampler::base(base);
+    let untrained = Sampler::base(base, Arc::default());
     let (a, b) = (generate(&fresh, &req), generate(&untrained, &req));
     assert_eq!(a, b);
     let spec = LoraSpec { train_mlp: false, ..everything(8) };
