@@ -41,6 +41,10 @@ const TASK_PRODUCTS_SMALL: usize = 4 << 20;
 /// cache lines, or two AVX-512 registers.
 pub(crate) const PANEL: usize = 32;
 
+/// Number of weights that one thread multiplies in [`PanelProduct::run_in_parts`], if there are enough threads. At least
+/// two threads share a product.
+const PART: usize = 1 << 16;
+
 /// Maps a file into memory, for [`MappedFile`].
 fn map_file(file: &File) -> io::Result<Mmap> {
     // SAFETY: the map is only read. If another program changes the file meanwhile, elements have other values, all of
@@ -411,6 +415,46 @@ impl PanelProduct<'_> {
             Arch::new().dispatch(self);
         }
     }
+
+    /// Computes the product on the current rayon pool: each thread computes some of the panels, as a rule the same ones
+    /// at each call, so that they stay in its cache. `scratch` is overwritten.
+    pub(crate) fn run_in_parts(self, scratch: &mut Vec<f32>) {
+        let (rows, outputs, panel_len) = (self.rows, self.outputs, self.panel_inputs * PANEL);
+        let count = outputs.div_ceil(PANEL);
+        let wanted = (count * panel_len).div_ceil(PART).max(2).min(rayon::current_num_threads());
+        let part_panels = count.div_ceil(wanted);
+        if rows == 0 || part_panels == count {
+            return self.run();
+        }
+        let width = part_panels * PANEL;
+        let panels = self.panels[..count * panel_len].par_chunks(part_panels * panel_len);
+        let PanelProduct { panel_inputs, inputs, x, x_stride, keep, .. } = self;
+        let part = |panels: &[f32], dst: &mut [f32], dst_stride: usize, outputs: usize, keep: bool| {
+            PanelProduct { panels, panel_inputs, inputs, outputs, rows, x, x_stride, dst, dst_stride, keep }
+                .run();
+        };
+        if rows == 1 {
+            let parts = panels.zip(self.dst[..outputs].par_chunks_mut(width)).with_max_len(1);
+            return parts.for_each(|(panels, dst)| part(panels, dst, width, dst.len(), keep));
+        }
+        // Threads that write into the same rows would share cache lines: each part has memory of its own.
+        scratch.resize(count.div_ceil(part_panels) * rows * width, 0.0);
+        let parts = panels.zip(scratch.par_chunks_mut(rows * width)).enumerate().with_max_len(1);
+        parts.for_each(|(i, (panels, part_dst))| {
+            part(panels, part_dst, width, width.min(outputs - i * width), false);
+        });
+        for (i, from) in scratch.chunks_exact(rows * width).enumerate() {
+            let len = width.min(outputs - i * width);
+            for (r, from) in from.chunks_exact(width).enumerate() {
+                let slot = &mut self.dst[r * self.dst_stride + i * width..][..len];
+                if keep {
+                    slot.iter_mut().zip(from).for_each(|(slot, value)| *slot += value);
+                } else {
+                    slot.copy_from_slice(&from[..len]);
+                }
+            }
+        }
+    }
 }
 
 impl WithSimd for PanelProduct<'_> {
@@ -442,6 +486,10 @@ impl PanelProduct<'_> {
         while panel + P <= count {
             self.rows::<S, NV, R, P>(simd, panel);
             panel += P;
+        }
+        while P > 2 && panel + 2 <= count {
+            self.rows::<S, NV, R, 2>(simd, panel);
+            panel += 2;
         }
         while panel < count {
             self.rows::<S, NV, R1, 1>(simd, panel);

@@ -31,6 +31,7 @@ mod rope;
 mod running;
 mod sampler;
 mod sequence_loss;
+mod team;
 mod train;
 mod weights;
 
