@@ -227,6 +227,19 @@ pub(crate) fn matmul(mut dst: MatMut<'_>, keep: f32, lhs: Mat<'_>, rhs: Mat<'_>,
     }
 }
 
+/// Asks for the memory `distance` elements after a block, which will be needed soon.
+#[inline(always)]
+fn prefetch<T, const N: usize>(block: &[T; N], distance: usize) {
+    let address = block.as_ptr().wrapping_add(distance).cast::<i8>();
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction reads nothing and accepts every address. All processors of this architecture have it.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Runs `body`, usually a loop, compiled for the widest vector instructions of this machine. The closure should be
 /// marked `#[inline(always)]`. The compiler neither reorders nor fuses its floating-point operations, so the results
 /// have the same bits on every machine.
