@@ -12,7 +12,7 @@ mod map;
 mod rows;
 
 pub(crate) use map::{Format, MappedFile, MappedSlice};
-pub(crate) use rows::RowProduct;
+pub(crate) use rows::{Matrix, RowProduct};
 
 use gemm_common::Parallelism;
 use memmap2::Mmap;

@@ -182,62 +182,65 @@ pub(crate) struct RowProduct<'a> {
     pub(crate) scale: f32,
 }
 
+/// A matrix of a [`RowProduct`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Matrix<'a> {
+    Floats(&'a [f32]),
+    Mapped(&'a MappedSlice),
+}
+
 impl RowProduct<'_> {
-    /// Computes the product with a matrix in a file.
-    pub(crate) fn mapped(self, weight: &MappedSlice) {
-        let bytes = weight.range(0, self.outputs * self.inputs);
-        match weight.format() {
-            Format::F32 => self.run::<F32>(bytes.as_chunks().0),
-            Format::F16 => self.run::<F16>(bytes.as_chunks().0),
-            Format::Bf16 => self.run::<Bf16>(bytes.as_chunks().0),
-        }
-    }
-
-    /// Computes the product with a matrix in memory.
-    pub(crate) fn floats(self, weight: &[f32]) {
-        let len = self.outputs * self.inputs;
-        self.run::<Floats>(&weight[..len]);
-    }
-
-    fn run<K: Kind>(self, weight: &[K::Raw]) {
+    /// Computes the product with several matrices, one below the other, each with the number of its outputs.
+    pub(crate) fn run(self, parts: &[(usize, Matrix<'_>)]) {
         let RowProduct { inputs, outputs, rows, dst, dst_stride, keep, scale, .. } = self;
         if rows == 0 || outputs == 0 {
             return;
         }
-        let x = rows_of::<K>(self.x, self.x_stride, inputs, rows);
-        let task = |start: usize, out: &mut [f32]| {
-            let outputs = out.len() / rows;
-            let weight = &weight[start * inputs..][..outputs * inputs];
-            Arch::new().dispatch(Tiles::<K> { weight, inputs, outputs, rows, x: &x, out });
-        };
+        let x = X::new(self.x, self.x_stride, inputs, rows);
+        // The matrices and the first outputs of the tasks.
+        let mut tasks = Vec::new();
+        for (count, matrix) in parts {
+            let starts = (0..*count).step_by(TASK_OUTPUTS);
+            tasks.extend(starts.map(|start| (*matrix, start, TASK_OUTPUTS.min(count - start))));
+        }
         let write = |slot: &mut f32, value: f32| {
             *slot = if keep { *slot + scale * value } else { scale * value };
         };
         let parallel = MIN_PARALLEL <= outputs * inputs;
         if rows == 1 {
-            let tasks = |start: usize, dst: &mut [f32]| {
+            let mut rest = &mut dst[..outputs];
+            let task = |((matrix, start, count), dst): ((Matrix<'_>, usize, usize), &mut [f32])| {
                 let mut results = [0.0; TASK_OUTPUTS];
-                let results = &mut results[..dst.len()];
-                task(start, results);
-                dst.iter_mut().zip(results).for_each(|(slot, value)| write(slot, *value));
+                x.product(matrix, start, &mut results[..count]);
+                dst.iter_mut().zip(results).for_each(|(slot, value)| write(slot, value));
             };
-            let dst = &mut dst[..outputs];
+            let tasks = tasks.into_iter().map(|task| {
+                let (dst, later) = std::mem::take(&mut rest).split_at_mut(task.2);
+                rest = later;
+                (task, dst)
+            });
             if parallel {
-                dst.par_chunks_mut(TASK_OUTPUTS)
-                    .enumerate()
-                    .for_each(|(i, dst)| tasks(i * TASK_OUTPUTS, dst));
+                tasks.collect::<Vec<_>>().into_par_iter().for_each(task);
             } else {
-                dst.chunks_mut(TASK_OUTPUTS).enumerate().for_each(|(i, dst)| tasks(i * TASK_OUTPUTS, dst));
+                tasks.for_each(task);
             }
             return;
         }
         // The results, `[outputs, rows]`: tasks share no memory.
         let mut results = vec![0.0; outputs * rows];
+        let mut rest = &mut results[..];
+        let tasks = tasks.into_iter().map(|task| {
+            let (out, later) = std::mem::take(&mut rest).split_at_mut(task.2 * rows);
+            rest = later;
+            (task, out)
+        });
+        let task = |((matrix, start, _), out): ((Matrix<'_>, usize, usize), &mut [f32])| {
+            x.product(matrix, start, out);
+        };
         if parallel {
-            let tasks = results.par_chunks_mut(TASK_OUTPUTS * rows).enumerate();
-            tasks.for_each(|(i, out)| task(i * TASK_OUTPUTS, out));
+            tasks.collect::<Vec<_>>().into_par_iter().for_each(task);
         } else {
-            task(0, &mut results);
+            tasks.for_each(task);
         }
         let scatter = |(r, dst): (usize, &mut [f32])| {
             let values = results[r..].iter().step_by(rows);
@@ -251,22 +254,55 @@ impl RowProduct<'_> {
     }
 }
 
-/// The rows of `x` without gaps, their blocks in the order of [`Kind::widen`].
-fn rows_of<K: Kind>(x: &[f32], stride: usize, inputs: usize, rows: usize) -> Cow<'_, [f32]> {
-    if !K::SPLIT && (stride == inputs || rows == 1) {
-        return Cow::Borrowed(&x[..rows * inputs]);
-    }
-    let mut all = Vec::with_capacity(rows * inputs);
-    for row in x.chunks(stride).take(rows) {
-        let (blocks, rest) = row[..inputs].as_chunks::<BLOCK>();
-        for block in blocks {
-            let half = |i: usize| if i < BLOCK / 2 { 2 * i } else { 2 * i + 1 - BLOCK };
-            let ordered: [f32; BLOCK] = std::array::from_fn(|i| block[if K::SPLIT { half(i) } else { i }]);
-            all.extend_from_slice(&ordered);
+/// The rows that are multiplied, without gaps.
+struct X<'a> {
+    inputs: usize,
+    rows: usize,
+    plain: Cow<'a, [f32]>,
+    /// In the order of split blocks (see [`Kind::SPLIT`]).
+    split: Vec<f32>,
+}
+
+impl<'a> X<'a> {
+    fn new(x: &'a [f32], stride: usize, inputs: usize, rows: usize) -> X<'a> {
+        let plain = if stride == inputs || rows == 1 {
+            Cow::Borrowed(&x[..rows * inputs])
+        } else {
+            x.chunks(stride).take(rows).flat_map(|row| &row[..inputs]).copied().collect()
+        };
+        let mut split = Vec::with_capacity(rows * inputs);
+        for row in plain.chunks_exact(inputs) {
+            let (blocks, rest) = row.as_chunks::<BLOCK>();
+            for block in blocks {
+                split.extend(block.iter().step_by(2));
+                split.extend(block.iter().skip(1).step_by(2));
+            }
+            split.extend(rest);
         }
-        all.extend_from_slice(rest);
+        X { inputs, rows, plain, split }
     }
-    Cow::Owned(all)
+
+    /// The products of some outputs of a matrix with all rows, `[outputs, rows]`.
+    fn product(&self, matrix: Matrix<'_>, start: usize, out: &mut [f32]) {
+        let (start, len) = (start * self.inputs, out.len() / self.rows * self.inputs);
+        match matrix {
+            Matrix::Floats(weight) => self.tiles::<Floats>(&weight[start..][..len], out),
+            Matrix::Mapped(weight) => {
+                let bytes = weight.range(start, len);
+                match weight.format() {
+                    Format::F32 => self.tiles::<F32>(bytes.as_chunks().0, out),
+                    Format::F16 => self.tiles::<F16>(bytes.as_chunks().0, out),
+                    Format::Bf16 => self.tiles::<Bf16>(bytes.as_chunks().0, out),
+                }
+            }
+        }
+    }
+
+    fn tiles<K: Kind>(&self, weight: &[K::Raw], out: &mut [f32]) {
+        let X { inputs, rows, .. } = *self;
+        let x = if K::SPLIT { &self.split } else { &*self.plain };
+        Arch::new().dispatch(Tiles::<K> { weight, inputs, outputs: out.len() / rows, rows, x, out });
+    }
 }
 
 /// The product of some outputs with all rows; `x` is `[rows, inputs]`, and `out` is `[outputs, rows]`.
@@ -426,7 +462,7 @@ mod tests {
                     keep,
                     scale: 2.0,
                 };
-                product.floats(&weight);
+                product.run(&[(outputs, Matrix::Floats(&weight))]);
                 dst
             };
             let (all, kept) = (product(7, &x, false), product(7, &x, true));

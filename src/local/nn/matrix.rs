@@ -1,7 +1,7 @@
 //! Frozen matrices. Those of a small model are in memory; those of a model in a folder stay in its files, and are widened
 //! to `f32` block by block when they are used.
 
-use crate::local::kernel::{MappedSlice, Mat, MatMut, RowProduct, matmul, matmul_here};
+use crate::local::kernel::{MappedSlice, Mat, MatMut, Matrix, RowProduct, matmul, matmul_here};
 use rayon::prelude::*;
 use std::cell::Cell;
 
@@ -153,29 +153,31 @@ impl Stack {
 
     /// `y = keep·y + x·Wᵀ` for a few rows. A row has the same bits whether it is computed alone or with others.
     pub(super) fn product(&self, rows: usize, x: &[f32], y: &mut [f32], keep: bool) {
-        let mut at = 0;
-        for (outputs, elements) in &self.parts {
-            let product = RowProduct {
-                inputs: self.inputs,
-                outputs: *outputs,
-                rows,
-                x,
-                x_stride: self.inputs,
-                dst: &mut y[at..],
-                dst_stride: self.outputs,
-                keep,
-                scale: 1.0,
-            };
-            match elements {
-                Elements::Owned(weight) => product.floats(weight),
-                Elements::Mapped(weight) => product.mapped(weight),
-            }
-            at += outputs;
-        }
+        let parts = self.parts.iter().map(|(outputs, elements)| (*outputs, elements.matrix()));
+        let parts: Vec<_> = parts.collect();
+        let product = RowProduct {
+            inputs: self.inputs,
+            outputs: self.outputs,
+            rows,
+            x,
+            x_stride: self.inputs,
+            dst: y,
+            dst_stride: self.outputs,
+            keep,
+            scale: 1.0,
+        };
+        product.run(&parts);
     }
 }
 
 impl Elements {
+    fn matrix(&self) -> Matrix<'_> {
+        match self {
+            Elements::Owned(weight) => Matrix::Floats(weight),
+            Elements::Mapped(weight) => Matrix::Mapped(weight),
+        }
+    }
+
     fn read(&self, start: usize, out: &mut [f32]) {
         match self {
             Elements::Owned(values) => out.copy_from_slice(&values[start..][..out.len()]),

@@ -8,7 +8,7 @@ use super::lora::{Layout, LoraSpec};
 use super::pass::{MAX_KEPT, Model, Workspace};
 use super::rng::Rng;
 use super::running::{Running, Stop};
-use super::team::Team;
+use super::team::{self, Team};
 use super::train::Trainer;
 use super::weights::Weights;
 use parking_lot::Mutex;
@@ -374,10 +374,10 @@ impl Sampler {
         if together && let Some(s) = scratch.first_mut() {
             let mut step =
                 |threads: Threads<'_, 'a>| self.decoder.step(&self.model, rows, logits, threads, s);
-            return if self.decoder.is_small() && 1 < rayon::current_num_threads() {
-                Team::run(|team| step(Threads::Team(team)))
-            } else {
-                step(Threads::Pool)
+            return match rayon::current_num_threads() {
+                1 => step(Threads::One),
+                _ if self.decoder.is_small() => Team::run(|team| step(Threads::Team(team))),
+                _ => team::attended(|| step(Threads::Pool)),
             };
         }
         rows.par_chunks_mut(portion)

@@ -3,7 +3,7 @@
 //! about a microsecond each, so the threads wait for each other without sleeping.
 
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::decode::Packed;
 
@@ -22,6 +22,26 @@ const DONE: u8 = 3;
 const FAILED: u8 = 4;
 /// The step is over.
 const ENDED: u8 = 5;
+
+/// Runs `step`, which has many short tasks for the current rayon pool, while a thread of the pool looks for them without
+/// sleeping: waking it for each would take longer than the tasks.
+pub(super) fn attended(step: impl FnOnce() + Send) {
+    let over = AtomicBool::new(false);
+    let leader = || {
+        let _guard = OnDrop(|| over.store(true, Ordering::Release));
+        step();
+    };
+    let helper = || {
+        let mut wait = Wait::default();
+        while !over.load(Ordering::Acquire) {
+            match rayon::yield_now() {
+                Some(rayon::Yield::Executed) => wait = Wait::default(),
+                _ => wait.round(),
+            }
+        }
+    };
+    rayon::join(leader, helper);
+}
 
 /// What the thread of the step and its helper share during a step.
 #[derive(Debug)]
