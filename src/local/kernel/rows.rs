@@ -353,27 +353,36 @@ impl<K: Kind> Tiles<'_, K> {
         output: usize,
     ) -> usize {
         let mut row = 0;
-        if R <= self.rows {
-            self.tile::<S, NV, O, R, true>(simd, output, row);
-            row += R;
+        if self.rows / R < O {
+            if R <= self.rows {
+                self.tile::<S, NV, O, R, O>(simd, output, row);
+                row += R;
+            }
+        } else {
+            // Each tile asks for an equal part of the weights of the next outputs, so that they arrive meanwhile.
+            for _ in 0..O {
+                self.tile::<S, NV, O, R, 1>(simd, output, row);
+                row += R;
+            }
         }
         while row + R <= self.rows {
-            self.tile::<S, NV, O, R, false>(simd, output, row);
+            self.tile::<S, NV, O, R, 0>(simd, output, row);
             row += R;
         }
         while R > 2 && row + 2 <= self.rows {
-            self.tile::<S, NV, O, 2, false>(simd, output, row);
+            self.tile::<S, NV, O, 2, 0>(simd, output, row);
             row += 2;
         }
         while row < self.rows {
-            self.tile::<S, NV, O, 1, false>(simd, output, row);
+            self.tile::<S, NV, O, 1, 0>(simd, output, row);
             row += 1;
         }
         O
     }
 
+    /// Asks for the weights of `AHEAD` of the next outputs meanwhile.
     #[inline(always)]
-    fn tile<S: Simd, const NV: usize, const O: usize, const R: usize, const FIRST: bool>(
+    fn tile<S: Simd, const NV: usize, const O: usize, const R: usize, const AHEAD: usize>(
         &mut self,
         simd: S,
         output: usize,
@@ -387,12 +396,13 @@ impl<K: Kind> Tiles<'_, K> {
         let blocks = weights.map(|it| &it.as_chunks::<BLOCK>().0[..count]);
         let x_blocks = x.map(|it| &it.as_chunks::<BLOCK>().0[..count]);
         let mut sums = [[simd.splat_f32s(0.0); R]; O];
+        let first_ahead = if AHEAD == 1 { row / R } else { 0 };
+        let ahead: [_; AHEAD] = std::array::from_fn(|i| blocks[first_ahead + i]);
         for b in 0..count {
+            for ahead in ahead {
+                prefetch(&ahead[b], O * inputs);
+            }
             for o in 0..O {
-                if FIRST {
-                    // The weights of the next tile.
-                    prefetch(&blocks[o][b], O * inputs);
-                }
                 let weight: [S::f32s; NV] = K::vectors(simd, &blocks[o][b]);
                 for r in 0..R {
                     let x = S::as_simd_f32s(&x_blocks[r][b]).0;
