@@ -18,6 +18,7 @@ use gemm_common::Parallelism;
 use memmap2::Mmap;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -238,6 +239,65 @@ fn prefetch<T, const N: usize>(block: &[T; N], distance: usize) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
+}
+
+/// `dst = keep·dst + lhs·Wᵀ` on the current rayon pool, for a matrix `W` that is not in memory as a whole: `read` writes
+/// some rows of it, from the given one on, to a slice. Each task reads `count` rows, or the rest, and multiplies them with
+/// up to [`TASK_ROWS`] rows of `lhs`.
+pub(crate) fn matmul_blocks(
+    dst: MatMut<'_>,
+    keep: f32,
+    lhs: Mat<'_>,
+    count: usize,
+    read: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    thread_local! {
+        /// The rows of a task. Each thread keeps its memory for the next task.
+        static BLOCK: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    }
+    let (rows, cols, inputs) = (dst.rows, dst.cols, lhs.cols);
+    assert_eq!(rows, lhs.rows, "the destination has another shape");
+    let start = Start(dst.data.as_mut_ptr());
+    let row_tasks = rows.div_ceil(TASK_ROWS.1);
+    (0..row_tasks * cols.div_ceil(count)).into_par_iter().with_max_len(1).for_each(|i| {
+        let (row, col) = (i % row_tasks * TASK_ROWS.1, i / row_tasks * count);
+        let (task_rows, task_cols) = (TASK_ROWS.1.min(rows - row), count.min(cols - col));
+        let mut buffer = BLOCK.take();
+        buffer.resize(buffer.len().max(task_cols * inputs), 0.0);
+        let block = &mut buffer[..task_cols * inputs];
+        read(col, block);
+        let lhs_at = row * lhs.row_stride;
+        let product = Product {
+            // SAFETY: row and column lie inside `dst`, whose view was checked.
+            dst: unsafe { start.at(row * dst.row_stride + col) },
+            dst_stride: dst.row_stride,
+            keep,
+            lhs: Mat { data: &lhs.data[lhs_at..], rows: task_rows, ..lhs },
+            rhs: Mat::new(block, task_cols, inputs).t(),
+            scale: 1.0,
+        };
+        // SAFETY: `dst` is borrowed until the end of this function, and the tiles of different tasks do not overlap.
+        unsafe { product.tile(0..task_rows, 0..task_cols) }
+        BLOCK.set(buffer);
+    });
+}
+
+/// The start of a destination that several threads write.
+#[derive(Clone, Copy)]
+struct Start(*mut f32);
+
+// SAFETY: as for `Product`: the destination is borrowed uniquely, and no two threads write the same element.
+unsafe impl Send for Start {}
+// SAFETY: The same.
+unsafe impl Sync for Start {}
+
+impl Start {
+    /// # Safety
+    /// The element lies inside the destination.
+    unsafe fn at(&self, element: usize) -> *mut f32 {
+        // SAFETY: the caller guarantees it.
+        unsafe { self.0.add(element) }
+    }
 }
 
 /// Runs `body`, usually a loop, compiled for the widest vector instructions of this machine. The closure should be
