@@ -744,6 +744,7 @@ fn store<S: Simd, const NV: usize>(slot: &mut [f32], keep: bool, vectors: &[S::f
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -791,6 +792,57 @@ mod tests {
                 let (r, c) = (at / cols, at % cols);
                 let product: f32 = (0..inner).map(|i| a[i * rows + r] * b[i * cols + c]).sum();
                 assert!((value - 1.0 - 0.5 * product).abs() < 1e-3, "{r} {c}: {value} {product}");
+            }
+        }
+    }
+
+    #[test]
+    fn products_with_blocks_of_a_matrix_agree_with_plain_loops() {
+        let (rows, inner, cols, stride) = (300, 7, 70, 75);
+        let (a, b) = (numbers(rows * inner), numbers(cols * inner));
+        for keep in [0.0, 1.0] {
+            let mut dst = vec![1.0; rows * stride];
+            let view = MatMut::strided(&mut dst[2..], rows, cols, stride);
+            matmul_blocks(view, keep, Mat::new(&a, rows, inner), 32, |first, block| {
+                block.copy_from_slice(&b[first * inner..][..block.len()]);
+            });
+            for (at, value) in dst.iter().enumerate() {
+                let (r, c) = (at / stride, (at % stride).wrapping_sub(2));
+                let product = || (0..inner).map(|i| a[r * inner + i] * b[c * inner + i]).sum::<f32>();
+                let expected = if c < cols { keep + product() } else { 1.0 };
+                assert!((value - expected).abs() < 1e-4, "{keep} {r} {c}: {value} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_product_has_the_same_bits_in_parts() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        for (outputs, inputs) in [(20, 8), (200, 33), (512, 40)] {
+            let panels = pack_panels(&numbers(outputs * inputs), outputs, inputs);
+            for rows in [1, 3] {
+                let (x, dst_stride) = (numbers(rows * inputs), outputs + 1);
+                let product = |parts: bool, keep: bool| {
+                    let mut dst = vec![1.0; rows * dst_stride];
+                    let product = PanelProduct {
+                        panels: &panels,
+                        panel_inputs: inputs,
+                        inputs,
+                        outputs,
+                        rows,
+                        x: &x,
+                        x_stride: inputs,
+                        dst: &mut dst,
+                        dst_stride,
+                        keep,
+                    };
+                    let run = || if parts { product.run_in_parts(&mut Vec::new()) } else { product.run() };
+                    pool.install(run);
+                    dst
+                };
+                for keep in [false, true] {
+                    assert_eq!(product(true, keep), product(false, keep), "{outputs} {rows} {keep}");
+                }
             }
         }
     }

@@ -488,4 +488,23 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn halved_floats_in_pairs_give_the_products_of_their_values() {
+        // Of the 33 inputs, the last belongs to no block.
+        let (outputs, inputs, rows) = (9, 33, 5);
+        let bits = |value: f32| [value.to_bits().to_le_bytes()[2], value.to_bits().to_le_bytes()[3]];
+        let weight: Vec<[u8; 2]> = numbers(outputs * inputs).into_iter().map(bits).collect();
+        let x = numbers(rows * inputs);
+        let mut out = vec![0.0; outputs * rows];
+        X::new(&x, inputs, inputs, rows).tiles::<Bf16>(&weight, &mut out);
+        for (at, value) in out.iter().enumerate() {
+            let (o, r) = (at / rows, at % rows);
+            let sum: f32 = (0..inputs).map(|i| widen_bf16(weight[o * inputs + i]) * x[r * inputs + i]).sum();
+            assert!((value - sum).abs() < 1e-4, "{o} {r}: {value} {sum}");
+            let mut alone = vec![0.0; outputs];
+            X::new(&x[r * inputs..], inputs, inputs, 1).tiles::<Bf16>(&weight, &mut alone);
+            assert_eq!(*value, alone[o]);
+        }
+    }
 }

@@ -239,6 +239,39 @@ mod tests {
     }
 
     #[test]
+    fn a_draw_finds_its_token_among_those_of_a_large_vocabulary() {
+        // The same weights in plain order, added up one by one.
+        let weights: Vec<f32> =
+            (0..1000).map(|i| if i % 3 == 0 { 0.0 } else { 1.0 + (i % 7) as f32 }).collect();
+        let all: f64 = weights.iter().map(|it| f64::from(*it)).sum();
+        for draw in [0.0, 0.1, 0.499, 0.5, 0.7531, 0.999_999_9] {
+            let mut reached = 0.0;
+            let expected = weights.iter().position(|it| {
+                reached += f64::from(*it);
+                draw * all < reached
+            });
+            assert_eq!(Some(pick(&weights, draw)), expected, "{draw}");
+        }
+        // A total that was rounded up leaves the last token that may be drawn.
+        assert_eq!(pick(&[1.0, 2.0, 0.0], 1.5), 1);
+    }
+
+    #[test]
+    fn top_p_may_need_more_tokens_than_a_first_search_takes() {
+        let logits: Vec<f32> = (0..1000).map(|i| (i % 500) as f32 * 1e-3).collect();
+        let chooser = Chooser { temperature: 1.0, top_k: -1, top_p: 0.5 };
+        let (mut rng, mut scratch) = (Rng::stream(1, 1), vec![0.0; 1000]);
+        let draws = (0..5000).map(|_| chooser.choose(&logits, &mut rng, &mut scratch));
+        let mut tokens: Vec<u32> = draws.flatten().map(|(token, _)| token).collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        // The logits from 0.281 on have half of the probability.
+        let least = tokens.iter().map(|it| it % 500).min();
+        assert!((250..300).contains(&least.unwrap_or(0)), "{least:?}");
+        assert!(300 < tokens.len());
+    }
+
+    #[test]
     fn the_log_probability_does_not_depend_on_the_sampling_settings() {
         let total: f64 = LOGITS.iter().map(|&l| f64::from(l).exp()).sum();
         for temperature in [0.0, 0.5, 3.0] {

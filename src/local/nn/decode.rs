@@ -47,6 +47,13 @@ impl Packed {
         pack(&merged)
     }
 
+    /// The packed form of a matrix without an adapter.
+    #[cfg(test)]
+    pub(super) fn of_matrix(weight: &super::matrix::Stack) -> Packed {
+        let (outputs, inputs) = (weight.outputs(), weight.inputs());
+        Packed { panels: pack_panels(&weight.to_vec(), outputs, inputs), outputs, inputs }
+    }
+
     pub(super) fn outputs(&self) -> usize {
         self.outputs
     }

@@ -8,7 +8,7 @@ use super::lora::{Layout, LoraSpec};
 use super::pass::{MAX_KEPT, Model, Workspace};
 use super::rng::Rng;
 use super::running::{Running, Stop};
-use super::team::{self, Team};
+use super::team::Team;
 use super::train::Trainer;
 use super::weights::Weights;
 use parking_lot::Mutex;
@@ -377,7 +377,7 @@ impl Sampler {
             return match rayon::current_num_threads() {
                 1 => step(Threads::One),
                 _ if self.decoder.is_small() => Team::run(|team| step(Threads::Team(team))),
-                _ => team::attended(|| step(Threads::Pool)),
+                _ => step(Threads::Pool),
             };
         }
         rows.par_chunks_mut(portion)

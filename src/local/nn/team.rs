@@ -3,7 +3,7 @@
 //! about a microsecond each, so the threads wait for each other without sleeping.
 
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::decode::Packed;
 
@@ -22,26 +22,6 @@ const DONE: u8 = 3;
 const FAILED: u8 = 4;
 /// The step is over.
 const ENDED: u8 = 5;
-
-/// Runs `step`, which has many short tasks for the current rayon pool, while a thread of the pool looks for them without
-/// sleeping: waking it for each would take longer than the tasks.
-pub(super) fn attended(step: impl FnOnce() + Send) {
-    let over = AtomicBool::new(false);
-    let leader = || {
-        let _guard = OnDrop(|| over.store(true, Ordering::Release));
-        step();
-    };
-    let helper = || {
-        let mut wait = Wait::default();
-        while !over.load(Ordering::Acquire) {
-            match rayon::yield_now() {
-                Some(rayon::Yield::Executed) => wait = Wait::default(),
-                _ => wait.round(),
-            }
-        }
-    };
-    rayon::join(leader, helper);
-}
 
 /// What the thread of the step and its helper share during a step.
 #[derive(Debug)]
@@ -161,5 +141,53 @@ struct OnDrop<F: Fn()>(F);
 impl<F: Fn()> Drop for OnDrop<F> {
     fn drop(&mut self) {
         (self.0)();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::config::ModelConfig;
+    use super::super::weights::Weights;
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    fn packed() -> Packed {
+        Packed::of_matrix(Weights::seeded(&ModelConfig::nano(), 1).head())
+    }
+
+    #[test]
+    fn a_team_computes_the_bits_of_one_thread() {
+        let packed = packed();
+        let (inputs, outputs) = (128, packed.outputs());
+        for threads in [1, 2, 4] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            for (rows, keep) in [(1, false), (1, true), (5, false), (5, true)] {
+                let x: Vec<f32> = (0..rows * inputs).map(|i| (i % 13) as f32 - 6.0).collect();
+                let mut alone = vec![1.0; rows * outputs];
+                packed.product(0..outputs, rows, &x, &mut alone, outputs, keep);
+                let repeats = AtomicUsize::new(0);
+                pool.install(|| {
+                    Team::run(|team| {
+                        for _ in 0..200 {
+                            let mut dst = vec![1.0; rows * outputs];
+                            team.product(&packed, rows, &x, &mut dst, keep);
+                            assert_eq!(dst, alone);
+                            repeats.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                });
+                assert_eq!(repeats.into_inner(), 200);
+            }
+        }
+    }
+
+    #[test]
+    fn a_step_that_panics_ends_the_help() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let step = || pool.install(|| Team::run(|_| panic!("a step that fails")));
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(step));
+        assert!(failed.is_err());
+        assert_eq!(pool.install(|| rayon::join(|| 1, || 2)), (1, 2));
     }
 }
