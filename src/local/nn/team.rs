@@ -115,7 +115,10 @@ impl<'a> Team<'a> {
             }
             drop(job);
             std::mem::forget(failed);
-            self.state.store(DONE, Ordering::Release);
+            // It fails if the step has ended meanwhile by a panic.
+            if self.state.compare_exchange(TAKEN, DONE, Ordering::AcqRel, Ordering::Acquire).is_err() {
+                return;
+            }
         }
     }
 }
