@@ -12,12 +12,13 @@ mod map;
 mod rows;
 
 pub(crate) use map::{Format, MappedFile, MappedSlice};
-pub(crate) use rows::RowProduct;
+pub(crate) use rows::{Matrix, RowProduct};
 
 use gemm_common::Parallelism;
 use memmap2::Mmap;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -40,6 +41,10 @@ const TASK_PRODUCTS_SMALL: usize = 4 << 20;
 /// Number of outputs in one panel (see [`pack_panels`]). The weights of one input in a panel take 128 bytes: one or two
 /// cache lines, or two AVX-512 registers.
 pub(crate) const PANEL: usize = 32;
+
+/// Number of weights that one thread multiplies in [`PanelProduct::run_in_parts`], if there are enough threads. At least
+/// two threads share a product.
+const PART: usize = 1 << 16;
 
 /// Maps a file into memory, for [`MappedFile`].
 fn map_file(file: &File) -> io::Result<Mmap> {
@@ -220,6 +225,78 @@ pub(crate) fn matmul(mut dst: MatMut<'_>, keep: f32, lhs: Mat<'_>, rhs: Mat<'_>,
     match row_tasks * col_tasks {
         1 => task(0),
         count => (0..count).into_par_iter().with_max_len(1).for_each(task),
+    }
+}
+
+/// Asks for the memory `distance` elements after a block, which will be needed soon.
+#[inline(always)]
+fn prefetch<T, const N: usize>(block: &[T; N], distance: usize) {
+    let address = block.as_ptr().wrapping_add(distance).cast::<i8>();
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction reads nothing and accepts every address. All processors of this architecture have it.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// `dst = keep·dst + lhs·Wᵀ` on the current rayon pool, for a matrix `W` that is not in memory as a whole: `read` writes
+/// some rows of it, from the given one on, to a slice. Each task reads `count` rows, or the rest, and multiplies them with
+/// up to [`TASK_ROWS`] rows of `lhs`.
+pub(crate) fn matmul_blocks(
+    dst: MatMut<'_>,
+    keep: f32,
+    lhs: Mat<'_>,
+    count: usize,
+    read: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    thread_local! {
+        /// The rows of a task. Each thread keeps its memory for the next task.
+        static BLOCK: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    }
+    let (rows, cols, inputs) = (dst.rows, dst.cols, lhs.cols);
+    assert_eq!(rows, lhs.rows, "the destination has another shape");
+    let start = Start(dst.data.as_mut_ptr());
+    let row_tasks = rows.div_ceil(TASK_ROWS.1);
+    (0..row_tasks * cols.div_ceil(count)).into_par_iter().with_max_len(1).for_each(|i| {
+        let (row, col) = (i % row_tasks * TASK_ROWS.1, i / row_tasks * count);
+        let (task_rows, task_cols) = (TASK_ROWS.1.min(rows - row), count.min(cols - col));
+        let mut buffer = BLOCK.take();
+        buffer.resize(buffer.len().max(task_cols * inputs), 0.0);
+        let block = &mut buffer[..task_cols * inputs];
+        read(col, block);
+        let lhs_at = row * lhs.row_stride;
+        let product = Product {
+            // SAFETY: row and column lie inside `dst`, whose view was checked.
+            dst: unsafe { start.at(row * dst.row_stride + col) },
+            dst_stride: dst.row_stride,
+            keep,
+            lhs: Mat { data: &lhs.data[lhs_at..], rows: task_rows, ..lhs },
+            rhs: Mat::new(block, task_cols, inputs).t(),
+            scale: 1.0,
+        };
+        // SAFETY: `dst` is borrowed until the end of this function, and the tiles of different tasks do not overlap.
+        unsafe { product.tile(0..task_rows, 0..task_cols) }
+        BLOCK.set(buffer);
+    });
+}
+
+/// The start of a destination that several threads write.
+#[derive(Clone, Copy)]
+struct Start(*mut f32);
+
+// SAFETY: as for `Product`: the destination is borrowed uniquely, and no two threads write the same element.
+unsafe impl Send for Start {}
+// SAFETY: The same.
+unsafe impl Sync for Start {}
+
+impl Start {
+    /// # Safety
+    /// The element lies inside the destination.
+    unsafe fn at(&self, element: usize) -> *mut f32 {
+        // SAFETY: the caller guarantees it.
+        unsafe { self.0.add(element) }
     }
 }
 
@@ -411,6 +488,46 @@ impl PanelProduct<'_> {
             Arch::new().dispatch(self);
         }
     }
+
+    /// Computes the product on the current rayon pool: each thread computes some of the panels, as a rule the same ones
+    /// at each call, so that they stay in its cache. `scratch` is overwritten.
+    pub(crate) fn run_in_parts(self, scratch: &mut Vec<f32>) {
+        let (rows, outputs, panel_len) = (self.rows, self.outputs, self.panel_inputs * PANEL);
+        let count = outputs.div_ceil(PANEL);
+        let wanted = (count * panel_len).div_ceil(PART).max(2).min(rayon::current_num_threads());
+        let part_panels = count.div_ceil(wanted);
+        if rows == 0 || part_panels == count {
+            return self.run();
+        }
+        let width = part_panels * PANEL;
+        let panels = self.panels[..count * panel_len].par_chunks(part_panels * panel_len);
+        let PanelProduct { panel_inputs, inputs, x, x_stride, keep, .. } = self;
+        let part = |panels: &[f32], dst: &mut [f32], dst_stride: usize, outputs: usize, keep: bool| {
+            PanelProduct { panels, panel_inputs, inputs, outputs, rows, x, x_stride, dst, dst_stride, keep }
+                .run();
+        };
+        if rows == 1 {
+            let parts = panels.zip(self.dst[..outputs].par_chunks_mut(width)).with_max_len(1);
+            return parts.for_each(|(panels, dst)| part(panels, dst, width, dst.len(), keep));
+        }
+        // Threads that write into the same rows would share cache lines: each part has memory of its own.
+        scratch.resize(count.div_ceil(part_panels) * rows * width, 0.0);
+        let parts = panels.zip(scratch.par_chunks_mut(rows * width)).enumerate().with_max_len(1);
+        parts.for_each(|(i, (panels, part_dst))| {
+            part(panels, part_dst, width, width.min(outputs - i * width), false);
+        });
+        for (i, from) in scratch.chunks_exact(rows * width).enumerate() {
+            let len = width.min(outputs - i * width);
+            for (r, from) in from.chunks_exact(width).enumerate() {
+                let slot = &mut self.dst[r * self.dst_stride + i * width..][..len];
+                if keep {
+                    slot.iter_mut().zip(from).for_each(|(slot, value)| *slot += value);
+                } else {
+                    slot.copy_from_slice(&from[..len]);
+                }
+            }
+        }
+    }
 }
 
 impl WithSimd for PanelProduct<'_> {
@@ -442,6 +559,10 @@ impl PanelProduct<'_> {
         while panel + P <= count {
             self.rows::<S, NV, R, P>(simd, panel);
             panel += P;
+        }
+        while P > 2 && panel + 2 <= count {
+            self.rows::<S, NV, R, 2>(simd, panel);
+            panel += 2;
         }
         while panel < count {
             self.rows::<S, NV, R1, 1>(simd, panel);
@@ -623,6 +744,7 @@ fn store<S: Simd, const NV: usize>(slot: &mut [f32], keep: bool, vectors: &[S::f
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -670,6 +792,57 @@ mod tests {
                 let (r, c) = (at / cols, at % cols);
                 let product: f32 = (0..inner).map(|i| a[i * rows + r] * b[i * cols + c]).sum();
                 assert!((value - 1.0 - 0.5 * product).abs() < 1e-3, "{r} {c}: {value} {product}");
+            }
+        }
+    }
+
+    #[test]
+    fn products_with_blocks_of_a_matrix_agree_with_plain_loops() {
+        let (rows, inner, cols, stride) = (300, 7, 70, 75);
+        let (a, b) = (numbers(rows * inner), numbers(cols * inner));
+        for keep in [0.0, 1.0] {
+            let mut dst = vec![1.0; rows * stride];
+            let view = MatMut::strided(&mut dst[2..], rows, cols, stride);
+            matmul_blocks(view, keep, Mat::new(&a, rows, inner), 32, |first, block| {
+                block.copy_from_slice(&b[first * inner..][..block.len()]);
+            });
+            for (at, value) in dst.iter().enumerate() {
+                let (r, c) = (at / stride, (at % stride).wrapping_sub(2));
+                let product = || (0..inner).map(|i| a[r * inner + i] * b[c * inner + i]).sum::<f32>();
+                let expected = if c < cols { keep + product() } else { 1.0 };
+                assert!((value - expected).abs() < 1e-4, "{keep} {r} {c}: {value} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_product_has_the_same_bits_in_parts() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        for (outputs, inputs) in [(20, 8), (200, 33), (512, 40)] {
+            let panels = pack_panels(&numbers(outputs * inputs), outputs, inputs);
+            for rows in [1, 3] {
+                let (x, dst_stride) = (numbers(rows * inputs), outputs + 1);
+                let product = |parts: bool, keep: bool| {
+                    let mut dst = vec![1.0; rows * dst_stride];
+                    let product = PanelProduct {
+                        panels: &panels,
+                        panel_inputs: inputs,
+                        inputs,
+                        outputs,
+                        rows,
+                        x: &x,
+                        x_stride: inputs,
+                        dst: &mut dst,
+                        dst_stride,
+                        keep,
+                    };
+                    let run = || if parts { product.run_in_parts(&mut Vec::new()) } else { product.run() };
+                    pool.install(run);
+                    dst
+                };
+                for keep in [false, true] {
+                    assert_eq!(product(true, keep), product(false, keep), "{outputs} {rows} {keep}");
+                }
             }
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 
 use super::map_file;
-use super::rows::{Bf16, F16, F32, Source};
+use super::rows::{Bf16, F16, F32, read};
 
 /// A file that is mapped into memory.
 #[derive(Clone, Debug)]
@@ -68,10 +68,11 @@ impl MappedSlice {
 
     /// Writes the elements from `start` on to `out`.
     pub(crate) fn read(&self, start: usize, out: &mut [f32]) {
+        let bytes = self.range(start, out.len());
         match self.format {
-            Format::F32 => F32::new(self.range(start, out.len())).read(out),
-            Format::F16 => F16::new(self.range(start, out.len())).read(out),
-            Format::Bf16 => Bf16::new(self.range(start, out.len())).read(out),
+            Format::F32 => read::<F32>(bytes.as_chunks().0, out),
+            Format::F16 => read::<F16>(bytes.as_chunks().0, out),
+            Format::Bf16 => read::<Bf16>(bytes.as_chunks().0, out),
         }
     }
 

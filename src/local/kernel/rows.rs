@@ -3,130 +3,147 @@
 
 #![deny(unsafe_code)]
 
+use std::borrow::Cow;
+
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::map::{Format, MappedSlice};
-use super::simd;
+use super::{prefetch, simd};
 
-/// Number of elements that are widened at once: two to eight vector registers.
-const STEP: usize = 32;
+/// Number of elements in a block, which is widened at once: two to eight vector registers.
+const BLOCK: usize = 32;
 
-/// Outputs that one task of a product computes. A task writes its results without gaps, so that tasks share no memory.
+/// Outputs that one task of a product computes.
 const TASK_OUTPUTS: usize = 64;
 
 /// Elements of a matrix below which one thread computes the whole product: starting tasks would take longer.
-const MIN_PARALLEL: usize = 1 << 17;
+const MIN_PARALLEL: usize = 1 << 16;
 
-/// Rows that one task writes to the destination, if there are more.
-const COPY_ROWS: usize = 16;
+/// Number of results above which several threads write them to their places.
+const MIN_SCATTER: usize = 1 << 16;
 
-/// A list of elements that are widened to `f32`.
-pub(super) trait Source: Copy {
-    fn len(self) -> usize;
+/// A kind of elements that are widened to `f32`.
+pub(super) trait Kind {
+    type Raw: Copy + Sync;
 
-    /// Element `i`.
-    fn one(self, i: usize) -> f32;
+    /// Whether [`widen`](Self::widen) returns the elements with even numbers before those with odd ones.
+    const SPLIT: bool;
 
-    /// The elements from `i` on. There are at least [`STEP`] of them.
-    fn step(self, i: usize) -> [f32; STEP];
+    fn one(element: Self::Raw) -> f32;
 
-    /// Elements `start..start + len`.
-    fn part(self, start: usize, len: usize) -> Self;
+    fn widen(block: &[Self::Raw; BLOCK]) -> [f32; BLOCK];
 
-    /// Writes all elements to `out`.
-    fn read(self, out: &mut [f32]) {
-        simd(
-            #[inline(always)]
-            || {
-                let (chunks, rest) = out.as_chunks_mut::<STEP>();
-                for (i, chunk) in chunks.iter_mut().enumerate() {
-                    *chunk = self.step(i * STEP);
-                }
-                let at = self.len() - rest.len();
-                for (i, slot) in rest.iter_mut().enumerate() {
-                    *slot = self.one(at + i);
-                }
-            },
-        );
+    /// The widened elements in vector registers, of which there must be as many as a block fills.
+    #[inline(always)]
+    fn vectors<S: Simd, const NV: usize>(simd: S, block: &[Self::Raw; BLOCK]) -> [S::f32s; NV] {
+        let mut vectors = [simd.splat_f32s(0.0); NV];
+        vectors.copy_from_slice(S::as_simd_f32s(&Self::widen(block)).0);
+        vectors
     }
+}
+
+/// Writes all elements to `out`.
+pub(super) fn read<K: Kind>(elements: &[K::Raw], out: &mut [f32]) {
+    simd(
+        #[inline(always)]
+        || out.iter_mut().zip(elements).for_each(|(value, element)| *value = K::one(*element)),
+    );
 }
 
 /// Numbers in memory.
-#[derive(Clone, Copy)]
-struct Floats<'a>(&'a [f32]);
+struct Floats;
 
-impl Source for Floats<'_> {
+/// 32-bit floats in a file.
+pub(super) struct F32;
+
+/// The upper halves of 32-bit floats in a file.
+pub(super) struct Bf16;
+
+/// IEEE 754 floats of 16 bits in a file.
+pub(super) struct F16;
+
+impl Kind for Floats {
+    type Raw = f32;
+    const SPLIT: bool = false;
+
     #[inline(always)]
-    fn len(self) -> usize {
-        self.0.len()
+    fn one(element: f32) -> f32 {
+        element
     }
 
     #[inline(always)]
-    fn one(self, i: usize) -> f32 {
-        self.0[i]
-    }
-
-    #[inline(always)]
-    fn step(self, i: usize) -> [f32; STEP] {
-        self.0[i..].first_chunk().copied().unwrap_or([0.0; STEP])
-    }
-
-    #[inline(always)]
-    fn part(self, start: usize, len: usize) -> Self {
-        Floats(&self.0[start..start + len])
+    fn widen(block: &[f32; BLOCK]) -> [f32; BLOCK] {
+        *block
     }
 }
 
-macro_rules! source {
-    ($(#[$doc:meta])* $name:ident, $size:literal, $widen:path) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy)]
-        pub(super) struct $name<'a>(&'a [[u8; $size]]);
+impl Kind for F32 {
+    type Raw = [u8; 4];
+    const SPLIT: bool = false;
 
-        impl<'a> $name<'a> {
-            pub(super) fn new(bytes: &'a [u8]) -> Self {
-                $name(bytes.as_chunks::<$size>().0)
-            }
-        }
+    #[inline(always)]
+    fn one(element: [u8; 4]) -> f32 {
+        f32::from_le_bytes(element)
+    }
 
-        impl Source for $name<'_> {
-            #[inline(always)]
-            fn len(self) -> usize {
-                self.0.len()
-            }
-
-            #[inline(always)]
-            fn one(self, i: usize) -> f32 {
-                $widen(self.0[i])
-            }
-
-            #[inline(always)]
-            fn step(self, i: usize) -> [f32; STEP] {
-                let bytes: &[[u8; $size]; STEP] = self.0[i..].first_chunk().unwrap_or(&[[0; $size]; STEP]);
-                std::array::from_fn(|i| $widen(bytes[i]))
-            }
-
-            #[inline(always)]
-            fn part(self, start: usize, len: usize) -> Self {
-                $name(&self.0[start..start + len])
-            }
-        }
-    };
+    #[inline(always)]
+    fn widen(block: &[[u8; 4]; BLOCK]) -> [f32; BLOCK] {
+        block.map(f32::from_le_bytes)
+    }
 }
 
-source!(
-    /// 32-bit floats in a file.
-    F32, 4, f32::from_le_bytes
-);
-source!(
-    /// The upper halves of 32-bit floats in a file.
-    Bf16, 2, widen_bf16
-);
-source!(
-    /// IEEE 754 floats of 16 bits in a file.
-    F16, 2, widen_f16
-);
+impl Kind for F16 {
+    type Raw = [u8; 2];
+    const SPLIT: bool = false;
+
+    #[inline(always)]
+    fn one(element: [u8; 2]) -> f32 {
+        widen_f16(element)
+    }
+
+    #[inline(always)]
+    fn widen(block: &[[u8; 2]; BLOCK]) -> [f32; BLOCK] {
+        block.map(widen_f16)
+    }
+}
+
+impl Kind for Bf16 {
+    type Raw = [u8; 2];
+    const SPLIT: bool = true;
+
+    #[inline(always)]
+    fn one(element: [u8; 2]) -> f32 {
+        widen_bf16(element)
+    }
+
+    #[inline(always)]
+    fn widen(block: &[[u8; 2]; BLOCK]) -> [f32; BLOCK] {
+        let mut widened = [0.0; BLOCK];
+        let (even, odd) = widened.split_at_mut(BLOCK / 2);
+        for ((even, odd), [first, second]) in even.iter_mut().zip(odd).zip(block.as_chunks::<2>().0) {
+            (*even, *odd) = (widen_bf16(*first), widen_bf16(*second));
+        }
+        widened
+    }
+
+    /// Two elements together are a 32-bit number; one instruction makes the first of them a float, and one the second.
+    #[inline(always)]
+    fn vectors<S: Simd, const NV: usize>(simd: S, block: &[[u8; 2]; BLOCK]) -> [S::f32s; NV] {
+        let mut pairs = [0u32; BLOCK / 2];
+        for (pair, bytes) in pairs.iter_mut().zip(block.as_flattened().as_chunks::<4>().0) {
+            *pair = u32::from_le_bytes(*bytes);
+        }
+        let (bits, upper) = (simd.splat_u32s(16), simd.splat_u32s(0xffff_0000));
+        let mut vectors = [simd.splat_f32s(0.0); NV];
+        let (even, odd) = vectors.split_at_mut(NV / 2);
+        for ((even, odd), &pairs) in even.iter_mut().zip(odd).zip(S::as_simd_u32s(&pairs).0) {
+            *even = simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(pairs, bits));
+            *odd = simd.transmute_f32s_u32s(simd.and_u32s(pairs, upper));
+        }
+        vectors
+    }
+}
 
 #[inline(always)]
 fn widen_bf16(bytes: [u8; 2]) -> f32 {
@@ -165,132 +182,240 @@ pub(crate) struct RowProduct<'a> {
     pub(crate) scale: f32,
 }
 
+/// A matrix of a [`RowProduct`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Matrix<'a> {
+    Floats(&'a [f32]),
+    Mapped(&'a MappedSlice),
+}
+
 impl RowProduct<'_> {
-    /// Computes the product with a matrix in a file.
-    pub(crate) fn mapped(self, weight: &MappedSlice) {
-        let bytes = weight.range(0, self.outputs * self.inputs);
-        match weight.format() {
-            Format::F32 => self.run(F32::new(bytes)),
-            Format::F16 => self.run(F16::new(bytes)),
-            Format::Bf16 => self.run(Bf16::new(bytes)),
-        }
-    }
-
-    /// Computes the product with a matrix in memory.
-    pub(crate) fn floats(self, weight: &[f32]) {
-        let weight = Floats(&weight[..self.outputs * self.inputs]);
-        self.run(weight);
-    }
-
-    fn run<W: Source + Sync + Send>(self, weight: W) {
-        let (rows, outputs) = (self.rows, self.outputs);
+    /// Computes the product with several matrices, one below the other, each with the number of its outputs.
+    pub(crate) fn run(self, parts: &[(usize, Matrix<'_>)]) {
+        let RowProduct { inputs, outputs, rows, dst, dst_stride, keep, scale, .. } = self;
         if rows == 0 || outputs == 0 {
             return;
         }
-        let task = |start: usize, out: &mut [f32]| {
-            let outputs = out.len() / rows;
-            let weight = weight.part(start * self.inputs, outputs * self.inputs);
-            let (inputs, x, x_stride) = (self.inputs, self.x, self.x_stride);
-            Arch::new().dispatch(Tiles { weight, inputs, outputs, rows, x, x_stride, out });
-        };
-        // The results, `[outputs, rows]`.
-        let mut results = vec![0.0; outputs * rows];
-        if outputs * self.inputs < MIN_PARALLEL {
-            task(0, &mut results);
-        } else {
-            let tasks = results.par_chunks_mut(TASK_OUTPUTS * rows).enumerate();
-            tasks.for_each(|(i, out)| task(i * TASK_OUTPUTS, out));
+        let x = X::new(self.x, self.x_stride, inputs, rows);
+        // The matrices and the first outputs of the tasks.
+        let mut tasks = Vec::new();
+        for (count, matrix) in parts {
+            let starts = (0..*count).step_by(TASK_OUTPUTS);
+            tasks.extend(starts.map(|start| (*matrix, start, TASK_OUTPUTS.min(count - start))));
         }
-        let (keep, scale, dst_stride) = (self.keep, self.scale, self.dst_stride);
-        let copy = |first: usize, dst: &mut [f32]| {
-            for (o, values) in results.chunks_exact(rows).enumerate() {
-                for (r, value) in values[first..].iter().take(COPY_ROWS).enumerate() {
-                    let slot = &mut dst[r * dst_stride + o];
-                    *slot = if keep { *slot + scale * value } else { scale * value };
-                }
-            }
+        let write = |slot: &mut f32, value: f32| {
+            *slot = if keep { *slot + scale * value } else { scale * value };
         };
-        if rows <= COPY_ROWS {
-            copy(0, self.dst);
+        let parallel = MIN_PARALLEL <= outputs * inputs;
+        if rows == 1 {
+            let mut rest = &mut dst[..outputs];
+            let task = |((matrix, start, count), dst): ((Matrix<'_>, usize, usize), &mut [f32])| {
+                let mut results = [0.0; TASK_OUTPUTS];
+                x.product(matrix, start, &mut results[..count]);
+                dst.iter_mut().zip(results).for_each(|(slot, value)| write(slot, value));
+            };
+            let tasks = tasks.into_iter().map(|task| {
+                let (dst, later) = std::mem::take(&mut rest).split_at_mut(task.2);
+                rest = later;
+                (task, dst)
+            });
+            if parallel {
+                tasks.collect::<Vec<_>>().into_par_iter().for_each(task);
+            } else {
+                tasks.for_each(task);
+            }
+            return;
+        }
+        // The results, `[outputs, rows]`: tasks share no memory.
+        let mut results = vec![0.0; outputs * rows];
+        let mut rest = &mut results[..];
+        let tasks = tasks.into_iter().map(|task| {
+            let (out, later) = std::mem::take(&mut rest).split_at_mut(task.2 * rows);
+            rest = later;
+            (task, out)
+        });
+        let task = |((matrix, start, _), out): ((Matrix<'_>, usize, usize), &mut [f32])| {
+            x.product(matrix, start, out);
+        };
+        if parallel {
+            tasks.collect::<Vec<_>>().into_par_iter().for_each(task);
         } else {
-            let tasks = self.dst.par_chunks_mut(COPY_ROWS * dst_stride).enumerate();
-            tasks.take(rows.div_ceil(COPY_ROWS)).for_each(|(i, dst)| copy(i * COPY_ROWS, dst));
+            tasks.for_each(task);
+        }
+        let scatter = |(r, dst): (usize, &mut [f32])| {
+            let values = results[r..].iter().step_by(rows);
+            dst[..outputs].iter_mut().zip(values).for_each(|(slot, value)| write(slot, *value));
+        };
+        if MIN_SCATTER <= results.len() {
+            dst.par_chunks_mut(dst_stride).take(rows).enumerate().for_each(scatter);
+        } else {
+            dst.chunks_mut(dst_stride).take(rows).enumerate().for_each(scatter);
         }
     }
 }
 
-/// The product of some outputs with all rows; `out` is `[outputs, rows]`.
-struct Tiles<'a, W> {
-    weight: W,
+/// The rows that are multiplied, without gaps.
+struct X<'a> {
+    inputs: usize,
+    rows: usize,
+    plain: Cow<'a, [f32]>,
+    /// In the order of split blocks (see [`Kind::SPLIT`]).
+    split: Vec<f32>,
+}
+
+impl<'a> X<'a> {
+    fn new(x: &'a [f32], stride: usize, inputs: usize, rows: usize) -> X<'a> {
+        let plain = if stride == inputs || rows == 1 {
+            Cow::Borrowed(&x[..rows * inputs])
+        } else {
+            x.chunks(stride).take(rows).flat_map(|row| &row[..inputs]).copied().collect()
+        };
+        let mut split = Vec::with_capacity(rows * inputs);
+        for row in plain.chunks_exact(inputs) {
+            let (blocks, rest) = row.as_chunks::<BLOCK>();
+            for block in blocks {
+                split.extend(block.iter().step_by(2));
+                split.extend(block.iter().skip(1).step_by(2));
+            }
+            split.extend(rest);
+        }
+        X { inputs, rows, plain, split }
+    }
+
+    /// The products of some outputs of a matrix with all rows, `[outputs, rows]`.
+    fn product(&self, matrix: Matrix<'_>, start: usize, out: &mut [f32]) {
+        let (start, len) = (start * self.inputs, out.len() / self.rows * self.inputs);
+        match matrix {
+            Matrix::Floats(weight) => self.tiles::<Floats>(&weight[start..][..len], out),
+            Matrix::Mapped(weight) => {
+                let bytes = weight.range(start, len);
+                match weight.format() {
+                    Format::F32 => self.tiles::<F32>(bytes.as_chunks().0, out),
+                    Format::F16 => self.tiles::<F16>(bytes.as_chunks().0, out),
+                    Format::Bf16 => self.tiles::<Bf16>(bytes.as_chunks().0, out),
+                }
+            }
+        }
+    }
+
+    fn tiles<K: Kind>(&self, weight: &[K::Raw], out: &mut [f32]) {
+        let X { inputs, rows, .. } = *self;
+        let x = if K::SPLIT { &self.split } else { &*self.plain };
+        Arch::new().dispatch(Tiles::<K> { weight, inputs, outputs: out.len() / rows, rows, x, out });
+    }
+}
+
+/// The product of some outputs with all rows; `x` is `[rows, inputs]`, and `out` is `[outputs, rows]`.
+struct Tiles<'a, K: Kind> {
+    weight: &'a [K::Raw],
     inputs: usize,
     outputs: usize,
     rows: usize,
     x: &'a [f32],
-    x_stride: usize,
     out: &'a mut [f32],
 }
 
-impl<W: Source> WithSimd for Tiles<'_, W> {
+impl<K: Kind> WithSimd for Tiles<'_, K> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let mut output = 0;
-        while output < self.outputs {
-            // A tile of accumulators must fit into the vector registers, and be large enough to hide the latency of a
-            // multiply-add.
-            let left = self.outputs - output;
-            output += match (self.rows, S::F32_LANES) {
-                (1, _) if 8 <= left => self.rows::<S, 8, 1>(simd, output),
-                (2.., 16) if 4 <= left => self.rows::<S, 4, 4>(simd, output),
-                _ if 2 <= left => self.rows::<S, 2, 2>(simd, output),
-                _ => self.rows::<S, 1, 2>(simd, output),
-            };
+        match S::F32_LANES {
+            16 => self.all::<S, 2, 4>(simd),
+            8 => self.all::<S, 4, 2>(simd),
+            4 => self.all::<S, 8, 2>(simd),
+            _ => self.all::<S, BLOCK, 2>(simd),
         }
     }
 }
 
-impl<W: Source> Tiles<'_, W> {
+impl<K: Kind> Tiles<'_, K> {
+    /// `NV` is the number of vectors of a block. A tile of accumulators must fit into the vector registers, and be large
+    /// enough to hide the latency of a multiply-add: with several rows it has `T` outputs and `T` rows.
     #[inline(always)]
-    fn rows<S: Simd, const O: usize, const R: usize>(&mut self, simd: S, output: usize) -> usize {
+    fn all<S: Simd, const NV: usize, const T: usize>(&mut self, simd: S) {
+        let mut output = 0;
+        while output < self.outputs {
+            let left = self.outputs - output;
+            output += match self.rows {
+                1 if 8 <= left => self.rows::<S, NV, 8, 1>(simd, output),
+                2.. if T <= left => self.rows::<S, NV, T, T>(simd, output),
+                _ if 2 <= left => self.rows::<S, NV, 2, 2>(simd, output),
+                _ => self.rows::<S, NV, 1, 2>(simd, output),
+            };
+        }
+    }
+
+    #[inline(always)]
+    fn rows<S: Simd, const NV: usize, const O: usize, const R: usize>(
+        &mut self,
+        simd: S,
+        output: usize,
+    ) -> usize {
         let mut row = 0;
+        if self.rows / R < O {
+            if R <= self.rows {
+                self.tile::<S, NV, O, R, O>(simd, output, row);
+                row += R;
+            }
+        } else {
+            // Each tile asks for an equal part of the weights of the next outputs, so that they arrive meanwhile.
+            for _ in 0..O {
+                self.tile::<S, NV, O, R, 1>(simd, output, row);
+                row += R;
+            }
+        }
         while row + R <= self.rows {
-            self.tile::<S, O, R>(simd, output, row);
+            self.tile::<S, NV, O, R, 0>(simd, output, row);
             row += R;
         }
         while R > 2 && row + 2 <= self.rows {
-            self.tile::<S, O, 2>(simd, output, row);
+            self.tile::<S, NV, O, 2, 0>(simd, output, row);
             row += 2;
         }
         while row < self.rows {
-            self.tile::<S, O, 1>(simd, output, row);
+            self.tile::<S, NV, O, 1, 0>(simd, output, row);
             row += 1;
         }
         O
     }
 
+    /// Asks for the weights of `AHEAD` of the next outputs meanwhile.
     #[inline(always)]
-    fn tile<S: Simd, const O: usize, const R: usize>(&mut self, simd: S, output: usize, row: usize) {
+    fn tile<S: Simd, const NV: usize, const O: usize, const R: usize, const AHEAD: usize>(
+        &mut self,
+        simd: S,
+        output: usize,
+        row: usize,
+    ) {
         let inputs = self.inputs;
-        let weights: [W; O] = std::array::from_fn(|o| self.weight.part((output + o) * inputs, inputs));
-        let x: [&[f32]; R] = std::array::from_fn(|r| &self.x[(row + r) * self.x_stride..][..inputs]);
+        let weights: [&[K::Raw]; O] =
+            std::array::from_fn(|o| &self.weight[(output + o) * inputs..][..inputs]);
+        let x: [&[f32]; R] = std::array::from_fn(|r| &self.x[(row + r) * inputs..][..inputs]);
+        let count = inputs / BLOCK;
+        let blocks = weights.map(|it| &it.as_chunks::<BLOCK>().0[..count]);
+        let x_blocks = x.map(|it| &it.as_chunks::<BLOCK>().0[..count]);
         let mut sums = [[simd.splat_f32s(0.0); R]; O];
-        let whole = inputs / STEP * STEP;
-        for at in (0..whole).step_by(STEP) {
-            for (weight, sums) in weights.iter().zip(&mut sums) {
-                let weight = weight.step(at);
-                for (x, sum) in x.iter().zip(sums) {
-                    let x: &[f32; STEP] = x[at..].first_chunk().unwrap_or(&[0.0; STEP]);
-                    let (weight, x) = (S::as_simd_f32s(&weight).0, S::as_simd_f32s(x).0);
-                    for (&weight, &x) in weight.iter().zip(x) {
-                        *sum = simd.mul_add_e_f32s(weight, x, *sum);
+        let first_ahead = if AHEAD == 1 { row / R } else { 0 };
+        let ahead: [_; AHEAD] = std::array::from_fn(|i| blocks[first_ahead + i]);
+        for b in 0..count {
+            for ahead in ahead {
+                prefetch(&ahead[b], O * inputs);
+            }
+            for o in 0..O {
+                let weight: [S::f32s; NV] = K::vectors(simd, &blocks[o][b]);
+                for r in 0..R {
+                    let x = S::as_simd_f32s(&x_blocks[r][b]).0;
+                    for v in 0..NV {
+                        sums[o][r] = simd.mul_add_e_f32s(weight[v], x[v], sums[o][r]);
                     }
                 }
             }
         }
+        let whole = count * BLOCK;
         for (o, (weight, sums)) in weights.iter().zip(sums).enumerate() {
             for (r, (x, sum)) in x.iter().zip(sums).enumerate() {
-                let rest = (whole..inputs).map(|i| weight.one(i) * x[i]).sum::<f32>();
+                let rest = (whole..inputs).map(|i| K::one(weight[i]) * x[i]).sum::<f32>();
                 self.out[(output + o) * self.rows + row + r] = simd.reduce_sum_f32s(sum) + rest;
             }
         }
@@ -347,7 +472,7 @@ mod tests {
                     keep,
                     scale: 2.0,
                 };
-                product.floats(&weight);
+                product.run(&[(outputs, Matrix::Floats(&weight))]);
                 dst
             };
             let (all, kept) = (product(7, &x, false), product(7, &x, true));
@@ -361,6 +486,25 @@ mod tests {
                     assert_eq!(kept[r * (outputs + 2) + o], 1.0 + row[o]);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn halved_floats_in_pairs_give_the_products_of_their_values() {
+        // Of the 33 inputs, the last belongs to no block.
+        let (outputs, inputs, rows) = (9, 33, 5);
+        let bits = |value: f32| [value.to_bits().to_le_bytes()[2], value.to_bits().to_le_bytes()[3]];
+        let weight: Vec<[u8; 2]> = numbers(outputs * inputs).into_iter().map(bits).collect();
+        let x = numbers(rows * inputs);
+        let mut out = vec![0.0; outputs * rows];
+        X::new(&x, inputs, inputs, rows).tiles::<Bf16>(&weight, &mut out);
+        for (at, value) in out.iter().enumerate() {
+            let (o, r) = (at / rows, at % rows);
+            let sum: f32 = (0..inputs).map(|i| widen_bf16(weight[o * inputs + i]) * x[r * inputs + i]).sum();
+            assert!((value - sum).abs() < 1e-4, "{o} {r}: {value} {sum}");
+            let mut alone = vec![0.0; outputs];
+            X::new(&x[r * inputs..], inputs, inputs, 1).tiles::<Bf16>(&weight, &mut alone);
+            assert_eq!(*value, alone[o]);
         }
     }
 }

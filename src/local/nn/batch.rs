@@ -2,11 +2,15 @@
 //! are read once for all of them. Between two steps requests join, and the driver, which generates, may pause.
 
 use super::decode::{Row, StepScratch};
-use super::running::{Running, Stop};
+use super::running::{Choice, Chosen, Running, Stop};
 use super::sampler::{CANCELLED, GeneratedSequence, Sampler};
 use super::time_slice::TimeSlice;
 use parking_lot::Mutex;
+use rayon::prelude::*;
 use std::sync::Arc;
+
+/// Number of logits from which on several threads choose the tokens.
+const MIN_PARALLEL: usize = 1 << 14;
 
 /// Receives the samples of a request, or the reason why there are none.
 type Done<'a> = Box<dyn FnOnce(Result<Vec<GeneratedSequence>, String>) + Send + 'a>;
@@ -126,15 +130,17 @@ pub(super) fn run(sampler: &Sampler, mut members: Vec<Member<'_>>) {
 /// chosen tokens.
 fn turn(sampler: &Sampler, members: &mut Vec<Member<'_>>, buffers: &mut Buffers) {
     let vocab = sampler.vocab();
+    let mut chosen = chosen(members, &buffers.logits, vocab).into_iter();
     let (mut i, mut at) = (0, 0);
     while let Some(member) = members.get_mut(i) {
-        let size = member.running.own.len() * vocab;
-        let logits = &buffers.logits[at..][..size];
-        at += size;
+        let count = member.running.own.len();
+        let logits = &buffers.logits[at..][..count * vocab];
+        at += count * vocab;
+        let own = chosen.by_ref().take(count).collect::<Vec<_>>().into_iter();
         let over = if (member.cancelled)() {
             Err(CANCELLED.to_owned())
         } else {
-            member.running.advance(logits, &mut *member.stop)
+            member.running.advance(logits, own, &mut *member.stop)
         };
         let result = match over {
             Ok(false) => {
@@ -155,4 +161,22 @@ fn turn(sampler: &Sampler, members: &mut Vec<Member<'_>>, buffers: &mut Buffers)
     }
     buffers.logits.resize(rows.len() * vocab, 0.0);
     sampler.step(&mut rows, &mut buffers.logits, &mut buffers.scratch);
+}
+
+/// The next tokens of all samples, in the order of the members.
+fn chosen(members: &mut [Member<'_>], logits: &[f32], vocab: usize) -> Vec<Chosen> {
+    let mut at = 0;
+    let mut choices = Vec::new();
+    for member in members {
+        let size = member.running.own.len() * vocab;
+        choices.extend(member.running.choices(&logits[at..][..size]));
+        at += size;
+    }
+    let choose = |scratch: &mut Vec<f32>, choice: Choice<'_>| choice.choose(scratch);
+    let scratch = || vec![0.0; vocab];
+    if at < MIN_PARALLEL {
+        let mut scratch = scratch();
+        return choices.into_iter().map(|it| choose(&mut scratch, it)).collect();
+    }
+    choices.into_par_iter().map_init(scratch, choose).collect()
 }

@@ -1,7 +1,10 @@
 //! Choice of the next token from its logits.
 
-use super::head::log_sum_exp;
 use super::rng::Rng;
+use crate::local::kernel::{exp_sum, max, simd};
+
+/// Number of the likeliest tokens among which the first search for those that reach `top_p` looks.
+const FEW: usize = 64;
 
 /// Sampling settings.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +36,8 @@ impl Chooser {
         rng: &mut Rng,
         scratch: &mut [f32],
     ) -> Result<(u32, f32), String> {
-        let log_sum = log_sum_exp(logits, scratch);
+        let (top, sum) = exponentials(logits, 1.0, scratch);
+        let log_sum = top + sum.ln();
         if !log_sum.is_finite() {
             return Err("the model's logits are not finite".to_owned());
         }
@@ -42,57 +46,113 @@ impl Chooser {
         let draw = rng.unit();
         let token = if self.temperature == 0.0 {
             argmax(logits)
-        } else if self.top_k <= 0 && self.top_p >= 1.0 {
-            self.draw_from_all(logits, scratch, draw)
         } else {
-            self.draw_from_top(logits, draw)
+            if self.temperature != 1.0 {
+                exponentials(logits, self.temperature, scratch);
+            }
+            if self.top_k <= 0 && self.top_p >= 1.0 {
+                pick(scratch, draw)
+            } else {
+                self.draw_from_top(logits, scratch, draw)
+            }
         };
         Ok((token as u32, logits[token] - log_sum))
     }
 
-    fn draw_from_all(&self, logits: &[f32], scratch: &mut [f32], draw: f64) -> usize {
-        // Subtract the largest logit first: otherwise dividing a logit by a small temperature could give infinity.
-        let top = crate::local::kernel::max(logits);
-        for (slot, &logit) in scratch.iter_mut().zip(logits) {
-            *slot = (logit - top) / self.temperature;
+    /// Draws from the likeliest tokens. `weights` has the weight of every token.
+    fn draw_from_top(&self, logits: &[f32], weights: &[f32], draw: f64) -> usize {
+        let all = logits.len();
+        let limit = usize::try_from(self.top_k).ok().filter(|it| 0 < *it).unwrap_or(all).min(all);
+        // As a rule, few of all tokens reach the probability: more are taken only if these do not, since sorting all
+        // takes long.
+        let mut count = if self.top_p < 1.0 && limit == all { FEW.min(all) } else { limit };
+        loop {
+            let best = top(logits, count);
+            let mut kept: Vec<f32> = best.iter().map(|(i, _)| weights[*i]).collect();
+            if self.top_p < 1.0 {
+                let total = if limit == all { total(weights) } else { total(&kept) };
+                let enough = total * f64::from(self.top_p);
+                let mut reached = 0.0;
+                let last = kept.iter().position(|weight| {
+                    reached += f64::from(*weight);
+                    reached >= enough
+                });
+                if last.is_none() && count < limit {
+                    count = limit.min(16 * count);
+                    continue;
+                }
+                kept.truncate(last.map_or(kept.len(), |last| last + 1));
+            }
+            return best[pick(&kept, draw)].0;
         }
-        crate::local::kernel::exp_sum(scratch, 0.0);
-        pick(scratch.iter().copied(), draw)
-    }
-
-    fn draw_from_top(&self, logits: &[f32], draw: f64) -> usize {
-        let mut count = logits.len();
-        if self.top_k > 0 {
-            count = count.min(usize::try_from(self.top_k).unwrap_or(usize::MAX));
-        }
-        let best = top(logits, count);
-        let first = f64::from(best[0].1);
-        let temperature = f64::from(self.temperature);
-        let mut weights: Vec<f64> =
-            best.iter().map(|&(_, logit)| ((f64::from(logit) - first) / temperature).exp()).collect();
-        if self.top_p < 1.0 {
-            let enough = weights.iter().sum::<f64>() * f64::from(self.top_p);
-            let mut reached = 0.0;
-            let kept = weights.iter().position(|w| {
-                reached += w;
-                reached >= enough
-            });
-            weights.truncate(kept.map_or(weights.len(), |last| last + 1));
-        }
-        best[pick(weights.iter().map(|&w| w as f32), draw)].0
     }
 }
 
+/// Writes the exponentials of the logits, less the largest and divided by a temperature, to `weights`. Returns the
+/// largest logit and the sum of the exponentials.
+fn exponentials(logits: &[f32], temperature: f32, weights: &mut [f32]) -> (f32, f32) {
+    simd(
+        #[inline(always)]
+        || {
+            let top = max(logits);
+            // Subtract the largest logit first: otherwise dividing a logit by a small temperature could give infinity.
+            for (slot, &logit) in weights.iter_mut().zip(logits) {
+                *slot = (logit - top) / temperature;
+            }
+            (top, exp_sum(weights, 0.0))
+        },
+    )
+}
+
+/// Number of weights in a block of [`total`] and [`pick`].
+const BLOCK: usize = 64;
+
+/// The sum of a block of weights, in partial sums, which are quicker than one.
+#[inline(always)]
+fn block_sum(block: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; 8];
+    for part in block.chunks(8) {
+        for (lane, weight) in lanes.iter_mut().zip(part) {
+            *lane += f64::from(*weight);
+        }
+    }
+    lanes.iter().sum()
+}
+
+/// The sum of all weights.
+fn total(weights: &[f32]) -> f64 {
+    simd(
+        #[inline(always)]
+        || weights.chunks(BLOCK).map(block_sum).sum(),
+    )
+}
+
 /// The index at which the running sum of the weights exceeds the fraction `draw` (in [0, 1)) of their total.
-fn pick(weights: impl Iterator<Item = f32> + Clone, draw: f64) -> usize {
-    let total: f64 = weights.clone().map(f64::from).sum();
-    let mut left = draw * total;
-    let mut last = 0;
-    for (i, weight) in weights.enumerate() {
-        if weight > 0.0 {
+fn pick(weights: &[f32], draw: f64) -> usize {
+    let mut left = draw * total(weights);
+    let mut chosen = 0;
+    let mut found = false;
+    for (b, block) in weights.chunks(BLOCK).enumerate() {
+        let sum = block_sum(block);
+        if 0.0 < sum {
+            chosen = b * BLOCK;
+        }
+        found = left < sum;
+        if found {
+            break;
+        }
+        left -= sum;
+    }
+    if !found {
+        // The total was rounded up: take the last of all weights.
+        left = f64::INFINITY;
+    }
+    let mut last = chosen;
+    for (i, weight) in weights.iter().enumerate().skip(chosen).take(BLOCK) {
+        if *weight > 0.0 {
             last = i;
         }
-        left -= f64::from(weight);
+        left -= f64::from(*weight);
         if left < 0.0 {
             break;
         }
@@ -176,6 +236,39 @@ mod tests {
         for (count, logit) in counts.iter().zip(LOGITS) {
             assert!((count - (f64::from(logit) / 2.0).exp() / total).abs() < 0.02, "{counts:?}");
         }
+    }
+
+    #[test]
+    fn a_draw_finds_its_token_among_those_of_a_large_vocabulary() {
+        // The same weights in plain order, added up one by one.
+        let weights: Vec<f32> =
+            (0..1000).map(|i| if i % 3 == 0 { 0.0 } else { 1.0 + (i % 7) as f32 }).collect();
+        let all: f64 = weights.iter().map(|it| f64::from(*it)).sum();
+        for draw in [0.0, 0.1, 0.499, 0.5, 0.7531, 0.999_999_9] {
+            let mut reached = 0.0;
+            let expected = weights.iter().position(|it| {
+                reached += f64::from(*it);
+                draw * all < reached
+            });
+            assert_eq!(Some(pick(&weights, draw)), expected, "{draw}");
+        }
+        // A total that was rounded up leaves the last token that may be drawn.
+        assert_eq!(pick(&[1.0, 2.0, 0.0], 1.5), 1);
+    }
+
+    #[test]
+    fn top_p_may_need_more_tokens_than_a_first_search_takes() {
+        let logits: Vec<f32> = (0..1000).map(|i| (i % 500) as f32 * 1e-3).collect();
+        let chooser = Chooser { temperature: 1.0, top_k: -1, top_p: 0.5 };
+        let (mut rng, mut scratch) = (Rng::stream(1, 1), vec![0.0; 1000]);
+        let draws = (0..5000).map(|_| chooser.choose(&logits, &mut rng, &mut scratch));
+        let mut tokens: Vec<u32> = draws.flatten().map(|(token, _)| token).collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        // The logits from 0.281 on have half of the probability.
+        let least = tokens.iter().map(|it| it % 500).min();
+        assert!((250..300).contains(&least.unwrap_or(0)), "{least:?}");
+        assert!(300 < tokens.len());
     }
 
     #[test]

@@ -12,13 +12,18 @@ use super::linear::Linear;
 use super::ops::rotate;
 use super::pass::Model;
 use super::segment::Segment;
+use super::team::Team;
 use super::weights::Weights;
 use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::local::kernel::{
     Mat, MatMut, PANEL, PanelProduct, exp, exp_sum, matmul_here, max, pack_panels, simd, sum_by,
 };
+
+/// Largest number of weights in each projection of a small model.
+const MAX_SMALL: usize = 1 << 18;
 
 /// One projection, merged with its adapter and packed into panels.
 #[derive(Debug)]
@@ -43,21 +48,59 @@ impl Packed {
         pack(&merged)
     }
 
-    /// `dst = W·x` for `rows` rows; with `keep`, the product is added to `dst`.
-    fn product(&self, rows: usize, x: &[f32], dst: &mut [f32], keep: bool) {
-        let product = PanelProduct {
-            panels: &self.panels,
+    /// The packed form of a matrix without an adapter.
+    #[cfg(test)]
+    pub(super) fn of_matrix(weight: &super::matrix::Stack) -> Packed {
+        let (outputs, inputs) = (weight.outputs(), weight.inputs());
+        Packed { panels: pack_panels(&weight.to_vec(), outputs, inputs), outputs, inputs }
+    }
+
+    pub(super) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// The outputs, divided into two halves of whole panels; the second is empty if there is one panel.
+    pub(super) fn halves(&self) -> [Range<usize>; 2] {
+        let middle = self.outputs.div_ceil(PANEL).div_ceil(2) * PANEL;
+        let middle = middle.min(self.outputs);
+        [0..middle, middle..self.outputs]
+    }
+
+    /// `dst = W·x` for `rows` rows and some outputs, which begin with a panel; with `keep`, the product is added to `dst`.
+    /// `dst` begins with the first of these outputs, and its rows start `dst_stride` numbers apart.
+    pub(super) fn product(
+        &self,
+        outputs: Range<usize>,
+        rows: usize,
+        x: &[f32],
+        dst: &mut [f32],
+        dst_stride: usize,
+        keep: bool,
+    ) {
+        self.part(outputs, rows, x, dst, dst_stride, keep).run();
+    }
+
+    fn part<'a>(
+        &'a self,
+        outputs: Range<usize>,
+        rows: usize,
+        x: &'a [f32],
+        dst: &'a mut [f32],
+        dst_stride: usize,
+        keep: bool,
+    ) -> PanelProduct<'a> {
+        PanelProduct {
+            panels: &self.panels[outputs.start / PANEL * PANEL * self.inputs..],
             panel_inputs: self.inputs,
             inputs: self.inputs,
-            outputs: self.outputs,
+            outputs: outputs.len(),
             rows,
             x,
             x_stride: self.inputs,
             dst,
-            dst_stride: self.outputs,
+            dst_stride,
             keep,
-        };
-        product.run();
+        }
     }
 }
 
@@ -80,6 +123,17 @@ pub(super) enum Decoder {
     Packed { layers: Vec<PackedLayer>, head: Arc<Packed> },
     /// With the weights in their files.
     Direct,
+}
+
+/// The threads that compute a step of some samples.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Threads<'t, 'a> {
+    /// The calling thread.
+    One,
+    /// The two threads of a team.
+    Team(&'t Team<'a>),
+    /// Those of the current rayon pool, each product by all of them.
+    Pool,
 }
 
 /// One of the projections of a model.
@@ -151,17 +205,28 @@ impl Decoder {
         matches!(self, Decoder::Direct)
     }
 
+    /// True if each product is so small that two threads compute it most quickly.
+    pub(super) fn is_small(&self) -> bool {
+        match self {
+            Decoder::Direct => false,
+            Decoder::Packed { layers, head } => {
+                let parts = layers.iter().flat_map(|it| [&it.qkv, &it.o, &it.gate_up, &it.down]);
+                parts.chain([head]).all(|it| it.panels.len() <= MAX_SMALL)
+            }
+        }
+    }
+
     /// One projection of layer `l` for `rows` rows; with `keep`, the product is added to `dst`.
     #[allow(clippy::too_many_arguments)] // Each is a different buffer; a struct would only rename them.
-    pub(super) fn project(
-        &self,
+    pub(super) fn project<'a>(
+        &'a self,
         model: &Model,
         (l, which): (usize, Which),
         rows: usize,
         x: &[f32],
         dst: &mut [f32],
         keep: bool,
-        ax: &mut Vec<f32>,
+        (threads, ax): (Threads<'_, 'a>, &mut Vec<f32>),
     ) {
         match self {
             Decoder::Packed { layers, head } => {
@@ -172,7 +237,13 @@ impl Decoder {
                     Which::Down => &layers[l].down,
                     Which::Head => head,
                 };
-                packed.product(rows, x, dst, keep);
+                match threads {
+                    Threads::One => packed.product(0..packed.outputs, rows, x, dst, packed.outputs, keep),
+                    Threads::Team(team) => team.product(packed, rows, x, dst, keep),
+                    Threads::Pool => {
+                        packed.part(0..packed.outputs, rows, x, dst, packed.outputs, keep).run_in_parts(ax);
+                    }
+                }
             }
             Decoder::Direct => {
                 if let Which::Head = which {
@@ -204,20 +275,21 @@ impl Decoder {
         if self.is_direct() {
             // The product itself uses several threads.
             let rows = x.len() / inputs;
-            return self.project(model, at, rows, x, dst, keep, ax);
+            return self.project(model, at, rows, x, dst, keep, (Threads::One, ax));
         }
         let tasks = x.par_chunks(MANY_ROWS * inputs).zip(dst.par_chunks_mut(MANY_ROWS * outputs));
         tasks.for_each(|(x, dst)| {
-            self.project(model, at, x.len() / inputs, x, dst, keep, &mut Vec::new());
+            self.project(model, at, x.len() / inputs, x, dst, keep, (Threads::One, &mut Vec::new()));
         });
     }
 
     /// Feeds one token to each of several samples and writes their logits, `[samples, vocab]`.
-    pub(super) fn step(
-        &self,
+    pub(super) fn step<'a>(
+        &'a self,
         model: &Model,
         samples: &mut [Row<'_>],
         logits: &mut [f32],
+        threads: Threads<'_, 'a>,
         s: &mut StepScratch,
     ) {
         let (weights, n) = (&*model.base, samples.len());
@@ -233,12 +305,12 @@ impl Decoder {
         s.act.resize(n * c.mlp, 0.0);
         for (l, frozen) in weights.layers.iter().enumerate() {
             norm_rows(&s.x, &frozen.norm_attn, c.norm_eps, &mut s.normed);
-            self.project(model, (l, Which::Qkv), n, &s.normed, &mut s.qkv, false, &mut s.ax);
+            self.project(model, (l, Which::Qkv), n, &s.normed, &mut s.qkv, false, (threads, &mut s.ax));
             let attend = |row: &mut [f32], mixed: &mut [f32], sample: &mut Row<'_>, scores: &mut Vec<f32>| {
                 attend_row(weights, l, sample, row, mixed, scores);
             };
             let (rows, mixed) = (c.qkv_width(), c.q_width());
-            if self.is_direct() {
+            if matches!(threads, Threads::Pool) && 1 < n {
                 s.qkv
                     .par_chunks_exact_mut(rows)
                     .zip(s.mixed.par_chunks_exact_mut(mixed))
@@ -251,18 +323,26 @@ impl Decoder {
                     s.qkv.chunks_exact_mut(rows).zip(s.mixed.chunks_exact_mut(mixed)).zip(samples.iter_mut());
                 all.for_each(|((row, mixed), sample)| attend(row, mixed, sample, &mut s.scores));
             }
-            self.project(model, (l, Which::O), n, &s.mixed, &mut s.x, true, &mut s.ax);
+            self.project(model, (l, Which::O), n, &s.mixed, &mut s.x, true, (threads, &mut s.ax));
             if let Some(bias) = &frozen.o_bias {
                 add_bias(&mut s.x, bias);
             }
             norm_rows(&s.x, &frozen.norm_mlp, c.norm_eps, &mut s.normed);
-            self.project(model, (l, Which::GateUp), n, &s.normed, &mut s.gate_up, false, &mut s.ax);
+            self.project(
+                model,
+                (l, Which::GateUp),
+                n,
+                &s.normed,
+                &mut s.gate_up,
+                false,
+                (threads, &mut s.ax),
+            );
             swiglu_rows(&s.gate_up, c.mlp, &mut s.act);
-            self.project(model, (l, Which::Down), n, &s.act, &mut s.x, true, &mut s.ax);
+            self.project(model, (l, Which::Down), n, &s.act, &mut s.x, true, (threads, &mut s.ax));
         }
         samples.iter_mut().for_each(|sample| sample.own.len += 1);
         norm_rows(&s.x, &weights.norm, c.norm_eps, &mut s.normed);
-        self.project(model, (0, Which::Head), n, &s.normed, logits, false, &mut s.ax);
+        self.project(model, (0, Which::Head), n, &s.normed, logits, false, (threads, &mut s.ax));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::lora::Site;
 use super::matrix::Stack;
-use crate::local::kernel::{Mat, MatMut, RowProduct, matmul};
+use crate::local::kernel::{Mat, MatMut, Matrix, RowProduct, matmul};
 
 /// A frozen matrix `[outputs, inputs]`. If it is adapted, `site` says where its adapter is in the flat parameters
 /// `params`.
@@ -56,7 +56,7 @@ impl Linear<'_> {
             keep: false,
             scale: 1.0,
         };
-        a.floats(&self.params[site.a.clone()]);
+        a.run(&[(inner, Matrix::Floats(&self.params[site.a.clone()]))]);
         for (i, part) in site.parts.iter().enumerate() {
             let b = RowProduct {
                 inputs: site.rank,
@@ -69,7 +69,7 @@ impl Linear<'_> {
                 keep: true,
                 scale: self.scale,
             };
-            b.floats(&self.params[part.b.clone()]);
+            b.run(&[(part.width, Matrix::Floats(&self.params[part.b.clone()]))]);
         }
     }
 

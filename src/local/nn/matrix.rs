@@ -1,13 +1,15 @@
 //! Frozen matrices. Those of a small model are in memory; those of a model in a folder stay in its files, and are widened
 //! to `f32` block by block when they are used.
 
-use crate::local::kernel::{MappedSlice, Mat, MatMut, RowProduct, matmul, matmul_here};
+use crate::local::kernel::{
+    MappedSlice, Mat, MatMut, Matrix, RowProduct, matmul, matmul_blocks, matmul_here,
+};
 use rayon::prelude::*;
 use std::cell::Cell;
 
 /// Rows that one task of a product with a mapped matrix handles. Each task widens the whole matrix, which takes a small
 /// part of the time of the product.
-const TASK_ROWS: usize = 128;
+const TASK_ROWS: usize = 256;
 
 /// Limit of the elements that are widened at once; they should fit into the second cache.
 const BLOCK: usize = 1 << 17;
@@ -100,15 +102,10 @@ impl Stack {
                     matmul(MatMut::strided(&mut y[at..], rows, *part, outputs), keep, x, weight.t(), 1.0);
                 }
                 Elements::Mapped(weight) => {
-                    let tasks = x.par_chunks(TASK_ROWS * inputs).zip(y.par_chunks_mut(TASK_ROWS * outputs));
-                    tasks.for_each(|(x, y)| {
-                        let rows = x.len() / inputs;
-                        let x = Mat::new(x, rows, inputs);
-                        blocks(weight, *part, inputs, |first, block| {
-                            let count = block.len() / inputs;
-                            let y = MatMut::strided(&mut y[at + first..], rows, count, outputs);
-                            matmul_here(y, keep, x, Mat::new(block, count, inputs).t(), 1.0);
-                        });
+                    let y = MatMut::strided(&mut y[at..], rows, *part, outputs);
+                    let count = (BLOCK / inputs).max(1);
+                    matmul_blocks(y, keep, Mat::new(x, rows, inputs), count, |first, block| {
+                        weight.read(first * inputs, block);
                     });
                 }
             }
@@ -153,29 +150,31 @@ impl Stack {
 
     /// `y = keep·y + x·Wᵀ` for a few rows. A row has the same bits whether it is computed alone or with others.
     pub(super) fn product(&self, rows: usize, x: &[f32], y: &mut [f32], keep: bool) {
-        let mut at = 0;
-        for (outputs, elements) in &self.parts {
-            let product = RowProduct {
-                inputs: self.inputs,
-                outputs: *outputs,
-                rows,
-                x,
-                x_stride: self.inputs,
-                dst: &mut y[at..],
-                dst_stride: self.outputs,
-                keep,
-                scale: 1.0,
-            };
-            match elements {
-                Elements::Owned(weight) => product.floats(weight),
-                Elements::Mapped(weight) => product.mapped(weight),
-            }
-            at += outputs;
-        }
+        let parts = self.parts.iter().map(|(outputs, elements)| (*outputs, elements.matrix()));
+        let parts: Vec<_> = parts.collect();
+        let product = RowProduct {
+            inputs: self.inputs,
+            outputs: self.outputs,
+            rows,
+            x,
+            x_stride: self.inputs,
+            dst: y,
+            dst_stride: self.outputs,
+            keep,
+            scale: 1.0,
+        };
+        product.run(&parts);
     }
 }
 
 impl Elements {
+    fn matrix(&self) -> Matrix<'_> {
+        match self {
+            Elements::Owned(weight) => Matrix::Floats(weight),
+            Elements::Mapped(weight) => Matrix::Mapped(weight),
+        }
+    }
+
     fn read(&self, start: usize, out: &mut [f32]) {
         match self {
             Elements::Owned(values) => out.copy_from_slice(&values[start..][..out.len()]),

@@ -37,6 +37,7 @@ mod running;
 mod sampler;
 mod segment;
 mod sequence_loss;
+mod team;
 mod time_slice;
 mod train;
 mod weights;

@@ -2,7 +2,7 @@
 
 use super::batch::{self, Batch, Member};
 use super::choose::Chooser;
-use super::decode::{Decoder, Row, StepScratch};
+use super::decode::{Decoder, Row, StepScratch, Threads};
 use super::lora::LoraSpec;
 use super::pass::Model;
 use super::prefix_cache::PrefixCache;
@@ -10,6 +10,7 @@ use super::prompt::{CHUNK, PromptScratch, VisitLogits};
 use super::prompt_scores::{PromptScores, Scorer};
 use super::running::{Running, Stop};
 use super::segment::{BLOCK, Segment};
+use super::team::Team;
 use super::time_slice::TimeSlice;
 #[cfg(test)]
 use super::train::Trainer;
@@ -18,8 +19,12 @@ use parking_lot::Mutex;
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// Number of samples that one task of a decoding step handles: each weight is read from memory once for all of them.
-const STEP_SAMPLES: usize = 4;
+/// Largest number of samples for which all threads compute each product of a decoding step together.
+const TOGETHER: usize = 8;
+
+/// Smallest and largest number of samples that one task of a larger step handles: each weight is read from memory once
+/// for all of them.
+const STEP_SAMPLES: (usize, usize) = (4, 16);
 
 /// Limit of the bytes of keys and values that one request caches. It limits the number of samples that are generated at
 /// the same time; each counts with its largest length.
@@ -277,22 +282,42 @@ impl Sampler {
             let row = Row { prefix: &prefix, own: &mut begun, token };
             self.step(&mut [row], &mut first, scratch);
         }
-        let max_alive = (MAX_CACHE / Segment::bytes(base, max).max(1)).max(STEP_SAMPLES);
+        let max_alive = (MAX_CACHE / Segment::bytes(base, max).max(1)).max(STEP_SAMPLES.0);
         Running::new(req, (max, max_alive), prefix, begun, first)
     }
 
-    /// Feeds one token to each sample, on several threads: each task handles [`STEP_SAMPLES`] samples. The results of a
-    /// sample do not depend on the other samples of its task.
-    pub(super) fn step(&self, rows: &mut [Row<'_>], logits: &mut [f32], scratch: &mut Vec<StepScratch>) {
+    /// Feeds one token to each sample, on several threads. The results of a sample do not depend on the other samples, nor
+    /// on how the samples are divided among the threads.
+    pub(super) fn step<'a>(
+        &'a self,
+        rows: &mut [Row<'_>],
+        logits: &mut [f32],
+        scratch: &mut Vec<StepScratch>,
+    ) {
+        if rows.is_empty() {
+            return;
+        }
         let vocab = self.model.base.config.vocab;
-        // Weights in files are read once for all samples, by several threads.
-        let portion = if self.decoder.is_direct() { rows.len().max(1) } else { STEP_SAMPLES };
+        // With few samples, all threads compute each product together: each then reads only its part of the weights.
+        // Weights in files are always read once for all samples.
+        let together = self.decoder.is_direct() || rows.len() <= TOGETHER;
+        let share = rows.len().div_ceil(rayon::current_num_threads());
+        let portion = if together { rows.len() } else { share.clamp(STEP_SAMPLES.0, STEP_SAMPLES.1) };
         let portions = rows.len().div_ceil(portion);
         scratch.resize_with(scratch.len().max(portions), StepScratch::default);
+        if together && let Some(s) = scratch.first_mut() {
+            let mut step =
+                |threads: Threads<'_, 'a>| self.decoder.step(&self.model, rows, logits, threads, s);
+            return match rayon::current_num_threads() {
+                1 => step(Threads::One),
+                _ if self.decoder.is_small() => Team::run(|team| step(Threads::Team(team))),
+                _ => step(Threads::Pool),
+            };
+        }
         rows.par_chunks_mut(portion)
             .zip(logits.par_chunks_mut(portion * vocab))
             .zip(scratch)
-            .for_each(|((rows, logits), s)| self.decoder.step(&self.model, rows, logits, s));
+            .for_each(|((rows, logits), s)| self.decoder.step(&self.model, rows, logits, Threads::One, s));
     }
 }
 

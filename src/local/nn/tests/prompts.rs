@@ -176,9 +176,7 @@ fn prompts_of_one_sampler_are_not_used_by_another_and_are_dropped_with_it() {
     let base = Arc::new(Weights::seeded(&long(), 1));
     let trainer = with_noise(&long(), 2);
     let untrained = Sampler::base(base.clone(), cache.clone());
-    let shape = Trainer::new(base.clone(), everything(2)).adapter().0;
-    let params = trainer.adapter().1;
-    let merged = Sampler::merged(&shape, params.to_vec(), &untrained);
+    let merged = Sampler::adapted(&everything(2), trainer.params().to_vec(), &untrained);
     let req = request(&tokens(300, 10));
     let (a, b) = (generate(&untrained, &req), generate(&merged, &req));
     assert_ne!(a.sequences[0].logprobs, b.sequences[0].logprobs);
