@@ -1,5 +1,6 @@
 //! Tests of reading prompts: in chunks, and with the keys and values of earlier prompts.
 
+use super::super::prefix_cache::PrefixCache;
 use super::super::prompt::{CHUNK, PromptScratch};
 use super::super::sampler::Generated;
 use super::super::segment::{BLOCK, Segment};
@@ -93,7 +94,7 @@ fn requests_that_read_the_same_prompt_at_the_same_time_have_the_same_bits_as_alo
                 let (sampler, send) = (sampler.clone(), send.clone());
                 scope.spawn(move || {
                     let done = move |result| drop(send.send((i, result)));
-                    sampler.submit(req, Box::new(|_, _| false), || false, done);
+                    sampler.submit(req, Box::new(|_, _| false), || false, done, &sampling::Endless);
                 });
             }
         });

@@ -198,7 +198,7 @@ fn submit(
 }
 
 /// A time slice that is never over.
-struct Endless;
+pub(super) struct Endless;
 
 impl TimeSlice for Endless {
     fn is_over(&self) -> bool {
