@@ -31,7 +31,7 @@ impl Harness {
         let queue = Arc::new(Queue::new(32, threads));
         let (panicked, panics) = unbounded();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-        let pool = pool.panic_handler(move |_| drop(panicked.send(()))).build();
+        let pool = pool.panic_handler(move |_| panicked.send(()).unwrap_or_default()).build();
         let pool = Arc::new(pool.expect("a pool"));
         let (send, ran) = unbounded();
         let (jobs, compute) = (queue.clone(), pool.clone());
