@@ -21,8 +21,8 @@ import traceback
 import tiny_data
 import tiny_model
 
-# The models that the recipes use by default.
-MODELS = ["Qwen/Qwen3.5-9B-Base", "Qwen/Qwen3.5-9B", "Qwen/Qwen3.5-4B"]
+# The models that the recipes use by default; the last two are teachers.
+MODELS = ["Qwen/Qwen3.5-9B-Base", "Qwen/Qwen3.5-9B", "Qwen/Qwen3.5-4B", "Qwen/Qwen3.6-27B", "Qwen/Qwen3.5-397B-A17B"]
 # A model whose chats have no special tokens, and the repository in which the cookbook looks for its tokenizer.
 ALIASES = ["meta-llama/Llama-3.2-1B", "thinkingmachineslabinc/meta-llama-3-instruct-tokenizer"]
 # Long enough for a machine that is busy with other things.
@@ -59,7 +59,7 @@ def run_until_saved(recipe, log, **arguments):
     with start(recipe, log, arguments) as process:
         for line in process.stdout:
             output.append(line)
-            if "Saved checkpoints" in line:
+            if rows(log, "checkpoints"):
                 process.kill()
     saved = rows(log, "checkpoints")
     assert saved and saved[-1]["name"] != "final", f"{recipe} was not interrupted:\n{''.join(output[-40:])}"
@@ -67,12 +67,12 @@ def run_until_saved(recipe, log, **arguments):
 
 
 def rows(log, kind):
-    """Rows of a log of a recipe."""
+    """Complete rows of a log of a recipe."""
     path = os.path.join("log", log, f"{kind}.jsonl")
     if not os.path.exists(path):
         return []
     with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+        return [json.loads(line) for line in file if line.endswith("\n")]
 
 
 def final(log):

@@ -73,7 +73,13 @@ def write_all(folder):
         file.writelines(json.dumps(row) + "\n" for row in sums)
     problems = [problem(source) for _ in range(80)]
     write(folder, "openai/gsm8k", {"train": problems[16:], "test": problems[:16]}, config="main")
-    pairs = [preference(source) for _ in range(160)]
+    pairs = [preference(source) for _ in range(608)]
     write(folder, "Anthropic/hh-rlhf", {"train": pairs[32:], "test": pairs[:32]})
+    # The data sets of the recipes for distillation, which only the cookbook's own tests run.
+    write(folder, "allenai/tulu-3-sft-mixture", {"train": sums[:256]})
+    write(folder, "zwhe99/DeepMath-103K", {"train": problems, "test": problems[:16]})
+    talks = [[{"from": ["human", "gpt"][i % 2], "value": it["content"]} for i, it in enumerate(row["messages"])]
+             for row in sums[:256]]
+    write(folder, "open-thoughts/OpenThoughts3-1.2M", {"train": [{"conversations": talk} for talk in talks]})
     spoken = [message["content"] for chat in chats[:64] + sums[:64] for message in chat["messages"]]
     return spoken + [pair["rejected"] for pair in pairs[:64]]
