@@ -14,16 +14,17 @@ import sys
 import tarfile
 import tempfile
 
-from engine import TARGET, environment, serving
+from engine import TARGET, environment, read, serving
 
 COOKBOOK = "tinker-cookbook==0.6.1"
-# The cookbook is installed without its dependencies: it asks for a version of tml-renderers, the renderers of models that are
-# not used here, that the package index does not have. The others are those that its recipes import.
-NEEDED = ["tinker==0.38.0", "datasets", "chz", "blobfile", "cloudpickle", "pillow", "pyrage", "termcolor", "tiktoken",
-          "tml-renderers", "pylatexenc", "sympy", "math-verify", "jinja2", "setuptools", "pytest", "pytest-asyncio"]
-# The index has torch only with CUDA, whose libraries are gigabytes. It runs on the CPU without them (see `without_cuda`).
-PACKAGES = [["--no-deps", "torch==2.15.0", COOKBOOK], NEEDED]
 TESTS = os.path.abspath(os.path.join("tests", "python"))
+# The cookbook is installed without its dependencies, because it asks for a version of tml-renderers that the package index
+# does not have: renderers of models that are not used here. The file lists what its recipes import. The index has torch only
+# with CUDA, whose libraries are gigabytes; it runs on the CPU without them (see `without_cuda`).
+PACKAGES = [
+    ["--no-deps", "torch==2.15.0", COOKBOOK],
+    read(os.path.join(TESTS, "cookbook-requirements.txt")).split(),
+]
 
 
 def lines(*command):
@@ -63,8 +64,8 @@ def own_tests(python, arguments, folder, env):
     sources = os.path.abspath(os.path.join(TARGET, "cookbook-source"))
     home = os.path.join(sources, COOKBOOK.replace("-", "_", 1).replace("==", "-"))
     if not os.path.isdir(home):
-        fetch = [python, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "-d", sources, COOKBOOK]
-        subprocess.run(fetch, check=True, timeout=600)
+        fetch = [python, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "-d", sources]
+        subprocess.run([*fetch, COOKBOOK], check=True, timeout=600)
         with tarfile.open(f"{home}.tar.gz") as archive:
             archive.extractall(sources, filter="data")
     tests = [os.path.join(home, it) if it.startswith("tests") else it for it in arguments]

@@ -12,8 +12,8 @@ TARGET = os.environ.get("CARGO_TARGET_DIR", "target")
 def environment(folder, packages, finish=lambda python: None):
     """Creates a virtual environment in the target folder if needed; returns its Python.
 
-    Each item of `packages` is the arguments of one call of `uv pip install`, which needs a fifth of pip's time. `finish` is
-    called after them.
+    Each item of `packages` is the arguments of one call of `uv pip install`, which needs a fifth of pip's time.
+    `finish` is called after them.
     """
     if sys.version_info < (3, 11):
         sys.exit(f"the official SDK needs Python 3.11 or later, this is {sys.version.split()[0]}")

@@ -11,7 +11,7 @@ import tempfile
 from engine import environment, serving
 
 # Chat templates need jinja2.
-PACKAGES = [["tinker==0.38.0", "jinja2"]]
+PACKAGES = [["tinker==0.38.0", "jinja2==3.1.6"]]
 # A model name of the service, which the engine serves as an alias, and one for a folder.
 ALIAS, FOLDER = "Qwen/Qwen3-8B", "Qwen/Qwen3-4B"
 TESTS = os.path.join("tests", "python")

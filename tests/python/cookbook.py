@@ -5,8 +5,8 @@ the checkpoints of these, and some killed and resumed.
     cookbook.py served FOLDER    prints the arguments of the server that serves the models
     cookbook.py run FOLDER       runs the recipes in FOLDER; TINKER_BASE_URL and TINKER_API_KEY name the server
 
-The server needs its option for stable_reinforce, the default loss of the recipes of reinforcement learning. All chains of
-recipes run, even if some fail; the exit status is 1 if one failed.
+The server needs its option for stable_reinforce, the default loss of the recipes of reinforcement learning. All
+chains of recipes run, even if some fail; the exit status is 1 if one failed.
 """
 
 import concurrent.futures
@@ -23,6 +23,8 @@ import tiny_model
 
 # The models that the recipes use by default; the last two are teachers.
 MODELS = ["Qwen/Qwen3.5-9B-Base", "Qwen/Qwen3.5-9B", "Qwen/Qwen3.5-4B", "Qwen/Qwen3.6-27B", "Qwen/Qwen3.5-397B-A17B"]
+# One whose chats have special tokens: those of a base model end with a text, which only an engine with `text` can find.
+CHAT_MODEL = MODELS[1]
 # A model whose chats have no special tokens, and the repository in which the cookbook looks for its tokenizer.
 ALIASES = ["meta-llama/Llama-3.2-1B", "thinkingmachineslabinc/meta-llama-3-instruct-tokenizer"]
 # Long enough for a machine that is busy with other things.
@@ -37,9 +39,8 @@ def start(recipe, log, arguments):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def run(recipe, log, **arguments):
-    """Runs a recipe to its end; returns the rows of metrics that it added."""
-    before = len(rows(log, "metrics"))
+def run(recipe, log, resumed_at=0, **arguments):
+    """Runs a recipe to its end; returns the rows of metrics from its first step on, which is `resumed_at`."""
     begin = time.monotonic()
     with start(recipe, log, arguments) as process:
         try:
@@ -48,7 +49,9 @@ def run(recipe, log, **arguments):
             process.kill()
             output, _ = process.communicate()
     assert process.returncode == 0, f"{recipe}: status {process.returncode}\n{output[-4000:]}"
-    added = rows(log, "metrics")[before:]
+    assert not resumed_at or "Resum" in output, f"{recipe} did not resume:\n{output[-4000:]}"
+    found = rows(log, "metrics")
+    added = found[max(i for i, row in enumerate(found) if row["step"] == resumed_at):]
     print(f"  {recipe} {log}: {len(added)} rows, {time.monotonic() - begin:.0f} s", flush=True)
     return added
 
@@ -99,41 +102,45 @@ def check_rl(of, steps, reward):
 
 def supervised_then_rl_loop():
     """sl_loop is killed and resumed; rl_loop goes on with what it learned, by the mechanism for resuming."""
-    settings = {"batch_size": 16, "learning_rate": 0.01, "save_every": 10}
+    settings = {"model_name": CHAT_MODEL, "batch_size": 16, "learning_rate": 0.01, "save_every": 10}
     first = run_until_saved("sl_loop", "sl", **settings)
     untrained = rows("sl", "metrics")[0]["train_mean_nll"]
-    added = run("sl_loop", "sl", **settings, max_steps=40)
+    added = run("sl_loop", "sl", first["batch"], **settings, max_steps=40)
     losses = values(added, "train_mean_nll")
-    assert added[0]["step"] == first["batch"] and losses[0] < 0.6 * untrained, (first, untrained, added)
+    assert losses[0] < 0.6 * untrained, (untrained, added)
     assert losses[-1] < losses[0], losses
-    print(f"  sl_loop: loss {untrained:.3f} -> {losses[-1]:.3f}")
+    print(f"  sl_loop: loss {untrained:.3f} -> {losses[-1]:.3f}", flush=True)
 
     os.makedirs("log/rl", exist_ok=True)
     with open("log/rl/checkpoints.jsonl", "w", encoding="utf-8") as file:
         file.write(json.dumps({"name": "start", "batch": 0, "state_path": final("sl")["state_path"]}) + "\n")
-    settings = {"batch_size": 8, "group_size": 8, "max_tokens": 16, "learning_rate": 0.001}
+    settings = {"model_name": CHAT_MODEL, "batch_size": 8, "group_size": 8, "max_tokens": 16, "learning_rate": 0.001}
     added = check_rl(run("rl_loop", "rl", **settings, max_steps=4), range(4), "reward/total")
     assert any(values(added, "grad_norm")), added
+    print("  rl_loop: rewards", values(added, "reward/total"), flush=True)
     final("rl")
 
 
 def chat_then_math():
     """chat_sl is killed and resumed; math_rl starts from its checkpoint, ends early and is resumed."""
-    settings = {"dataset": "sums.jsonl", "batch_size": 16, "learning_rate": 0.01, "eval_every": 0, "save_every": 10}
-    first = run_until_saved("chat_sl.train", "chat", **settings, behavior_if_log_dir_exists="delete")
+    settings = {"model_name": CHAT_MODEL, "dataset": "sums.jsonl", "batch_size": 16, "learning_rate": 0.01}
+    settings |= {"eval_every": 0, "save_every": 10}
+    first = run_until_saved("chat_sl.train", "chat", **settings)
     untrained = rows("chat", "metrics")[0]["train_mean_nll"]
-    added = run("chat_sl.train", "chat", **settings, max_steps=40, behavior_if_log_dir_exists="resume")
+    settings |= {"max_steps": 40, "behavior_if_log_dir_exists": "resume"}
+    added = run("chat_sl.train", "chat", first["batch"], **settings)
     losses = values(added, "train_mean_nll")
-    assert added[0]["step"] == first["batch"] and losses[0] < 0.6 * untrained, (first, untrained, added)
+    assert losses[0] < 0.6 * untrained, (untrained, added)
     assert losses[-1] < losses[0], losses
     print(f"  chat_sl: loss {untrained:.3f} -> {losses[-1]:.3f}")
 
-    settings = {"groups_per_batch": 16, "group_size": 4, "learning_rate": 0.001}
+    settings = {"groups_per_batch": 16, "group_size": 4, "max_tokens": 8, "learning_rate": 0.001}
     settings |= {"load_checkpoint_path": final("chat")["state_path"], "behavior_if_log_dir_exists": "resume"}
     reward = "env/all/reward/total"
     added = check_rl(run("math_rl.train", "math", **settings, max_steps=2), range(2), reward)
-    added += check_rl(run("math_rl.train", "math", **settings, max_steps=4), range(2, 4), reward)
+    added += check_rl(run("math_rl.train", "math", 2, **settings, max_steps=4), range(2, 4), reward)
     assert any(values(added, "grad_norm")), added
+    print("  math_rl: rewards", values(added, reward), flush=True)
     # The log-probabilities of the sampler are those of the pass that trains.
     assert all(abs(it) < 1e-4 for it in values(added, "optim/kl_sample_train_v1")), added
     assert final("math")["batch"] == 4
