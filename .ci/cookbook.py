@@ -14,13 +14,12 @@ import sys
 import tarfile
 import tempfile
 
-from engine import TARGET, environment, read, serving
+from engine import TARGET, TESTS, environment, read, run_sdk, serving
 
 COOKBOOK = "tinker-cookbook==0.6.1"
-TESTS = os.path.abspath(os.path.join("tests", "python"))
-# The cookbook is installed without its dependencies, because it asks for a version of tml-renderers that the package index
-# does not have: renderers of models that are not used here. The file lists what its recipes import. The index has torch only
-# with CUDA, whose libraries are gigabytes; it runs on the CPU without them (see `without_cuda`).
+# The cookbook is installed without its dependencies, because it asks for a version of tml-renderers that the package
+# index does not have: renderers of models that are not used here. The file lists what its recipes import. The index has
+# torch only with CUDA, whose libraries are gigabytes; it runs on the CPU without them (see `without_cuda`).
 PACKAGES = [
     ["--no-deps", "torch==2.15.0", COOKBOOK],
     read(os.path.join(TESTS, "cookbook-requirements.txt")).split(),
@@ -35,8 +34,8 @@ def lines(*command):
 def without_cuda(python):
     """Makes empty libraries by the names of those of CUDA, so that torch can be imported.
 
-    Their functions return the error of a driver that is too old, after which torch says that it has no GPU. They are in a
-    library of their own: the loader wants versions of symbols only from the library that it expects them in.
+    Their functions return the error of a driver that is too old, after which torch says that it has no GPU. They are in
+    a library of their own: the loader wants versions of symbols only from the library that it expects them in.
     """
     venv = os.path.dirname(os.path.dirname(python))
     libraries = glob.glob(os.path.join(venv, "lib", "python3*", "site-packages", "torch", "lib", "*.so"))
@@ -81,17 +80,19 @@ def main():
     """Runs the recipes, or the cookbook's tests that the arguments name; exits with status 1 if one failed."""
     python = environment("cookbook", PACKAGES, without_cuda)
     script = os.path.join(TESTS, "cookbook.py")
-    libraries = os.path.join(os.path.dirname(os.path.dirname(python)), "without-cuda")
+    torch = {"LD_LIBRARY_PATH": os.path.join(os.path.dirname(os.path.dirname(python)), "without-cuda")}
     with tempfile.TemporaryDirectory(prefix="tinkex-cookbook-") as home:
         folder = os.path.join(home, "work")
         subprocess.run([python, script, "write", folder], check=True, timeout=300)
         served = lines(python, script, "served", folder)
         with serving(os.path.join(home, "data"), [*served, "--stable-reinforce-as-cispo"]) as env:
-            env |= {"LD_LIBRARY_PATH": libraries, "HF_HOME": os.path.join(home, "cache")}
+            env |= {**torch, "HF_HOME": os.path.join(home, "cache")}
             if sys.argv[1:]:
                 sys.exit(own_tests(python, sys.argv[1:], folder, env))
             done = subprocess.run([python, script, "run", folder], env=env, check=False)
-    sys.exit(done.returncode)
+        if done.returncode != 0:
+            sys.exit("recipes of the cookbook failed on the engine")
+        run_sdk(python, os.path.join(home, "sdk"), os.path.join(folder, "model"), [], torch)
 
 
 main()

@@ -7,6 +7,9 @@ import sys
 import venv
 
 TARGET = os.environ.get("CARGO_TARGET_DIR", "target")
+TESTS = os.path.abspath(os.path.join("tests", "python"))
+# Names of models of the service: an alias of tinkex/nano, and the name of the folder of a model.
+ALIAS, CHAT_MODEL = "Qwen/Qwen3-8B", "Qwen/Qwen3-4B"
 
 
 def environment(folder, packages, finish=lambda python: None):
@@ -58,3 +61,13 @@ def serving(data, arguments):
             server.stdin.close()
             if server.wait(timeout=60) != 0:
                 sys.exit(f"the server ended with status {server.returncode}")
+
+
+def run_sdk(python, data, model, flags, variables):
+    """Runs the official SDK once, with `model` as the folder of a model; exits with status 1 if a step fails."""
+    served = ["--alias", f"{ALIAS}=tinkex/nano", "--model", f"{CHAT_MODEL}={model}", *flags]
+    with serving(data, served) as env:
+        command = [python, os.path.join(TESTS, "sdk.py"), ALIAS, CHAT_MODEL, *flags]
+        done = subprocess.run(command, env={**env, **variables}, check=False, timeout=600)
+    if done.returncode != 0:
+        sys.exit(f"the official SDK failed on the engine (flags: {flags})")
