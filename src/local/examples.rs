@@ -29,8 +29,9 @@ pub(super) struct Pass {
     pub(super) is_stand_in: bool,
 }
 
-/// Metric of a pass whose loss is a stand-in for `stable_reinforce`.
-const STAND_IN: &str = "tinkex/stable_reinforce_is_cispo";
+/// Metric of a pass whose loss is a stand-in for `stable_reinforce`. The official SDK cannot read a result that has a metric
+/// without a reduction after its only colon.
+const STAND_IN: &str = "tinkex/stable_reinforce_is_cispo:max";
 
 impl Pass {
     pub(super) fn new(
@@ -483,7 +484,10 @@ mod tests {
         let pass = read(true).expect("a pass");
         assert!(matches!(pass.loss, nn::Loss::Cispo { lo: 0.0, hi: 4.0 }));
         let run = nn::RunOutput { loss_sum: 1.0, logprobs: vec![vec![0.0; 2]], metrics: BTreeMap::new() };
-        assert_eq!(pass.output(run).metrics[STAND_IN], 1.0);
+        let metrics = pass.output(run).metrics;
+        assert_eq!(metrics[STAND_IN], 1.0);
+        let reductions: Vec<_> = metrics.keys().map(|it| it.split(':').collect::<Vec<_>>()).collect();
+        assert!(reductions.iter().all(|it| matches!(it[..], [_, "sum" | "max"])), "{metrics:?}");
     }
 
     #[test]

@@ -131,7 +131,7 @@ pub struct Options {
     pub sample_cancel_enabled: bool,
     /// Serves the loss `stable_reinforce`, whose formula is not public, by another one: `cispo` with its default bounds.
     /// Programs whose default it is then run. The results of such a pass have the metric
-    /// `tinkex/stable_reinforce_is_cispo`, and the log has a warning at the start. Default false: the loss is refused.
+    /// `tinkex/stable_reinforce_is_cispo:max`, and the log has a warning at the start. Default false: the loss is refused.
     pub stable_reinforce_as_cispo: bool,
 }
 

@@ -1,9 +1,11 @@
 """Runs the official Python SDK against a server: trains, saves, loads, samples and lists.
 
-TINKER_BASE_URL and TINKER_API_KEY name the server. The arguments are an alias of its model and the flags that it has
-enabled. All steps run, even if some fail; the exit status is 1 if one failed.
+TINKER_BASE_URL and TINKER_API_KEY name the server. The arguments are an alias of its model, the name of the model that
+`tiny_model.py` writes, and the flags that it has enabled. All steps run, even if some fail; the exit status is 1 if one
+failed. Steps that need torch run only where it is installed.
 """
 
+import importlib.util
 import math
 import sys
 import traceback
@@ -13,7 +15,7 @@ import tinker
 from tinker import types
 
 BASE_MODEL = "tinkex/nano"
-ALIAS = sys.argv[1]
+ALIAS, CHAT_MODEL = sys.argv[1:3]
 PROMPT = [72, 105, 33, 32]
 COMPLETION = [72, 105, 10]
 STEPS = []
@@ -25,6 +27,11 @@ def step(function):
     return function
 
 
+def needs_torch(function):
+    """Registers a step if torch is installed."""
+    return step(function) if importlib.util.find_spec("torch") else function
+
+
 class Shared:
     """Results of earlier steps that later ones use."""
 
@@ -33,10 +40,10 @@ class Shared:
     trained_logprobs = None
 
 
-def datum():
+def datum(prompt=tuple(PROMPT), completion=tuple(COMPLETION)):
     """A datum that trains the model to continue the prompt with the completion."""
-    tokens = PROMPT + COMPLETION
-    weights = [0.0] * (len(PROMPT) - 1) + [1.0] * len(COMPLETION)
+    tokens = [*prompt, *completion]
+    weights = [0.0] * (len(prompt) - 1) + [1.0] * len(completion)
     inputs = {
         "target_tokens": types.TensorData(data=tokens[1:], dtype="int64", shape=[len(tokens) - 1]),
         "weights": types.TensorData(data=weights, dtype="float32", shape=[len(weights)]),
@@ -65,7 +72,7 @@ def capabilities():
     Shared.service = tinker.ServiceClient(user_metadata={"made_by": "test"})
     Shared.rest = tinker.RestClient()
     models = Shared.rest.get_server_capabilities().result().supported_models
-    assert [it.model_name for it in models] == [BASE_MODEL, ALIAS], models
+    assert [it.model_name for it in models] == [BASE_MODEL, ALIAS, CHAT_MODEL], models
 
 
 @step
@@ -138,6 +145,85 @@ def policy_losses():
     assert len(Shared.training.forward([datum_], "gspo").result().loss_fn_outputs) == 1
     options = {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}
     Shared.training.forward([sampled_datum()], "ppo", options).result()
+
+
+@step
+def chat():
+    """Trains an answer in a chat; the end of the turn ends the answer, without a stop in the request."""
+    training = Shared.service.create_lora_training_client(base_model=CHAT_MODEL, rank=8, seed=1).result()
+    reader = training.get_tokenizer()
+    messages = [{"role": "user", "content": "Say hello."}]
+    text = reader.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    prompt, answer = (reader.encode(it, add_special_tokens=False) for it in [text, "Hello, you!<|im_end|>"])
+    assert reader.decode(prompt) == text and "<|im_start|>assistant" in text, text
+    for _ in range(30):
+        training.forward_backward([datum(prompt, answer)], "cross_entropy")
+        training.optim_step(types.AdamParams(learning_rate=1e-2)).result()
+    sampler = training.save_weights_and_get_sampling_client().result()
+    params = types.SamplingParams(max_tokens=40, temperature=0.0)
+    sequence = sampler.sample(types.ModelInput.from_ints(prompt), 1, params).result().sequences[0]
+    said = reader.decode(sequence.tokens, skip_special_tokens=True)
+    assert said == "Hello, you!" and sequence.stop_reason == "stop", (said, sequence)
+
+
+@step
+def reinforcement():
+    """Rewards small tokens: samples, trains on what was sampled, and samples from the new weights."""
+    for loss in ["importance_sampling", "ppo", "cispo"]:
+        training = Shared.service.create_lora_training_client(base_model=BASE_MODEL, rank=8, seed=1).result()
+        rewards = []
+        for _ in range(10):
+            sampler = training.save_weights_and_get_sampling_client().result()
+            prompt = types.ModelInput.from_ints(PROMPT)
+            sequences = sampler.sample(prompt, 16, types.SamplingParams(max_tokens=8, seed=1)).result().sequences
+            earned = [sum(token < 128 for token in it.tokens) / len(it.tokens) for it in sequences]
+            rewards.append(sum(earned) / len(earned))
+            data = [reward_datum(it, reward - rewards[-1]) for it, reward in zip(sequences, earned)]
+            output = training.forward_backward(data, loss)
+            training.optim_step(types.AdamParams(learning_rate=1e-2)).result()
+            for sequence, found in zip(sequences, output.result().loss_fn_outputs):
+                close = zip(sequence.logprobs, found["logprobs"].data[len(PROMPT) - 1:])
+                assert all(math.isclose(a, b, abs_tol=1e-3) for a, b in close), (sequence, found)
+        print("  reward", loss, rewards[0], "->", rewards[-1])
+        assert rewards[-1] > rewards[0] + 0.2, (loss, rewards)
+
+
+def reward_datum(sequence, advantage):
+    """A datum that trains on a sampled sequence."""
+    skipped = len(PROMPT) - 1
+    tokens = [*PROMPT, *sequence.tokens]
+    columns = {"logprobs": sequence.logprobs, "advantages": [advantage] * len(sequence.tokens)}
+    n = len(tokens) - 1
+    inputs = {"target_tokens": types.TensorData(data=tokens[1:], dtype="int64", shape=[n])}
+    for name, column in columns.items():
+        inputs[name] = types.TensorData(data=[0.0] * skipped + list(column), dtype="float32", shape=[n])
+    return types.Datum(model_input=types.ModelInput.from_ints(tokens[:-1]), loss_fn_inputs=inputs)
+
+
+@needs_torch
+def dpo():
+    """Direct preference optimisation, whose loss this program computes."""
+    import torch  # pylint: disable=import-outside-toplevel
+
+    training = Shared.service.create_lora_training_client(base_model=BASE_MODEL, rank=8, seed=1).result()
+    reference = training.save_weights_and_get_sampling_client().result()
+    pair = [COMPLETION, [78, 111, 10]]
+    data = [datum(PROMPT, it) for it in pair]
+    prompts = [types.ModelInput.from_ints(PROMPT + it) for it in pair]
+    before = [sum(reference.compute_logprobs(it).result()[len(PROMPT):]) for it in prompts]
+
+    def preference(_, logprobs):
+        chosen, rejected = (it[len(PROMPT) - 1:].sum() - old for it, old in zip(logprobs, before))
+        margin = chosen - rejected
+        return -torch.nn.functional.logsigmoid(0.5 * margin), {"margin": margin.item()}
+
+    losses = []
+    for _ in range(8):
+        output = training.forward_backward_custom(data, preference).result()
+        losses.append(-math.log(1 / (1 + math.exp(-0.5 * output.metrics["margin"]))))
+        training.optim_step(types.AdamParams(learning_rate=1e-2)).result()
+    print("  loss", losses[0], "->", losses[-1])
+    assert math.isclose(losses[0], math.log(2), abs_tol=1e-3) and losses[-1] < 0.1, losses
 
 
 @step
