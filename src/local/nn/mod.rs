@@ -5,7 +5,8 @@
 //! [`layer`] joins them; [`head`] turns hidden rows into log-probabilities and their gradients; [`loss`] holds the
 //! losses of single tokens and [`sequence_loss`] those of whole sequences; [`pass`] runs a group of sequences through
 //! all layers; [`train`] runs a batch and [`adam`] updates the parameters. [`sampler`] answers sampling requests, with
-//! [`decode`], which generates one token at a time. Results have the same bits for any number of threads.
+//! [`decode`], which generates one token at a time; for a small model, [`team`] lets two threads share its products.
+//! Results have the same bits for any number of threads.
 
 mod adam;
 mod attention;
