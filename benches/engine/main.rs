@@ -65,8 +65,8 @@ const SAMPLES: [(Shape, (usize, usize, usize)); 5] = [
     (NANO, (1, 512, 32)),
     (NANO, (16, 128, 32)),
     (NANO, (32, 128, 32)),
-    (LLAMA, (1, 48, 32)),
-    (LLAMA, (16, 32, 16)),
+    (LLAMA, (1, 64, 64)),
+    (LLAMA, (16, 64, 32)),
 ];
 
 /// The argument with which the bench starts itself in a new process, which starts an engine and measures it.

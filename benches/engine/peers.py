@@ -91,6 +91,7 @@ class Llama:
         params.model.path = gguf_file(folder)
         params.n_ctx = 32 * 256
         params.n_parallel = 32
+        params.verbosity = 0
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = THREADS
         return xllamacpp.Server(params)
 

@@ -7,9 +7,13 @@ use crate::local::kernel::{
 use rayon::prelude::*;
 use std::cell::Cell;
 
-/// Rows that one task of a product with a mapped matrix handles. Each task widens the whole matrix, which takes a small
-/// part of the time of the product.
+/// Rows that one task of the backward product with a mapped matrix handles. Each task widens the whole matrix, which takes
+/// a small part of the time of the product.
 const TASK_ROWS: usize = 256;
+
+/// Number of rows up to which weights of a file are widened in vector registers, as in decoding. Blocks of widened weights
+/// in memory pay for more rows only.
+const FEW_ROWS: usize = 16;
 
 /// Limit of the elements that are widened at once; they should fit into the second cache.
 const BLOCK: usize = 1 << 17;
@@ -91,8 +95,11 @@ impl Stack {
         }
     }
 
-    /// `y = keep·y + x·Wᵀ` for `rows` rows.
+    /// `y = keep·y + x·Wᵀ` for `rows` rows; `keep` is 0 or 1.
     pub(super) fn forward(&self, rows: usize, x: &[f32], y: &mut [f32], keep: f32) {
+        if rows <= FEW_ROWS && !self.is_owned() {
+            return self.product(rows, x, y, keep != 0.0);
+        }
         let (inputs, outputs) = (self.inputs, self.outputs);
         let mut at = 0;
         for (part, elements) in &self.parts {

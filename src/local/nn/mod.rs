@@ -6,7 +6,8 @@
 //! losses of single tokens and [`sequence_loss`] those of whole sequences; [`pass`] runs a group of sequences through
 //! all layers; [`train`] runs a batch and [`adam`] updates the parameters. [`sampler`] answers sampling requests, with
 //! [`prompt`], which reads a prompt, [`prefix_cache`], which keeps the keys and values of prompts, and [`decode`], which
-//! generates one token at a time. Results have the same bits for any number of threads.
+//! generates one token at a time; for a small model, [`team`] lets two threads share its products. Results have the same
+//! bits for any number of threads.
 
 mod adam;
 mod attention;
