@@ -10,6 +10,8 @@ import tempfile
 import venv
 
 SDK = "tinker==0.38.0"
+# An implementation of age that reads what the engine encrypted.
+AGE = "pyrage==1.4.0"
 TARGET = os.environ.get("CARGO_TARGET_DIR", "target")
 # A model name of the service, which the engine serves as an alias.
 ALIAS = "Qwen/Qwen3-8B"
@@ -23,10 +25,10 @@ def environment():
         sys.exit(f"{SDK} needs Python 3.11 or later, this is {sys.version.split()[0]}")
     folder = os.path.join(TARGET, "python")
     python = os.path.join(folder, "bin", "python")
-    mark = os.path.join(folder, SDK)
+    mark = os.path.join(folder, f"{SDK},{AGE}")
     if not os.path.exists(mark):
         venv.create(folder, clear=True, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", SDK], check=True, timeout=900)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", SDK, AGE], check=True, timeout=900)
         with open(mark, "w", encoding="utf-8"):
             pass
     return python

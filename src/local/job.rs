@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::age::Recipient;
 use super::checkpoint::{CheckpointId, Kind, Meta};
 use super::examples::Pass;
 use super::futures::Ticket;
@@ -150,4 +151,6 @@ pub(super) struct Save {
     pub(super) checkpoint: CheckpointId,
     pub(super) meta: Meta,
     pub(super) overwrite: bool,
+    /// Keys that the files are encrypted for; none if they are not encrypted.
+    pub(super) recipients: Vec<Recipient>,
 }

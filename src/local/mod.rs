@@ -18,6 +18,7 @@
 //! as a trace. [`Options`] set the flags that the engine sends to clients. [`docs::compat`](crate::docs::compat) lists
 //! what is served and what is refused.
 
+mod age;
 mod checkpoint;
 mod connections;
 mod downloads;

@@ -366,7 +366,13 @@ fn failed(error: StoreError) -> Outcome {
 }
 
 fn write(store: &Store, save: &Save, files: &[(&str, Vec<u8>)], then: impl FnOnce() -> Outcome) -> Outcome {
-    match store.save(&save.checkpoint, &save.meta, files, save.overwrite) {
+    let Save { checkpoint, meta, overwrite, recipients } = save;
+    let saved = if recipients.is_empty() {
+        store.save(checkpoint, meta, files, *overwrite)
+    } else {
+        store.save_encrypted(checkpoint, meta, files, recipients)
+    };
+    match saved {
         Ok(()) => then(),
         Err(error) => failed(error),
     }
