@@ -78,7 +78,13 @@ impl Served {
     /// # Errors
     /// The model has no tokenizer that can be read, or the engine was built without the feature `text`.
     pub(super) fn text(&self) -> Result<Arc<dyn Tokenizer>, String> {
-        self.text.get_or_init(|| read_tokenizer(&self.folder)).clone()
+        let read = || {
+            if self.tokenizer.is_some() {
+                return read_tokenizer(&self.folder);
+            }
+            Err(format!("{} has neither {}", self.folder.display(), names::TOKENIZER_FILES.join(" nor ")))
+        };
+        self.text.get_or_init(read).clone()
     }
 }
 
