@@ -29,6 +29,7 @@ mod futures;
 mod http;
 mod job;
 mod kernel;
+mod machine_memory;
 mod names;
 mod nn;
 mod queue;

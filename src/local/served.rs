@@ -178,6 +178,11 @@ impl Models {
         })
     }
 
+    /// Bytes of the base weights that are in memory.
+    pub(super) fn owned_bytes(&self) -> u64 {
+        self.served.iter().map(|it| it.base.owned_bytes()).sum()
+    }
+
     /// The model of a name.
     pub(super) fn find(&self, name: &str) -> Reply<Arc<Served>> {
         let own = self.aliases.get(name).map_or(name, String::as_str);

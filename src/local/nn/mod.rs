@@ -4,7 +4,8 @@
 //! The modules, from the bottom up: [`linear`], [`ops`] and [`attention`] are operations with their backward passes;
 //! [`layer`] joins them; [`head`] turns hidden rows into log-probabilities and their gradients; [`loss`] holds the
 //! losses of single tokens and [`sequence_loss`] those of whole sequences; [`pass`] runs a group of sequences through
-//! all layers; [`train`] runs a batch and [`adam`] updates the parameters. [`sampler`] answers sampling requests, with
+//! all layers; [`train`] runs a batch and [`adam`] updates the parameters; [`memory`]
+//! estimates what these take. [`sampler`] answers sampling requests, with
 //! [`decode`], which generates one token at a time. Results have the same bits for any number of threads.
 
 mod adam;
@@ -23,6 +24,7 @@ mod linear;
 mod lora;
 mod loss;
 mod matrix;
+mod memory;
 mod ops;
 mod pass;
 mod persist;
@@ -40,6 +42,7 @@ pub(crate) use example::Example;
 pub(crate) use folder::Loaded;
 pub(crate) use lora::LoraSpec;
 pub(crate) use loss::Loss;
+pub(crate) use memory::{new_adapter_bytes, shown};
 pub(crate) use sampler::{AdapterShape, Generate, Generated, GeneratedSequence, Sampler};
 pub(crate) use train::{RunOutput, Trainer};
 pub(crate) use weights::Weights;
