@@ -9,8 +9,8 @@ import tempfile
 
 from engine import TESTS, environment, run_sdk
 
-# Chat templates need jinja2.
-PACKAGES = [["tinker==0.38.0", "jinja2==3.1.6"]]
+# Chat templates need jinja2; pyrage is an implementation of age that reads what the engine encrypted.
+PACKAGES = [["tinker==0.38.0", "jinja2==3.1.6", "pyrage==1.4.0"]]
 # Flags of each run of the engine: the defaults, and all flags that change how clients must talk to it.
 FLAG_SETS = [[], ["sample_use_retrieve_futures", "sample_join_sampling_session", "pjwt_auth_enabled"]]
 WRITE = "import sys, tiny_model; tiny_model.write(sys.argv[1], ['What is 4 + 5?', 'Say hello.'])"

@@ -2,7 +2,7 @@
 //! behind these traits. The rest of `local` - the server, the queue, the files of checkpoints - knows nothing else.
 //!
 //! [`nn::Cpu`](super::nn::Cpu) is the one implementation. A second one, for a GPU, would be a module beside `nn` with the
-//! sixteen operations below, and a line in [`Server::start`](super::Server::start) that chooses between the two. Its
+//! operations below, about twenty, and a line in [`Server::start`](super::Server::start) that chooses between the two. Its
 //! weights, adapters, gradients, moments and caches may stay on the device: only token ids, log-probabilities, metrics,
 //! and the bytes of checkpoints and snapshots pass through these traits. They are operations on a whole model, not on its
 //! layers: a device that has to be asked for each layer would spend its time in waiting.
@@ -47,6 +47,12 @@ pub(super) struct Opened {
 pub(super) trait Base: Debug + Send + Sync {
     fn config(&self) -> &ModelConfig;
 
+    /// Bytes of the weights that are in memory, without mapped files.
+    fn memory(&self) -> u64;
+
+    /// Bytes that a new adapter needs, by estimate.
+    fn adapter_memory(&self, spec: &LoraSpec) -> u64;
+
     /// A new adapter for training. Before its first step it does not change the output of the model.
     fn trainer(self: Arc<Self>, spec: LoraSpec) -> Box<dyn Trainer>;
 
@@ -64,12 +70,27 @@ pub(super) trait Trainer: Debug + Send {
     fn spec(&self) -> &LoraSpec;
 
     /// Computes the loss of a batch and the log-probabilities of its targets. With `backward`, adds the adapter's
-    /// gradients to those accumulated since the last step.
+    /// gradients to those accumulated since the last step. `max_memory` is the limit of the bytes of the pass, by estimate.
     ///
     /// # Errors
-    /// A datum does not fit the model or the loss, or its loss or gradient is not finite; the text names the index of the
-    /// datum. Gradients that were accumulated before stay as they were.
-    fn run(&mut self, batch: &[Example], loss: &Loss, backward: bool) -> Result<RunOutput, String>;
+    /// A datum does not fit the model, the loss or the memory, or its loss or gradient is not finite; the text names the
+    /// index of the datum. Gradients that were accumulated before stay as they were.
+    fn run(
+        &mut self,
+        batch: &[Example],
+        loss: &Loss,
+        backward: bool,
+        max_memory: u64,
+    ) -> Result<RunOutput, String>;
+
+    /// Bytes that the adapter takes all the time, by estimate.
+    fn memory(&self) -> u64;
+
+    /// Bytes of the buffers that are kept for the next pass.
+    fn idle_memory(&mut self) -> u64;
+
+    /// Frees the buffers that are kept for the next pass.
+    fn drop_idle(&mut self);
 
     /// Applies an optimizer step with the accumulated gradients, and clears them.
     ///

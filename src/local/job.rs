@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::age::Recipient;
 use super::checkpoint::{CheckpointId, Kind, Meta};
 use super::engine::Base;
 use super::examples::Pass;
@@ -160,4 +161,6 @@ pub(super) struct Save {
     pub(super) checkpoint: CheckpointId,
     pub(super) meta: Meta,
     pub(super) overwrite: bool,
+    /// Keys that the files are encrypted for; none if they are not encrypted.
+    pub(super) recipients: Vec<Recipient>,
 }

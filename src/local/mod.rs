@@ -19,6 +19,7 @@
 //! as a trace. [`Options`] set the flags that the engine sends to clients. [`docs::compat`](crate::docs::compat) lists
 //! what is served and what is refused.
 
+mod age;
 mod checkpoint;
 mod connections;
 mod downloads;
@@ -29,6 +30,7 @@ mod futures;
 mod http;
 mod job;
 mod kernel;
+mod machine_memory;
 mod names;
 mod nn;
 mod queue;

@@ -17,11 +17,12 @@ const REVISION: &str = "0000000000000000000000000000000000000000";
 /// Text of the end-of-sequence token.
 const EOS: &str = "<|endoftext|>";
 
-/// Files of a model's folder that describe its tokenizer; any of the first three makes one.
-pub(super) const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "tiktoken.model", "tokenizer_config.json"];
+/// Files of a model's folder that hold a tokenizer. Without one of them clients cannot load it.
+pub(super) const TOKENIZER_FILES: [&str; 2] = ["tokenizer.json", "tiktoken.model"];
 
 /// Other small files that libraries read together with the tokenizer.
-const BESIDE: [&str; 9] = [
+const BESIDE: [&str; 10] = [
+    "tokenizer_config.json",
     "config.json",
     "generation_config.json",
     "special_tokens_map.json",

@@ -79,7 +79,13 @@ impl Served {
     /// # Errors
     /// The model has no tokenizer that can be read, or the engine was built without the feature `text`.
     pub(super) fn text(&self) -> Result<Arc<dyn Tokenizer>, String> {
-        self.text.get_or_init(|| read_tokenizer(&self.folder)).clone()
+        let read = || {
+            if self.tokenizer.is_some() {
+                return read_tokenizer(&self.folder);
+            }
+            Err(format!("{} has neither {}", self.folder.display(), names::TOKENIZER_FILES.join(" nor ")))
+        };
+        self.text.get_or_init(read).clone()
     }
 }
 
@@ -173,6 +179,11 @@ impl Models {
             let names = [model.name.as_str()].into_iter().chain(aliases.map(|(alias, _)| alias.as_str()));
             names.map(|name| (name, &**model))
         })
+    }
+
+    /// Bytes of the base weights that are in memory.
+    pub(super) fn owned_bytes(&self) -> u64 {
+        self.served.iter().map(|it| it.base.memory()).sum()
     }
 
     /// The model of a name.

@@ -28,6 +28,7 @@ use super::connections::{self, Limits};
 use super::downloads::random_token;
 use super::futures::Futures;
 use super::http::{App, Bodies, router};
+use super::machine_memory;
 use super::nn::Cpu;
 use super::queue::Queue;
 use super::served::Models;
@@ -76,6 +77,11 @@ pub struct Options {
     /// Number of samplers kept in memory, about 5 MB each. Sampling from a sampler that is not in memory first loads
     /// its weights, which takes some milliseconds. Default 8.
     pub samplers_in_memory: usize,
+    /// Limit of the memory, in bytes, of base models, adapters and training passes together. The engine estimates what a
+    /// model or a pass takes; it computes a pass in smaller parts if that is needed, and refuses with an error what
+    /// cannot fit. Weights in mapped files, samplers and requests do not count. Default none: nine tenths of the memory
+    /// that is available at the start, which on Linux is that of the machine or of the control group (the container).
+    pub max_memory_bytes: Option<u64>,
     /// Models to serve besides `tinkex/nano`: names, each with a folder in the format of the Hugging Face libraries
     /// (`config.json` and safetensors in f32, f16 or bf16) of the dense Llama, Qwen2, Qwen2.5 or Qwen3 family. The
     /// files of a large model are mapped into memory, and must not be changed while the engine runs. Clients find the
@@ -145,6 +151,7 @@ impl Default for Options {
             seed: 0,
             threads: 0,
             samplers_in_memory: 8,
+            max_memory_bytes: None,
             models: BTreeMap::new(),
             aliases: BTreeMap::new(),
             long_poll: Duration::from_secs(20),
@@ -214,6 +221,7 @@ impl fmt::Debug for Options {
             .field("seed", &self.seed)
             .field("threads", &self.threads)
             .field("samplers_in_memory", &self.samplers_in_memory)
+            .field("max_memory_bytes", &self.max_memory_bytes)
             .field("models", &self.models)
             .field("aliases", &self.aliases)
             .field("long_poll", &self.long_poll)
@@ -313,6 +321,9 @@ impl Server {
         };
         // From here on, an early return drops `server`, which stops the threads started so far.
         let store = Arc::new(Store::open(data_dir.clone()).map_err(system_error)?);
+        // Before the models are loaded: their weights count.
+        let available = || machine_memory::available().map_or(u64::MAX, |it| it / 10 * 9);
+        let max_memory = options.max_memory_bytes.unwrap_or_else(available);
         let served =
             Models::load(&Cpu::default(), &options.models, &options.aliases, &data_dir, options.seed);
         let served = served.map_err(system_error)?;
@@ -331,6 +342,8 @@ impl Server {
             panics,
             stop: server.stopping.clone(),
             trainers: Default::default(),
+            max_memory,
+            base_memory: served.owned_bytes(),
         };
         let jobs = queue.clone();
         server.spawn("tinkex-engine", move || worker.run(&jobs))?;

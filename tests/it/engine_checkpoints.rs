@@ -68,8 +68,45 @@ fn exported_weights_are_downloaded_file_by_file() {
     setup.rest.delete_checkpoint_from_tinker_path(&path).unwrap();
     let (status, _) = fetch(urls.urls["adapter_config.json"].expose());
     assert_eq!(status, 404);
-    let error = setup.training.save_weights_external("secret", HOUR, &["age1x"]).wait().unwrap_err();
-    assert!(error.to_string().contains("encryption is not offered"), "{error}");
+}
+
+#[test]
+fn files_exported_for_recipients_are_encrypted_and_stay_so_in_copies_and_archives() {
+    const RECIPIENTS: [&str; 2] = [
+        "age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj",
+        "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p",
+    ];
+    let setup = setup();
+    let export = |recipients: &[&str]| setup.training.save_weights_external("out", HOUR, recipients).wait();
+    for wrong in [[RECIPIENTS[0], "age1x"], [RECIPIENTS[0], "ssh-ed25519 AAAA"]] {
+        let error = export(&wrong).unwrap_err();
+        assert!(error.is_user_error(), "{error}");
+        assert!(error.to_string().contains("age_encryption_recipients[1]: "), "{error}");
+    }
+    let run = setup.server.data_dir().join(setup.training.model_id().replace(':', "_"));
+    assert!(!run.exists(), "a refused export writes nothing");
+
+    let saved = export(&RECIPIENTS).unwrap();
+    let folder = run.join("external_weights/out");
+    let copied = CopyOptions { destination_project_id: Some("p".into()), ..Default::default() };
+    let copied = setup.rest.copy_weights(&saved.path, &copied).unwrap();
+    let copied: ExternalPath = copied.try_into().unwrap();
+    for path in [&saved.path, &copied] {
+        let urls = setup.rest.get_external_weights_urls(path).unwrap().urls;
+        let names: Vec<&str> = urls.keys().map(String::as_str).collect();
+        assert_eq!(names, ["adapter_config.json.age", "adapter_model.safetensors.age"]);
+        for (name, url) in &urls {
+            let (status, bytes) = fetch(url.expose());
+            assert_eq!((status, &bytes), (200, &std::fs::read(folder.join(name)).unwrap()), "{name}");
+            assert!(bytes.starts_with(b"age-encryption.org/v1\n-> X25519 "), "{name}");
+            assert_eq!(bytes.windows(10).filter(|it| it == b"-> X25519 ").count(), 2, "{name}");
+            assert!(!bytes.windows(4).any(|it| it == b"lora"), "{name}");
+        }
+    }
+    let archive = setup.rest.get_checkpoint_archive_url(&saved.path).unwrap();
+    let (_, bytes) = fetch(archive.url.expose());
+    assert!(bytes.chunks(512).any(|it| it.starts_with(b"adapter_config.json.age")));
+    assert!(!bytes.windows(4).any(|it| it == b"lora"));
 }
 
 #[test]

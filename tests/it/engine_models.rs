@@ -117,6 +117,29 @@ fn stop_strings_of_a_model_without_a_tokenizer_are_refused_with_the_reason() {
     assert!(error.contains("stop: strings need the model's tokenizer"), "{error}");
 }
 
+#[test]
+fn a_folder_with_settings_of_a_tokenizer_but_without_one_has_no_tokenizer_id() {
+    let (data, copy) = (Folder::new("settings-data"), Folder::new("settings"));
+    for file in ["config.json", "model.safetensors.index.json"] {
+        fs::copy(fixture("llama").join(file), copy.0.join(file)).unwrap();
+    }
+    for i in 1..=2 {
+        let file = format!("model-0000{i}-of-00002.safetensors");
+        fs::copy(fixture("llama").join(&file), copy.0.join(&file)).unwrap();
+    }
+    fs::write(copy.0.join("tokenizer_config.json"), "{}").unwrap();
+    let models = [(LLAMA.to_string(), copy.0.clone())].into();
+    let options = Options { threads: 1, models, data_dir: Some(data.0.clone()), ..Options::default() };
+    let server = Server::start(options).unwrap();
+    let service = connect(&server);
+    let training = service.create_lora_training_client(LLAMA, lora()).unwrap();
+    assert_eq!(training.get_info().tokenizer_id, None);
+    let sampler = service.create_sampling_client(LLAMA).unwrap();
+    let params = SamplingParams { stop: Some(Stop::from("\n")), max_tokens: Some(4), ..Default::default() };
+    let error = sampler.sample(&ModelInput::from_ints([5]), 1, &params).wait().unwrap_err().to_string();
+    assert!(error.contains("settings-") && error.contains("has neither tokenizer.json nor"), "{error}");
+}
+
 /// What is changed in a folder.
 type Change = Box<dyn FnOnce(&Path)>;
 

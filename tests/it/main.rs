@@ -26,6 +26,8 @@ mod engine_http;
 #[cfg(feature = "local")]
 mod engine_losses;
 #[cfg(feature = "local")]
+mod engine_memory;
+#[cfg(feature = "local")]
 mod engine_models;
 mod engine_names;
 #[cfg(feature = "local")]

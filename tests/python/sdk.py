@@ -11,6 +11,7 @@ import sys
 import traceback
 import urllib.request
 
+import pyrage
 import tinker
 from tinker import types
 
@@ -286,6 +287,29 @@ def external_weights():
     for url in urls.values():
         with urllib.request.urlopen(url, timeout=60) as file:
             assert file.read()
+    Shared.rest.delete_checkpoint_from_tinker_path(path).result()
+
+
+@step
+def encrypted_weights():
+    identities = [pyrage.x25519.Identity.generate() for _ in range(2)]
+    recipients = [str(it.to_public()) for it in identities]
+    save = Shared.training.save_weights_external
+    path = save("sealed", age_encryption_recipients=recipients).result().path
+    urls = Shared.rest.get_external_weights_urls(path).result().urls
+    assert sorted(urls) == ["adapter_config.json.age", "adapter_model.safetensors.age"], urls
+    for name, url in urls.items():
+        with urllib.request.urlopen(url, timeout=60) as file:
+            sealed = file.read()
+        plain = {pyrage.decrypt(sealed, [it]) for it in identities}
+        assert len(plain) == 1, name
+        assert b"lora" in plain.pop(), name
+        try:
+            pyrage.decrypt(sealed, [pyrage.x25519.Identity.generate()])
+        except pyrage.DecryptError:
+            pass
+        else:
+            raise AssertionError(f"another key decrypts {name}")
     Shared.rest.delete_checkpoint_from_tinker_path(path).result()
 
 

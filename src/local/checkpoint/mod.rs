@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::age::{self, Recipient};
 use super::nn::LoraSpec;
 use crate::clock_text::{parse_rfc3339, rfc3339};
 use disk::{TempPath, exchange, sync_folder, write_file};
@@ -134,6 +135,9 @@ pub(super) struct Meta {
     /// Project that the copy request named, if this checkpoint is a copy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) project_id: Option<String>,
+    /// True if all files that can be downloaded are encrypted. The folder then has no readable `adapter_config.json`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) encrypted: bool,
     /// Path of the source, if this checkpoint is a copy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) copy_of: Option<String>,
@@ -167,6 +171,11 @@ impl Meta {
     fn text(&self) -> Result<Vec<u8>, StoreError> {
         let text = serde_json::to_string_pretty(self).map_err(|it| StoreError::Disk(it.to_string()))?;
         Ok((text + "\n").into_bytes())
+    }
+
+    /// Content of `adapter_config.json`.
+    fn config_text(&self) -> Vec<u8> {
+        format!("{:#}\n", self.adapter_config()).into_bytes()
     }
 
     fn adapter_config(&self) -> serde_json::Value {
@@ -285,6 +294,25 @@ impl Store {
         // Sync the new name and the names of the parent folders, which may be new, too.
         self.sync(&folder)
         // A replaced checkpoint now has the path of the draft; it is deleted here, when `draft` is dropped.
+    }
+
+    /// Saves a checkpoint like [`save`](Self::save), with each file but `tinkex.json` encrypted for the recipients.
+    pub(super) fn save_encrypted(
+        &self,
+        checkpoint: &CheckpointId,
+        meta: &Meta,
+        files: &[(&str, Vec<u8>)],
+        recipients: &[Recipient],
+    ) -> Result<(), StoreError> {
+        let config = meta.config_text();
+        let files = files.iter().map(|(name, bytes)| (*name, bytes)).chain([(CONFIG, &config)]);
+        let names: Vec<String> = files.clone().map(|(name, _)| format!("{name}{}", age::ENDING)).collect();
+        let sealed = files.zip(&names).map(|((_, bytes), name)| {
+            let sealed = age::encrypt(bytes, recipients).map_err(StoreError::Disk);
+            sealed.map(|bytes| (name.as_str(), bytes))
+        });
+        let sealed: Vec<(&str, Vec<u8>)> = sealed.collect::<Result<_, StoreError>>()?;
+        self.save(checkpoint, &Meta { encrypted: true, ..meta.clone() }, &sealed, false)
     }
 
     /// Gives a draft the name of a checkpoint. If the checkpoint exists already, the old folder gets the path of the
@@ -613,8 +641,9 @@ fn folders(within: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 /// Writes a new folder. All its files are synced to the disk when this returns.
 fn write_folder(folder: &Path, meta: &Meta, files: &[(&str, Vec<u8>)]) -> Result<(), StoreError> {
     fs::create_dir(folder).map_err(|it| disk(folder, "create", &it))?;
-    let config = format!("{:#}\n", meta.adapter_config()).into_bytes();
-    let described = [(CONFIG, &config), (META, &meta.text()?)];
+    let config = (!meta.encrypted).then(|| meta.config_text());
+    let description = meta.text()?;
+    let described = config.iter().map(|it| (CONFIG, it)).chain([(META, &description)]);
     for (name, bytes) in files.iter().map(|(name, bytes)| (*name, bytes)).chain(described) {
         let path = folder.join(name);
         write_file(&path, bytes).map_err(|it| disk(&path, "write", &it))?;

@@ -19,9 +19,10 @@ use crate::error::Error;
 use crate::wire::json::*;
 use crate::wire::train;
 
+use super::age::Recipient;
 use super::checkpoint::Kind;
 use super::examples::Pass;
-use super::job::Work;
+use super::job::{Save, Work};
 use super::nn::Adam;
 use super::reply::{Refusal, Reply};
 use super::state::State;
@@ -360,11 +361,13 @@ fn save_weights_external(
 ) -> Reply<UntypedFuture> {
     let model_id = request.model_id;
     app.state.submit(&model_id, request.seq_id, fingerprint, |model| {
-        if request.age_encryption_recipients.is_some_and(|it| !it.is_empty()) {
-            let error = "age_encryption_recipients: encryption is not offered here".into();
-            return Work::Refused { error };
-        }
-        match app.state.save(model, &model_id, Kind::External, &request.path, request.ttl_seconds, None) {
+        let recipients = Recipient::read_all(&request.age_encryption_recipients.unwrap_or_default());
+        let save = recipients.and_then(|recipients| {
+            let (kind, ttl) = (Kind::External, request.ttl_seconds);
+            let save = app.state.save(model, &model_id, kind, &request.path, ttl, None)?;
+            Ok(Save { recipients, ..save })
+        });
+        match save {
             Ok(save) => Work::SaveSampler { model_id: model_id.clone(), save },
             Err(error) => Work::Refused { error },
         }

@@ -76,6 +76,17 @@ fn blocks(positions: Range<usize>) -> impl DoubleEndedIterator<Item = Range<usiz
     positions.step_by(BLOCK).map(move |start| start..end.min(start + BLOCK))
 }
 
+/// Number of floats of the scratch memory of a pass over sequences of these lengths.
+pub(super) fn pass_scratch_len(
+    c: &ModelConfig,
+    lengths: impl Iterator<Item = usize>,
+    backward: bool,
+) -> usize {
+    let forward = |len: usize| panels_len(len, c.head_dim) + packed_rows_len(len, c.head_dim);
+    let one = |len: usize| if backward { Packed::len(c, len) + partial_len(c, len) } else { forward(len) };
+    lengths.map(|len| c.kv_heads * one(len)).sum()
+}
+
 /// Computes the attention within each sequence. `qkv` holds `[q, k, v]` rows, with queries and keys already rotated by
 /// their positions. Writes the weighted sums of the values to `out`, `[rows, heads·head_dim]`, and the logarithm of
 /// each softmax denominator to `log_sum`, `[rows, heads]`.
@@ -242,6 +253,12 @@ fn chunks(len: usize) -> Vec<Range<usize>> {
     (0..len).step_by(size).map(|start| start..len.min(start + size)).collect()
 }
 
+/// Number of floats, for a key head, of the gradients of keys and values that the chunks of a sequence compute. The last
+/// chunk writes its gradients to `by_head` (see [`Backward::run`]), the others to own memory.
+fn partial_len(c: &ModelConfig, len: usize) -> usize {
+    2 * c.head_dim * chunks(len).iter().rev().skip(1).map(|it| it.end).sum::<usize>()
+}
+
 impl Backward<'_> {
     /// Writes the gradient with respect to the unrotated `[q, k, v]` rows to `dqkv`. `by_head` is scratch of the same
     /// size, and `along` is scratch with one element for each row and head.
@@ -252,9 +269,7 @@ impl Backward<'_> {
         let along = &*along;
         let lens = || self.sequences.iter().map(Range::len);
         let packed_len: usize = lens().map(|len| c.kv_heads * Packed::len(c, len)).sum();
-        // The last chunk of a sequence writes its gradients of keys and values to `by_head`, the others to own memory.
-        let partial_rows = |len: usize| chunks(len).iter().rev().skip(1).map(|it| it.end).sum::<usize>();
-        let partial_len: usize = lens().map(|len| c.kv_heads * 2 * d * partial_rows(len)).sum();
+        let partial_len: usize = lens().map(|len| c.kv_heads * partial_len(c, len)).sum();
         let mut buffer = take(&PASS_SCRATCH, packed_len + partial_len);
         let (packed, mut partial) = buffer.split_at_mut(packed_len);
         let mut rest = packed;

@@ -9,6 +9,7 @@ use super::example::Example;
 use super::folder::Loaded;
 use super::lora::LoraSpec;
 use super::loss::Loss;
+use super::memory::new_adapter_bytes;
 use super::prefix_cache::PrefixCache;
 use super::running::Stop;
 use super::sampler::{Generate, Sampler};
@@ -69,6 +70,14 @@ impl engine::Base for Base {
         &self.weights.config
     }
 
+    fn memory(&self) -> u64 {
+        self.weights.owned_bytes()
+    }
+
+    fn adapter_memory(&self, spec: &LoraSpec) -> u64 {
+        new_adapter_bytes(&self.weights, spec)
+    }
+
     fn trainer(self: Arc<Self>, spec: LoraSpec) -> Box<dyn engine::Trainer> {
         let trainer = Trainer::new(self.weights.clone(), spec.clone());
         Box::new(Training { base: self, spec, trainer })
@@ -92,8 +101,27 @@ impl engine::Trainer for Training {
         &self.spec
     }
 
-    fn run(&mut self, batch: &[Example], loss: &Loss, backward: bool) -> Result<RunOutput, String> {
+    fn run(
+        &mut self,
+        batch: &[Example],
+        loss: &Loss,
+        backward: bool,
+        max_memory: u64,
+    ) -> Result<RunOutput, String> {
+        self.trainer.max_pass_bytes = max_memory;
         self.trainer.run(batch, loss, backward)
+    }
+
+    fn memory(&self) -> u64 {
+        self.trainer.adapter_memory()
+    }
+
+    fn idle_memory(&mut self) -> u64 {
+        self.trainer.idle_memory()
+    }
+
+    fn drop_idle(&mut self) {
+        self.trainer.drop_idle();
     }
 
     fn adam_step(&mut self, settings: &Adam) -> Result<StepOutput, String> {

@@ -42,6 +42,10 @@ pub(super) fn read(config: &Value) -> Result<(String, ModelConfig, Vec<u32>), St
         Value::Null => 1e-6,
         value => number(value, "rms_norm_eps")?,
     };
+    let norm_eps = eps as f32;
+    if norm_eps == 0.0 || !norm_eps.is_finite() {
+        return Err(format!("rms_norm_eps: {eps:e} is not in the range of 32-bit floats"));
+    }
     let (rope_theta, rope_scaling) = rope(config)?;
     let shape = ModelConfig {
         vocab,
@@ -54,7 +58,7 @@ pub(super) fn read(config: &Value) -> Result<(String, ModelConfig, Vec<u32>), St
         mlp: size(config, "intermediate_size")?,
         rope_theta,
         rope_scaling,
-        norm_eps: eps as f32,
+        norm_eps,
         max_len: size(config, "max_position_embeddings")?,
         tied_head: config["tie_word_embeddings"].as_bool().unwrap_or(false),
     };
@@ -208,6 +212,8 @@ mod tests {
             ("num_attention_heads", json!(6), "head_dim: is missing"),
             ("head_dim", json!(15), "head_dim: must be even"),
             ("rms_norm_eps", json!(-1), "rms_norm_eps: must be a number above 0"),
+            ("rms_norm_eps", json!(1e-46), "rms_norm_eps: 1e-46 is not in the range"),
+            ("rms_norm_eps", json!(1e39), "rms_norm_eps: 1e39 is not in the range"),
             ("rope_theta", json!("big"), "rope_theta: must be a number"),
             ("rope_scaling", json!({"rope_type": "yarn"}), "rope_scaling.rope_type: \"yarn\""),
             ("rope_scaling", json!({"type": "linear"}), "rope_scaling.factor: must be a number"),

@@ -20,8 +20,14 @@ pub(super) struct HeadScratch {
     dax: Vec<f32>,
 }
 
+impl HeadScratch {
+    pub(super) fn bytes(&self) -> u64 {
+        [&self.logits, &self.ax, &self.dax].map(|it| size_of_val(&it[..]) as u64).iter().sum()
+    }
+}
+
 /// Number of rows in one chunk.
-fn chunk_rows(vocab: usize) -> usize {
+pub(super) fn chunk_rows(vocab: usize) -> usize {
     (LOGITS / vocab).max(TASK_ROWS)
 }
 

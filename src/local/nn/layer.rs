@@ -49,6 +49,10 @@ impl Buffer {
         &mut self.0[..len]
     }
 
+    pub(super) fn bytes(&self) -> u64 {
+        size_of_val(&self.0[..]) as u64
+    }
+
     /// The first `len` elements, with the content that was written through an earlier [`Buffer::get`] of at least that
     /// length.
     pub(super) fn read(&self, len: usize) -> &[f32] {
@@ -81,6 +85,16 @@ pub(super) struct Activations {
     ax_down: Buffer,
 }
 
+impl Activations {
+    pub(super) fn bytes(&self) -> u64 {
+        let attention = [&self.x, &self.inverse_attn, &self.normed_attn, &self.qkv, &self.head_norm];
+        let rest = [&self.log_sum, &self.mixed, &self.middle, &self.ax_qkv, &self.ax_o];
+        let mlp = [&self.inverse_mlp, &self.normed_mlp, &self.gate_up, &self.act, &self.ax_gate_up];
+        let all = attention.into_iter().chain(rest).chain(mlp).chain([&self.ax_down]);
+        all.map(Buffer::bytes).sum()
+    }
+}
+
 /// Scratch of the backward pass, shared by all layers.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
@@ -89,6 +103,12 @@ pub(super) struct Scratch {
     narrow: Buffer,
     inner: Buffer,
     along: Buffer,
+}
+
+impl Scratch {
+    pub(super) fn bytes(&self) -> u64 {
+        [&self.wide, &self.by_head, &self.narrow, &self.inner, &self.along].map(Buffer::bytes).iter().sum()
+    }
 }
 
 /// One decoder layer with its adapter.

@@ -74,6 +74,15 @@ impl Stack {
         self.parts.iter().all(|part| matches!(part.1, Elements::Owned(_)))
     }
 
+    /// Bytes of the elements that are in memory.
+    pub(super) fn owned_bytes(&self) -> u64 {
+        let owned = self.parts.iter().filter_map(|part| match &part.1 {
+            Elements::Owned(values) => Some(size_of_val(&values[..]) as u64),
+            Elements::Mapped(_) => None,
+        });
+        owned.sum()
+    }
+
     /// All elements, row-major.
     pub(super) fn to_vec(&self) -> Vec<f32> {
         let mut all = vec![0.0; self.outputs * self.inputs];

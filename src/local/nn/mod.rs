@@ -4,10 +4,10 @@
 //! The modules, from the bottom up: [`linear`], [`ops`] and [`attention`] are operations with their backward passes;
 //! [`layer`] joins them; [`head`] turns hidden rows into log-probabilities and their gradients; [`loss`] holds the
 //! losses of single tokens and [`sequence_loss`] those of whole sequences; [`pass`] runs a group of sequences through
-//! all layers; [`train`] runs a batch and [`adam`] updates the parameters. [`sampler`] answers sampling requests, with
-//! [`prompt`], which reads a prompt, [`prefix_cache`], which keeps the keys and values of prompts, and [`decode`], which
-//! generates one token at a time; for a small model, [`team`] lets two threads share its products. Results have the same
-//! bits for any number of threads.
+//! all layers; [`train`] runs a batch and [`adam`] updates the parameters; [`memory`] estimates what these take.
+//! [`sampler`] answers sampling requests, with [`prompt`], which reads a prompt, [`prefix_cache`], which keeps the keys
+//! and values of prompts, and [`decode`], which generates one token at a time; for a small model, [`team`] lets two
+//! threads share its products. Results have the same bits for any number of threads.
 
 mod adam;
 mod attention;
@@ -26,6 +26,7 @@ mod linear;
 mod lora;
 mod loss;
 mod matrix;
+mod memory;
 mod ops;
 mod pass;
 mod persist;
@@ -49,6 +50,7 @@ pub(crate) use cpu::Cpu;
 pub(crate) use example::Example;
 pub(crate) use lora::LoraSpec;
 pub(crate) use loss::Loss;
+pub(crate) use memory::shown;
 pub(crate) use running::Stop;
 pub(crate) use sampler::{Generate, Generated, GeneratedSequence};
 pub(crate) use time_slice::{Rest, TimeSlice};

@@ -32,9 +32,16 @@ impl Model {
         Model { base, layout, params, scale: spec.scale(), max_kept: MAX_KEPT }
     }
 
-    /// Number of floats that a backward pass with this many rows needs.
-    fn kept(&self, rows: usize) -> usize {
-        (0..self.base.config.layers).map(|l| rows * self.layer(l).kept_per_row()).sum()
+    /// What a pass with this many rows keeps of its layers, at most `max_kept` floats for all of them.
+    pub(super) fn keep(&self, rows: usize, backward: bool, max_kept: usize) -> Keep {
+        let all = || (0..self.base.config.layers).map(|l| rows * self.layer(l).kept_per_row()).sum::<usize>();
+        if !backward {
+            Keep::Nothing
+        } else if max_kept < all() {
+            Keep::Inputs
+        } else {
+            Keep::All
+        }
     }
 
     pub(super) fn layer(&self, l: usize) -> Layer<'_> {
@@ -65,7 +72,7 @@ pub(super) const MAX_KEPT: usize = 1 << 27;
 
 /// What a forward pass keeps of the layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Keep {
+pub(super) enum Keep {
     Nothing,
     /// The input of each layer.
     Inputs,
@@ -88,12 +95,24 @@ pub(super) struct Workspace {
     head: HeadScratch,
 }
 
+impl Workspace {
+    /// Bytes of all buffers.
+    pub(super) fn bytes(&self) -> u64 {
+        let all = [&self.x, &self.inverse, &self.normed, &self.dnormed, &self.dx];
+        let buffers = all.into_iter().chain(&self.inputs).map(Buffer::bytes).sum::<u64>();
+        let layers = self.layers.iter().map(Activations::bytes).sum::<u64>();
+        buffers + layers + self.scratch.bytes() + self.head.bytes()
+    }
+}
+
 /// Targets of a training pass.
 pub(super) struct Targets<'a> {
     pub(super) ids: &'a [u32],
     /// Number of targets per row.
     pub(super) k: usize,
     pub(super) slope: Slope<'a>,
+    /// Limit of the floats that the pass keeps of its layers; see [`Model::max_kept`].
+    pub(super) max_kept: usize,
 }
 
 /// Function that gives the derivatives of the loss with respect to the log-probabilities.
@@ -150,11 +169,7 @@ impl Workspace {
     ) {
         let c = &model.base.config;
         let (n, size) = (rows.len(), rows.len() * c.hidden);
-        let keep = match &grads {
-            None => Keep::Nothing,
-            Some(_) if model.max_kept < model.kept(n) => Keep::Inputs,
-            Some(_) => Keep::All,
-        };
+        let keep = model.keep(n, grads.is_some(), targets.max_kept);
         self.body(model, rows, tokens, keep);
         let hidden = self.normed.read(size);
         let head = HeadRows { head: model.head(), hidden, rows: n };

@@ -5,6 +5,7 @@ use super::example::Example;
 use super::layer::Rows;
 use super::lora::LoraSpec;
 use super::loss::Loss;
+use super::memory::{Plan, adapter_bytes, shown};
 use super::pass::{Model, Slope, Targets, Workspace};
 use super::sequence_loss::SequenceLoss;
 use super::weights::Weights;
@@ -21,7 +22,7 @@ const GROUP_ROWS: (usize, usize) = (96, 256);
 
 /// Number of groups that are computed in parallel (a wave), before their gradients are added up. It limits the memory,
 /// and it is fixed so that the order of the sums does not depend on the number of threads.
-const WAVE: usize = 8;
+pub(super) const WAVE: usize = 8;
 
 /// Result of [`Trainer::run`].
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +49,8 @@ pub(crate) struct Trainer {
     idle_grads: Vec<Vec<f32>>,
     /// Copy of the gradients before a backward pass, restored if the pass fails. Its memory is reused by the next pass.
     before: Vec<f32>,
+    /// Limit of the bytes of a pass, by estimate. Default: none.
+    pub(crate) max_pass_bytes: u64,
 }
 
 impl Trainer {
@@ -65,6 +68,7 @@ impl Trainer {
             idle: Mutex::default(),
             idle_grads: Vec::new(),
             before: Vec::new(),
+            max_pass_bytes: u64::MAX,
         }
     }
 
@@ -73,12 +77,29 @@ impl Trainer {
         &self.model.params
     }
 
+    /// Bytes that the adapter takes all the time, by estimate.
+    pub(crate) fn adapter_memory(&self) -> u64 {
+        adapter_bytes(self.model.params.len())
+    }
+
+    /// Bytes of the buffers that are kept for the next pass.
+    pub(crate) fn idle_memory(&mut self) -> u64 {
+        let grads = self.idle_grads.iter().map(|it| size_of_val(&it[..]) as u64).sum::<u64>();
+        grads + self.idle.get_mut().iter().map(Workspace::bytes).sum::<u64>()
+    }
+
+    /// Frees the buffers that are kept for the next pass.
+    pub(crate) fn drop_idle(&mut self) {
+        self.idle.get_mut().clear();
+        self.idle_grads.clear();
+    }
+
     /// Computes the loss of a batch and the log-probabilities of its targets. With `backward`, adds the adapter's
     /// gradients to those accumulated since the last step.
     ///
     /// # Errors
-    /// A datum does not fit the model or the loss, or its loss or gradient is not finite; the text names the index of
-    /// the datum. Then nothing has changed.
+    /// A datum does not fit the model, the loss or the memory, or its loss or gradient is not finite; the text names the
+    /// index of the datum. Then nothing has changed.
     pub(crate) fn run(
         &mut self,
         batch: &[Example],
@@ -92,6 +113,7 @@ impl Trainer {
             return Err("the batch has no data".to_owned());
         }
         let groups = groups(batch);
+        let plan = self.plan(&groups, backward)?;
         let mut output =
             RunOutput { loss_sum: 0.0, logprobs: Vec::with_capacity(batch.len()), metrics: BTreeMap::new() };
         let mut buffers = std::mem::take(&mut self.idle_grads);
@@ -100,12 +122,13 @@ impl Trainer {
             self.before.clone_from(&self.grads);
         }
         let mut failed = None;
-        'waves: for wave in groups.chunks(WAVE) {
+        // Any number of groups at once gives the same bits: their gradients are added one after the other, in order.
+        'waves: for wave in groups.chunks(plan.at_once) {
             buffers.resize_with(buffers.len().max(if backward { wave.len() } else { 0 }), Vec::new);
             let (model, idle) = (&self.model, &self.idle);
             let one = |group: &[Example], grads: Option<&mut Vec<f32>>| {
                 let mut workspace = idle.lock().pop().unwrap_or_default();
-                let result = run_group(model, group, loss, &mut workspace, grads);
+                let result = run_group(model, group, loss, plan.max_kept, &mut workspace, grads);
                 idle.lock().push(workspace);
                 result
             };
@@ -155,6 +178,30 @@ impl Trainer {
             }
         }
         Ok(output)
+    }
+
+    /// Plans a pass within the memory that it may take. Buffers that are kept for the next pass are freed if the plan
+    /// would not fit beside them: they may be of other sizes than those of this pass.
+    fn plan(&mut self, groups: &[&[Example]], backward: bool) -> Result<Plan, String> {
+        let lengths = |group: &&[Example]| group.iter().map(|it| it.tokens.len()).collect();
+        let lengths: Vec<Vec<usize>> = groups.iter().map(lengths).collect();
+        match Plan::new(&self.model, &lengths, backward, self.max_pass_bytes) {
+            Ok(plan) => {
+                if self.max_pass_bytes < self.idle_memory().saturating_add(plan.bytes) {
+                    self.drop_idle();
+                }
+                Ok(plan)
+            }
+            Err((group, bytes)) => {
+                let datum: usize = groups[..group].iter().map(|it| it.len()).sum();
+                let tokens = lengths[group].iter().sum::<usize>();
+                let (needs, free) = (shown(bytes), shown(self.max_pass_bytes));
+                Err(format!(
+                    "data[{datum}]: a pass over {tokens} tokens needs {needs} of memory, {free} are free: send a \
+                     shorter sequence, or use a lower rank"
+                ))
+            }
+        }
     }
 
     /// Applies an optimizer step with the accumulated gradients, and clears them. If no backward pass was run since the
@@ -210,6 +257,7 @@ fn run_group(
     model: &Model,
     group: &[Example],
     loss: &Loss,
+    max_kept: usize,
     workspace: &mut Workspace,
     grads: Option<&mut Vec<f32>>,
 ) -> Result<GroupOutput, DatumError> {
@@ -237,7 +285,7 @@ fn run_group(
         slopes
     };
     let slope = if loss.is_sequence_loss() { Slope::Sequence(&all_slopes) } else { Slope::Each(&each) };
-    let targets = Targets { ids: &ids, k, slope };
+    let targets = Targets { ids: &ids, k, slope, max_kept };
     let mut logprobs = vec![0.0; ids.len()];
     let tokens = group.iter().flat_map(|e| &e.tokens).copied();
     let mut grads = grads;
@@ -290,7 +338,7 @@ fn run_group(
     if let Some(grads) = grads
         && !all_finite(grads)
     {
-        return Err(failing_datum(model, group, loss, workspace, grads));
+        return Err(failing_datum(model, group, loss, max_kept, workspace, grads));
     }
     let logprobs = split(group, &logprobs).into_iter().map(<[f32]>::to_vec).collect();
     Ok(GroupOutput { loss_sum, logprobs, metrics })
@@ -312,6 +360,7 @@ fn failing_datum(
     model: &Model,
     group: &[Example],
     loss: &Loss,
+    max_kept: usize,
     workspace: &mut Workspace,
     grads: &mut Vec<f32>,
 ) -> DatumError {
@@ -320,7 +369,8 @@ fn failing_datum(
         return (0, PROBLEM.into());
     }
     for (i, one) in group.iter().enumerate() {
-        if let Err((_, error)) = run_group(model, std::slice::from_ref(one), loss, workspace, Some(grads)) {
+        let one = std::slice::from_ref(one);
+        if let Err((_, error)) = run_group(model, one, loss, max_kept, workspace, Some(grads)) {
             return (i, error);
         }
     }

@@ -129,6 +129,13 @@ impl Weights {
         self.embed.is_owned()
     }
 
+    /// Bytes of the weights that are in memory, and not in files.
+    pub(crate) fn owned_bytes(&self) -> u64 {
+        let layer = |it: &LayerWeights| [&it.qkv, &it.o, &it.gate_up, &it.down].map(Stack::owned_bytes);
+        let layers = self.layers.iter().flat_map(layer).sum::<u64>();
+        layers + self.embed.owned_bytes() + self.untied.as_ref().map_or(0, Stack::owned_bytes)
+    }
+
     /// The cosines and the sines of one position; each slice is half as wide as a head.
     pub(super) fn rope(&self, position: usize) -> (&[f32], &[f32]) {
         self.rope.at(position)

@@ -242,7 +242,7 @@ impl State {
             user_metadata,
             ..Meta::default()
         };
-        Ok(Save { checkpoint, meta, overwrite: false })
+        Ok(Save { checkpoint, meta, overwrite: false, recipients: Vec::new() })
     }
 
     fn training_checkpoint(&self, path: &str) -> Reply<(CheckpointId, Meta)> {

@@ -29,7 +29,7 @@ use super::checkpoint::{ADAPTER, Kind, OPTIMIZER, Store, StoreError};
 use super::engine::{Base, Trainer};
 use super::futures::{Futures, Outcome, Ticket};
 use super::job::{Job, Load, Save, Work};
-use super::nn::LoraSpec;
+use super::nn::{LoraSpec, shown};
 use super::queue::{Next, Queue};
 use super::sampling::{Sample, Slot, Weights as SlotWeights};
 use super::snapshots::{Snapshot, Snapshots};
@@ -54,6 +54,10 @@ pub(super) struct Worker {
     /// Models by id. A model that could not be loaded, or that was lost in a panic, is replaced by the text of the
     /// error.
     pub(super) trainers: HashMap<String, Result<Box<dyn Trainer>, String>>,
+    /// Limit of the memory of base weights, adapters and passes together, by estimate.
+    pub(super) max_memory: u64,
+    /// Bytes of the base weights that are in memory.
+    pub(super) base_memory: u64,
 }
 
 impl Worker {
@@ -157,8 +161,9 @@ impl Worker {
                 self.with_trainer(&model_id, move |trainer| load_into(trainer, &store, &load))
             }
             Work::Pass { model_id, pass, waiting: _waiting } => {
+                let room = self.room_for_pass(&model_id);
                 self.with_trainer(&model_id, move |trainer| {
-                    match trainer.run(&pass.examples, &pass.loss, pass.backward) {
+                    match trainer.run(&pass.examples, &pass.loss, pass.backward, room) {
                         Ok(run) => Outcome::Pass(encode_forward_backward_output(&pass.output(run)).into()),
                         Err(error) => Outcome::user(error),
                     }
@@ -266,6 +271,10 @@ impl Worker {
         spec: LoraSpec,
         from: Option<Load>,
     ) -> Outcome {
+        if let Err(error) = self.check_memory(&*base, &spec) {
+            self.trainers.insert(model_id, Err(error.clone()));
+            return Outcome::user(error);
+        }
         let store = self.store.clone();
         let loads = from.is_some();
         let made = self.on_pool(&self.quick_pool, move || {
@@ -284,6 +293,45 @@ impl Worker {
         };
         self.trainers.insert(model_id, trainer.map_err(|it| it.0));
         outcome
+    }
+
+    /// Bytes that base weights and adapters take all the time.
+    fn fixed_memory(&self) -> u64 {
+        let adapters = self.trainers.values().flatten().map(|it| it.memory());
+        adapters.sum::<u64>().saturating_add(self.base_memory)
+    }
+
+    /// Refuses an adapter for which there is not enough memory.
+    fn check_memory(&self, base: &dyn Base, spec: &LoraSpec) -> Result<(), String> {
+        let (needed, taken) = (base.adapter_memory(spec), self.fixed_memory());
+        let free = self.max_memory.saturating_sub(taken);
+        if needed <= free {
+            return Ok(());
+        }
+        let n = self.trainers.values().flatten().count();
+        Err(format!(
+            "lora_config.rank: an adapter of rank {} for this model needs {} of memory, {} of {} are free (base models \
+             and {n} other adapters take {}): use a lower rank, unload models, or raise Options::max_memory_bytes",
+            spec.rank,
+            shown(needed),
+            shown(free),
+            shown(self.max_memory),
+            shown(taken),
+        ))
+    }
+
+    /// Bytes that a pass of a model may take. Other models keep buffers for their next passes; they are freed if they
+    /// take more than half of what is left.
+    fn room_for_pass(&mut self, model_id: &str) -> u64 {
+        let left = self.max_memory.saturating_sub(self.fixed_memory());
+        let others = self.trainers.iter_mut().filter(|it| it.0 != model_id);
+        let mut others: Vec<_> = others.filter_map(|it| it.1.as_mut().ok()).collect();
+        let idle = others.iter_mut().map(|it| it.idle_memory()).sum::<u64>();
+        if left / 2 < idle {
+            others.iter_mut().for_each(|it| it.drop_idle());
+            return left;
+        }
+        left - idle
     }
 
     /// Runs `work` on a model. The model is moved into the pool and back; if `work` panics, the model is lost.
@@ -382,7 +430,13 @@ fn failed(error: StoreError) -> Outcome {
 }
 
 fn write(store: &Store, save: &Save, files: &[(&str, Vec<u8>)], then: impl FnOnce() -> Outcome) -> Outcome {
-    match store.save(&save.checkpoint, &save.meta, files, save.overwrite) {
+    let Save { checkpoint, meta, overwrite, recipients } = save;
+    let saved = if recipients.is_empty() {
+        store.save(checkpoint, meta, files, *overwrite)
+    } else {
+        store.save_encrypted(checkpoint, meta, files, recipients)
+    };
+    match saved {
         Ok(()) => then(),
         Err(error) => failed(error),
     }

@@ -31,6 +31,8 @@ fn worker() -> Worker {
         panics,
         stop: Arc::default(),
         trainers: HashMap::new(),
+        max_memory: u64::MAX,
+        base_memory: 0,
     };
     for model_id in ["a", "b"] {
         let spec = LoraSpec { rank: 2, seed: 0, train_attn: true, train_mlp: false, train_unembed: false };

@@ -4,6 +4,7 @@
 
 mod folders;
 mod gradients;
+mod memory;
 mod persistence;
 mod prompts;
 mod reference;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::loss::{LossArray, LossGraph};
+use crate::types::AdamParams;
 
 /// A batch of byte strings for next-token training.
 fn texts(texts: &[&str]) -> Vec<Example> {
@@ -308,4 +309,97 @@ fn a_failed_step_leaves_weights_moments_and_count_and_does_not_affect_the_next_s
         assert_eq!(trainer.adam_step(&Adam::default()).unwrap().step, 2);
     }
     assert_eq!(trainer.model.params, other.model.params);
+}
+
+/// Passes and steps with settings and inputs of any size that a request may have: each gives finite numbers, or an error
+/// that changes nothing.
+#[test]
+fn extreme_numbers_give_finite_results_or_an_error_that_changes_nothing() {
+    const SIZES: [f64; 14] =
+        [0.0, 1e-300, 1e-46, 1e-45, 1e-38, 1e-20, 1e-3, 1.0, 30.0, 1e4, 1e20, 3e38, 1e39, 1e300];
+    let mut rng = Rng::stream(11, 4);
+    let mut trainer = with_noise(&tiny(), 2);
+    let (mut passes, mut steps) = ([0; 2], [0; 2]);
+    for round in 0..400 {
+        if round % 20 == 0 {
+            trainer = with_noise(&tiny(), 2);
+        }
+        let any = |rng: &mut Rng| {
+            let size = SIZES[(rng.next() % SIZES.len() as u64) as usize];
+            if rng.next() % 2 == 0 { size } else { -size }
+        };
+        // A request with an infinite number is refused before it is run.
+        let float = |rng: &mut Rng| (any(rng) as f32).clamp(f32::MIN, f32::MAX);
+        let bounds = |rng: &mut Rng| {
+            let (a, b) = (any(rng), any(rng));
+            (a.min(b), a.max(b))
+        };
+        let (lo, hi) = bounds(&mut rng);
+        let loss = match round % 7 {
+            0 => Loss::CrossEntropy,
+            1 => Loss::ImportanceSampling,
+            2 => Loss::Ppo { lo, hi },
+            3 => Loss::Cispo { lo, hi },
+            4 => Loss::Dro { beta: any(&mut rng) },
+            5 => Loss::Gspo { lo, hi },
+            _ => exponential(),
+        };
+        let mut e = weighted(&tiny(), &mut rng, 4, 1);
+        if loss.is_weighted() {
+            e.weights.fill_with(|| float(&mut rng));
+        } else {
+            e.weights.clear();
+        }
+        match loss {
+            Loss::CrossEntropy => {}
+            Loss::Custom(_) => e.inputs = vec![LossArray { shape: vec![4], values: vec![any(&mut rng); 4] }],
+            _ => {
+                e.logprobs = (0..4).map(|_| float(&mut rng)).collect();
+                e.advantages = (0..4).map(|_| float(&mut rng)).collect();
+            }
+        }
+        if matches!(loss, Loss::Gspo { .. }) {
+            e.mask = (0..4).map(|_| float(&mut rng)).collect();
+        }
+        let fine = |values: &[f32]| values.iter().all(|it| it.is_finite());
+        let before = trainer.grads.clone();
+        match trainer.run(&[e], &loss, true) {
+            Ok(output) => {
+                passes[0] += 1;
+                assert!(output.loss_sum.is_finite() && fine(&output.logprobs[0]), "{round} {loss:?}");
+                assert!(fine(&trainer.grads), "{round} {loss:?}");
+            }
+            Err(error) => {
+                passes[1] += 1;
+                assert!(trainer.grads == before, "{round} {loss:?} {error}");
+            }
+        }
+        let settings = AdamParams {
+            learning_rate: any(&mut rng).abs(),
+            beta1: 1.0 - [1.0, 0.1, 1e-12][round % 3],
+            beta2: 1.0 - [1e-16, 0.05, 1.0, 1e-9][round % 4],
+            eps: any(&mut rng).abs(),
+            weight_decay: any(&mut rng).abs(),
+            grad_clip_norm: any(&mut rng).abs(),
+        };
+        let Ok(adam) = Adam::read(&settings) else { continue };
+        let state =
+            |it: &Trainer| (it.model.params.clone(), it.exp_avg.clone(), it.exp_avg_sq.clone(), it.step);
+        let before = state(&trainer);
+        match trainer.adam_step(&adam) {
+            Ok(step) => {
+                steps[0] += 1;
+                let (params, exp_avg, exp_avg_sq, _) = state(&trainer);
+                assert!(step.grad_norm.is_finite(), "{round} {adam:?}");
+                assert!(fine(&params) && fine(&exp_avg) && fine(&exp_avg_sq), "{round} {adam:?}");
+                assert!(exp_avg_sq.iter().all(|it| 0.0 <= *it), "{round} {adam:?}");
+            }
+            Err(error) => {
+                steps[1] += 1;
+                assert!(state(&trainer) == before, "{round} {adam:?} {error}");
+            }
+        }
+    }
+    // The test tries both outcomes.
+    assert!(passes.iter().chain(&steps).all(|it| 20 <= *it), "{passes:?} {steps:?}");
 }
