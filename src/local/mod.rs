@@ -18,8 +18,10 @@
 //! as a trace. [`Options`] set the flags that the engine sends to clients. [`docs::compat`](crate::docs::compat) lists
 //! what is served and what is refused.
 
+mod catalogue;
 mod checkpoint;
 mod connections;
+mod disk;
 mod downloads;
 mod engine;
 mod examples;
@@ -33,6 +35,7 @@ mod nn;
 mod queue;
 mod reply;
 mod request_order;
+mod room;
 mod sampling;
 mod schedule;
 mod scratch;

@@ -23,6 +23,7 @@ use crate::wire::json::{
 use crate::wire::sample::encode_sample_response;
 use crate::wire::train::encode_forward_backward_output;
 
+use super::catalogue::Catalogue;
 use super::checkpoint::{ADAPTER, Kind, OPTIMIZER, Store, StoreError};
 use super::futures::{Futures, Outcome, Ticket};
 use super::job::{Job, Load, Save, Work};
@@ -40,6 +41,7 @@ pub(super) fn max_concurrent_samples(threads: usize) -> usize {
 /// State of the engine thread.
 pub(super) struct Engine {
     pub(super) store: Arc<Store>,
+    pub(super) catalogue: Arc<Catalogue>,
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) futures: Arc<Futures>,
     pub(super) pool: ThreadPool,
@@ -212,7 +214,7 @@ impl Engine {
                         let sampling_session_id = Some(sampler_id);
                         answer(&SaveWeightsForSamplerResponse { path: None, sampling_session_id })
                     }
-                    Err(error) => Outcome::server(error),
+                    Err(error) => failed(error),
                 })
             }
             Work::LoadSampler { slot, checkpoint, base } => {
@@ -254,9 +256,10 @@ impl Engine {
         spec: LoraSpec,
         from: Option<Load>,
     ) -> Outcome {
-        let store = self.store.clone();
+        let (store, catalogue, id) = (self.store.clone(), self.catalogue.clone(), model_id.clone());
         let loads = from.is_some();
         let made = self.on_pool(&self.quick_pool, move || {
+            catalogue.runs.write(&id);
             let mut trainer = Trainer::new(base, spec);
             let loaded = from.map(|it| load_into(&mut trainer, &store, &it));
             match loaded {
@@ -360,7 +363,7 @@ fn answer(body: &impl Serialize) -> Outcome {
 
 fn failed(error: StoreError) -> Outcome {
     match error {
-        StoreError::Missing(_) | StoreError::Exists(_) => Outcome::user(error.text()),
+        StoreError::Missing(_) | StoreError::Exists(_) | StoreError::Full(_) => Outcome::user(error.text()),
         StoreError::Disk(text) => Outcome::server(text),
     }
 }

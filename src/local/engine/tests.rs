@@ -22,7 +22,8 @@ fn engine() -> Engine {
     let base = Arc::new(Weights::seeded(&ModelConfig::nano(), 0));
     let store = Arc::new(Store::open(folder()).expect("a folder"));
     let mut engine = Engine {
-        snapshots: Arc::new(Snapshots::new(store.scratch(), 1)),
+        snapshots: Arc::new(Snapshots::new(store.scratch(), 1, store.room())),
+        catalogue: Arc::new(Catalogue::in_memory()),
         store,
         futures: Arc::new(Futures::new(0)),
         pool,
