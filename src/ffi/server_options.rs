@@ -43,11 +43,14 @@ mod setters {
     const MODEL: &str = "tinkex/nano";
 
     const TEXTS: [&str; 4] = ["data_dir", "api_key", "allowed_host", "alias"];
-    const NUMBERS: [&str; 15] = [
+    const NUMBERS: [&str; 18] = [
         "port",
         "seed",
         "threads",
         "samplers_in_memory",
+        "max_disk_bytes",
+        "max_models",
+        "max_sessions",
         "long_poll_ms",
         "max_connections",
         "idle_timeout_ms",
@@ -85,6 +88,9 @@ mod setters {
                 "seed" => options.seed = whole(value, name)?,
                 "threads" => options.threads = whole(value, name)?,
                 "samplers_in_memory" => options.samplers_in_memory = whole(value, name)?,
+                "max_disk_bytes" => options.max_disk_bytes = Some(whole(value, name)?),
+                "max_models" => options.max_models = whole(value, name)?,
+                "max_sessions" => options.max_sessions = whole(value, name)?,
                 "long_poll_ms" => options.long_poll = time()?,
                 "max_connections" => options.max_connections = whole(value, name)?,
                 "idle_timeout_ms" => options.idle_timeout = time()?,

@@ -20,8 +20,10 @@
 //! what is served and what is refused.
 
 mod age;
+mod catalogue;
 mod checkpoint;
 mod connections;
+mod disk;
 mod downloads;
 mod engine;
 mod examples;
@@ -36,6 +38,7 @@ mod nn;
 mod queue;
 mod reply;
 mod request_order;
+mod room;
 mod sampling;
 mod schedule;
 mod scratch;

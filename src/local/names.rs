@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::checkpoint::drafts;
+use super::disk::TempPath;
 use super::nn::ModelConfig;
 use crate::tokenizer::ByteTokenizer;
 
@@ -54,7 +56,7 @@ fn is_plain(byte: u8) -> bool {
 pub(super) fn write(data_dir: &Path, names: &[String], config: &ModelConfig) -> io::Result<PathBuf> {
     let folder = std::path::absolute(data_dir)?.join("tokenizer");
     let files = files(config).map(|(name, text)| (name, text.into_bytes()));
-    write_files(&folder, &files)?;
+    write_files(data_dir, &folder, &files)?;
     write_hub(data_dir, names, &files)?;
     Ok(folder)
 }
@@ -76,23 +78,26 @@ pub(super) fn copy(data_dir: &Path, names: &[String], folder: &Path) -> io::Resu
 fn write_hub(data_dir: &Path, names: &[String], files: &[(&str, Vec<u8>)]) -> io::Result<()> {
     for name in names {
         let repo = data_dir.join("hub").join(format!("models--{}", name.replace('/', "--")));
-        write_files(&repo.join("snapshots").join(REVISION), files)?;
-        write_files(&repo.join("refs"), &[("main", REVISION.into())])?;
+        write_files(data_dir, &repo.join("snapshots").join(REVISION), files)?;
+        write_files(data_dir, &repo.join("refs"), &[("main", REVISION.into())])?;
     }
     Ok(())
 }
 
-/// Writes files that do not exist or have another content. Readers never see a partial file.
-fn write_files(folder: &Path, files: &[(&str, Vec<u8>)]) -> io::Result<()> {
+/// Writes files that do not exist or have another content. Readers never see a partial file. Drafts are where the next
+/// engine removes them if this one is killed.
+fn write_files(data_dir: &Path, folder: &Path, files: &[(&str, Vec<u8>)]) -> io::Result<()> {
     fs::create_dir_all(folder)?;
+    let drafts = drafts(data_dir);
+    fs::create_dir_all(&drafts)?;
     for (name, text) in files {
         let path = folder.join(name);
         if fs::read(&path).is_ok_and(|it| it == *text) {
             continue;
         }
-        let draft = folder.join(format!(".{name}-{:016x}", fastrand::u64(..)));
-        fs::write(&draft, text)?;
-        fs::rename(&draft, &path)?;
+        let draft = TempPath(drafts.join(format!("{name}-{:016x}", fastrand::u64(..))));
+        fs::write(&draft.0, text)?;
+        fs::rename(&draft.0, &path)?;
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ impl From<StoreError> for Refusal {
         let status = match error {
             StoreError::Missing(_) => 404,
             StoreError::Exists(_) => 409,
+            StoreError::Full(_) => 400,
             StoreError::Disk(_) => 500,
         };
         Refusal { status, detail: error.text() }

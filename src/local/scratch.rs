@@ -12,10 +12,14 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::checkpoint::StoreError;
+use super::room::{Reserved, Room};
+
 /// Allocates parts of the file.
 #[derive(Debug)]
 pub(super) struct Scratch {
     folder: PathBuf,
+    room: Arc<Room>,
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -26,6 +30,8 @@ struct Inner {
     /// Offsets of free parts, by length.
     free: HashMap<u64, Vec<u64>>,
     used: usize,
+    /// Disk space of the file.
+    room: Vec<Reserved>,
 }
 
 /// A part of the file, which is freed on drop.
@@ -40,36 +46,50 @@ pub(super) struct Part {
 impl Scratch {
     /// Creates the scratch space; its file is made in `folder` when it is first needed. If the system cannot unlink an
     /// open file, the next engine on that folder deletes the file.
-    pub(super) fn new(folder: PathBuf) -> Self {
-        Scratch { folder, inner: Arc::default() }
+    pub(super) fn new(folder: PathBuf, room: Arc<Room>) -> Self {
+        Scratch { folder, room, inner: Arc::default() }
     }
 
     /// Writes bytes to a new part. The file is not synced, because the bytes are not needed after this process ends.
-    pub(super) fn put(&self, bytes: &[u8]) -> io::Result<Part> {
+    ///
+    /// # Errors
+    /// The file cannot be written, or would exceed the limit of the disk space.
+    pub(super) fn put(&self, bytes: &[u8]) -> Result<Part, StoreError> {
+        let len = bytes.len() as u64;
         let known = self.inner.lock().file.clone();
         let file = match known {
             Some(it) => it,
-            None => Arc::new(self.file()?),
+            None => Arc::new(self.file().map_err(|it| disk(&it))?),
         };
-        let part = {
-            let mut inner = self.inner.lock();
-            // The lock was free for a moment. If the current file is another one now, use that one. If there is no
-            // current file (this is the first part, or all parts were freed meanwhile), `file` becomes the current
-            // file.
-            let file = inner.file.get_or_insert(file).clone();
-            let len = bytes.len() as u64;
-            let at = match inner.free.get_mut(&len).and_then(Vec::pop) {
-                Some(it) => it,
-                None => {
-                    inner.end += len;
-                    inner.end - len
-                }
-            };
-            inner.used += 1;
-            Part { inner: self.inner.clone(), file, at, len }
+        let part = match self.take(&file, len, None) {
+            Some(it) => Some(it),
+            None => {
+                let room = self.room.reserve(len, || "cannot keep the weights of a sampler".into())?;
+                self.take(&file, len, Some(room))
+            }
         };
-        write_at(&part.file, bytes, part.at)?;
+        // Always there, because a part can be taken with its room.
+        let part = part.ok_or_else(|| disk(&io::ErrorKind::StorageFull.into()))?;
+        write_at(&part.file, bytes, part.at).map_err(|it| disk(&it))?;
         Ok(part)
+    }
+
+    /// Takes a free part of this length, or a new one at the end of the file if there is `room` for it. If there is no
+    /// current file (this is the first part, or all parts were freed meanwhile), `file` becomes the current file.
+    fn take(&self, file: &Arc<File>, len: u64, room: Option<Reserved>) -> Option<Part> {
+        let mut inner = self.inner.lock();
+        let at = match (inner.free.get_mut(&len).and_then(Vec::pop), room) {
+            (Some(at), _) => at,
+            (None, Some(room)) => {
+                inner.room.push(room);
+                inner.end += len;
+                inner.end - len
+            }
+            (None, None) => return None,
+        };
+        let file = inner.file.get_or_insert_with(|| file.clone()).clone();
+        inner.used += 1;
+        Some(Part { inner: self.inner.clone(), file, at, len })
     }
 
     /// Creates a file and unlinks it where the system allows it, so that the system deletes it even if the process is
@@ -86,9 +106,9 @@ impl Scratch {
 
 impl Part {
     /// Reads the bytes of the part.
-    pub(super) fn read(&self) -> io::Result<Vec<u8>> {
+    pub(super) fn read(&self) -> Result<Vec<u8>, StoreError> {
         let mut bytes = vec![0; self.len as usize];
-        read_at(&self.file, &mut bytes, self.at)?;
+        read_at(&self.file, &mut bytes, self.at).map_err(|it| disk(&it))?;
         Ok(bytes)
     }
 }
@@ -103,6 +123,10 @@ impl Drop for Part {
             *inner = Inner::default();
         }
     }
+}
+
+fn disk(error: &io::Error) -> StoreError {
+    StoreError::Disk(format!("the engine's scratch file: {error}"))
 }
 
 #[cfg(unix)]
@@ -146,7 +170,7 @@ mod tests {
     fn parts_keep_their_bytes_and_freed_parts_are_reused() {
         let folder = std::env::temp_dir().join(format!("tinkex-scratch-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
-        let scratch = Scratch::new(folder.clone());
+        let scratch = Scratch::new(folder.clone(), Arc::new(Room::unlimited()));
         let a = scratch.put(b"first").expect("room");
         let b = scratch.put(b"other").expect("room");
         let c = scratch.put(b"longer than those").expect("room");

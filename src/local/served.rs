@@ -211,7 +211,12 @@ impl Models {
     /// `alias` if it is an alias of the model, otherwise the model's own name. An alias in an old checkpoint may no longer
     /// exist.
     pub(super) fn shown<'a>(&self, model: &'a Served, alias: Option<&'a str>) -> &'a str {
-        alias.filter(|it| self.aliases.get(*it) == Some(&model.name)).unwrap_or(&model.name)
+        self.shown_name(&model.name, alias)
+    }
+
+    /// `alias` if it is an alias of the model `name`, otherwise `name`.
+    pub(super) fn shown_name<'a>(&self, name: &'a str, alias: Option<&'a str>) -> &'a str {
+        alias.filter(|it| self.aliases.get(*it).is_some_and(|model| model == name)).unwrap_or(name)
     }
 
     /// The name of the base model of a checkpoint, also of one whose model is not served.

@@ -23,8 +23,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::signals;
 use crate::wire::json::{ClientConfig, DynamicConfig};
 
+use super::catalogue::Catalogue;
 use super::checkpoint::Store;
-use super::connections::{self, Limits};
+use super::connections;
 use super::downloads::random_token;
 use super::futures::Futures;
 use super::http::{App, Bodies, router};
@@ -33,7 +34,7 @@ use super::nn::Cpu;
 use super::queue::Queue;
 use super::served::Models;
 use super::snapshots::Snapshots;
-use super::state::{SilenceLimits, State};
+use super::state::{Limits, State};
 use super::worker::{PanicTexts, Worker, max_concurrent_samples};
 
 /// Upper bound of `Options::long_poll`; larger values count as this one.
@@ -41,7 +42,7 @@ const MAX_LONG_POLL: Duration = Duration::from_secs(24 * 3600);
 /// Time limit of stopping, for all threads together.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Interval between deletions of expired checkpoints.
+/// Interval between deletions of expired checkpoints, and between updates of the catalogue.
 const SWEEP_PERIOD: Duration = Duration::from_secs(30);
 
 /// Settings of a [`Server`].
@@ -58,9 +59,22 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(30);
 pub struct Options {
     /// Port on the loopback address. Default 0: the system chooses a free port.
     pub port: u16,
-    /// Folder of the checkpoints. Only one engine at a time can use a folder. Default none: a temporary folder, which
-    /// is removed when the server stops.
+    /// Folder of the checkpoints, and of the records of training runs and sessions that are listed after their end. Only
+    /// one engine at a time can use a folder. Default none: a temporary folder, which is removed when the server stops.
     pub data_dir: Option<PathBuf>,
+    /// Limit of the disk space of the data folder, in bytes, with files that are being written and with the weights of
+    /// samplers, which are in a scratch file. A save, a copy or a new sampler that would exceed the limit fails before
+    /// anything is written. A checkpoint that replaces another one needs space beside it. Records of runs and sessions,
+    /// which are small, are counted but never refused. Default none.
+    pub max_disk_bytes: Option<u64>,
+    /// Limit of the models that are loaded, each with its adapter, gradients and optimizer state in memory: about 4 MB
+    /// each for `tinkex/nano` at rank 32. At the limit, a new model replaces those of the session that has been paused
+    /// for longest (see `pause_after`). If no session is paused, the new model is refused with status 429, which makes
+    /// clients try again later. Default 256.
+    pub max_models: usize,
+    /// Limit of the sessions that have not ended. At the limit, a new session replaces the one that has been paused for
+    /// longest. If no session is paused, the new one is refused with status 429. Default 4096.
+    pub max_sessions: usize,
     /// The API key that requests must carry. Default none: a random key for each start, returned by
     /// [`Server::api_key`].
     pub api_key: Option<String>,
@@ -146,6 +160,9 @@ impl Default for Options {
         Options {
             port: 0,
             data_dir: None,
+            max_disk_bytes: None,
+            max_models: 256,
+            max_sessions: 4096,
             api_key: None,
             allowed_hosts: Vec::new(),
             seed: 0,
@@ -187,8 +204,14 @@ impl Options {
         if MAX_THREADS < self.threads {
             return fail(&format!("threads must be at most {MAX_THREADS}, is {}", self.threads));
         }
-        if self.max_connections == 0 {
-            return fail("max_connections must be at least 1");
+        for (name, max) in [
+            ("max_connections", self.max_connections),
+            ("max_models", self.max_models),
+            ("max_sessions", self.max_sessions),
+        ] {
+            if max == 0 {
+                return fail(&format!("{name} must be at least 1"));
+            }
         }
         if self.stall_timeout.is_zero() || self.idle_timeout.is_zero() {
             return fail("stall_timeout and idle_timeout must be above zero");
@@ -218,6 +241,9 @@ impl fmt::Debug for Options {
         f.debug_struct("Options")
             .field("port", &self.port)
             .field("data_dir", &self.data_dir)
+            .field("max_disk_bytes", &self.max_disk_bytes)
+            .field("max_models", &self.max_models)
+            .field("max_sessions", &self.max_sessions)
             .field("seed", &self.seed)
             .field("threads", &self.threads)
             .field("samplers_in_memory", &self.samplers_in_memory)
@@ -320,7 +346,14 @@ impl Server {
             threads: Vec::new(),
         };
         // From here on, an early return drops `server`, which stops the threads started so far.
-        let store = Arc::new(Store::open(data_dir.clone()).map_err(system_error)?);
+        let store = Store::open(data_dir.clone()).map_err(system_error)?.limited(options.max_disk_bytes);
+        let store = Arc::new(store);
+        let catalogue = if temporary {
+            Catalogue::in_memory()
+        } else {
+            Catalogue::open(&store.catalogue(), &store.scratch()).map_err(system_error)?
+        };
+        let catalogue = Arc::new(catalogue);
         // Before the models are loaded: their weights count.
         let available = || machine_memory::available().map_or(u64::MAX, |it| it / 10 * 9);
         let max_memory = options.max_memory_bytes.unwrap_or_else(available);
@@ -334,8 +367,9 @@ impl Server {
         let threads = pool.current_num_threads();
         let queue = Arc::new(Queue::new(max_concurrent_samples(threads), threads));
         let worker = Worker {
-            snapshots: Arc::new(Snapshots::new(store.scratch(), options.samplers_in_memory)),
+            snapshots: Arc::new(Snapshots::new(store.scratch(), options.samplers_in_memory, store.room())),
             store: store.clone(),
+            catalogue: catalogue.clone(),
             futures: futures.clone(),
             pool,
             quick_pool,
@@ -351,8 +385,14 @@ impl Server {
             state: State::new(
                 served,
                 options.seed,
-                SilenceLimits { session_timeout: options.session_timeout, pause_after: options.pause_after },
+                Limits {
+                    session_timeout: options.session_timeout,
+                    pause_after: options.pause_after,
+                    max_models: options.max_models,
+                    max_sessions: options.max_sessions,
+                },
                 store,
+                catalogue,
                 futures,
                 queue,
             ),
@@ -368,8 +408,11 @@ impl Server {
             long_poll: options.long_poll.min(MAX_LONG_POLL),
             announce_above: options.announce_above,
         });
-        let limits =
-            Limits { max: options.max_connections, idle: options.idle_timeout, stall: options.stall_timeout };
+        let limits = connections::Limits {
+            max: options.max_connections,
+            idle: options.idle_timeout,
+            stall: options.stall_timeout,
+        };
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime =
             runtime.enable_io().enable_time().thread_name("tinkex-blocking").max_blocking_threads(4);
@@ -498,7 +541,13 @@ impl Thread {
     }
 }
 
-async fn serve(listener: TcpListener, app: Arc<App>, limits: Limits, period: Duration, stop: Arc<Notify>) {
+async fn serve(
+    listener: TcpListener,
+    app: Arc<App>,
+    limits: connections::Limits,
+    period: Duration,
+    stop: Arc<Notify>,
+) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(it) => it,
         Err(error) => {
@@ -524,8 +573,11 @@ async fn sweep_sessions(app: Arc<App>, period: Duration) {
         if SWEEP_PERIOD <= now.duration_since(swept) {
             swept = now;
             let app = app.clone();
-            let swept = move || app.state.delete_expired_checkpoints(SystemTime::now());
-            drop(tokio::task::spawn_blocking(swept).await);
+            let sweep = move || {
+                app.state.delete_expired_checkpoints(SystemTime::now());
+                app.state.update_catalogue();
+            };
+            drop(tokio::task::spawn_blocking(sweep).await);
         }
     }
 }

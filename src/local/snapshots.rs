@@ -5,7 +5,6 @@
 //! recently used snapshots are also in memory, as samplers whose adapter is merged with the base model.
 
 use std::collections::HashMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -15,6 +14,7 @@ use parking_lot::Mutex;
 use super::checkpoint::{ADAPTER, CheckpointId, Store, StoreError};
 use super::engine::{Base, Sampler, Trainer};
 use super::nn::LoraSpec;
+use super::room::Room;
 use super::scratch::{Part, Scratch};
 
 /// A copy of an adapter at one moment. Dropping it frees its part of the scratch file.
@@ -52,10 +52,11 @@ pub(super) struct Snapshots {
 }
 
 impl Snapshots {
-    /// Creates the collection. Its scratch file is in `folder`, and at most `max` samplers are in memory.
-    pub(super) fn new(folder: PathBuf, max: usize) -> Self {
+    /// Creates the collection. Its scratch file is in `folder` and takes space from `room`; at most `max` samplers are in
+    /// memory.
+    pub(super) fn new(folder: PathBuf, max: usize, room: &Arc<Room>) -> Self {
         Snapshots {
-            scratch: Scratch::new(folder),
+            scratch: Scratch::new(folder, room.clone()),
             ready: Arc::new(Ready { max: max.max(1), samplers: Mutex::default() }),
             latest: Mutex::default(),
             made: AtomicU64::new(0),
@@ -63,8 +64,15 @@ impl Snapshots {
     }
 
     /// Takes a snapshot of a model. If the model has not changed since its last snapshot, returns that one.
-    pub(super) fn of_model(&self, model_id: &str, trainer: &dyn Trainer) -> Result<Arc<Snapshot>, String> {
-        self.keep(Origin::Model(model_id.into()), trainer).map_err(|it| disk(&it))
+    ///
+    /// # Errors
+    /// The scratch file cannot be written, or would exceed the limit of the disk space.
+    pub(super) fn of_model(
+        &self,
+        model_id: &str,
+        trainer: &dyn Trainer,
+    ) -> Result<Arc<Snapshot>, StoreError> {
+        self.keep(Origin::Model(model_id.into()), trainer)
     }
 
     /// Makes a snapshot of a checkpoint as it is on disk now. If the latest snapshot of the same save still exists,
@@ -86,14 +94,14 @@ impl Snapshots {
         trainer
             .load_adapter(files.first().map_or(&[], |it| it))
             .map_err(|it| format!("{} does not fit its base model: {it}", checkpoint.uri()))?;
-        self.keep(Origin::Save(meta.save_id), &*trainer).map_err(|it| disk(&it))
+        self.keep(Origin::Save(meta.save_id), &*trainer).map_err(StoreError::text)
     }
 
     fn latest(&self, origin: &Origin) -> Option<Arc<Snapshot>> {
         self.latest.lock().get(origin)?.upgrade()
     }
 
-    fn keep(&self, origin: Origin, trainer: &dyn Trainer) -> io::Result<Arc<Snapshot>> {
+    fn keep(&self, origin: Origin, trainer: &dyn Trainer) -> Result<Arc<Snapshot>, StoreError> {
         let (base, spec, params) = (trainer.base(), trainer.spec(), trainer.params());
         let mut bytes = Vec::with_capacity(4 * params.len());
         params.iter().for_each(|it| bytes.extend_from_slice(&it.to_le_bytes()));
@@ -124,7 +132,7 @@ impl Snapshots {
         let cell = self.ready.cell(snapshot.number);
         // Only one of several concurrent callers makes the sampler; the others wait for it.
         let made = cell.get_or_init(|| {
-            let bytes = snapshot.numbers.read().map_err(|it| disk(&it))?;
+            let bytes = snapshot.numbers.read().map_err(StoreError::text)?;
             let params = bytes.as_chunks::<4>().0.iter().map(|it| f32::from_le_bytes(*it)).collect();
             Ok(snapshot.base.clone().sampler(&snapshot.spec, params))
         });
@@ -133,10 +141,6 @@ impl Snapshots {
         }
         made.clone()
     }
-}
-
-fn disk(error: &io::Error) -> String {
-    format!("the engine's scratch file: {error}")
 }
 
 type Cell = Arc<OnceLock<Result<Arc<dyn Sampler>, String>>>;
@@ -187,7 +191,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("tinkex-snapshots-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let base = Cpu::default().seeded(&ModelConfig::nano(), 0);
-        let snapshots = Snapshots::new(folder.clone(), 2);
+        let snapshots = Snapshots::new(folder.clone(), 2, &Arc::new(Room::unlimited()));
         let kept: Vec<_> =
             (0..5).map(|i| snapshots.of_model("m", &*trainer(&base, i)).expect("a snapshot")).collect();
         let ready = || snapshots.ready.samplers.lock().iter().map(|it| it.0).collect::<Vec<_>>();
@@ -211,7 +215,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("tinkex-sharing-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let base = Cpu::default().seeded(&ModelConfig::nano(), 0);
-        let snapshots = Snapshots::new(folder.clone(), 2);
+        let snapshots = Snapshots::new(folder.clone(), 2, &Arc::new(Room::unlimited()));
         let of = |model: &str, seed| snapshots.of_model(model, &*trainer(&base, seed)).expect("a snapshot");
         let a = of("m", 1);
         assert!(Arc::ptr_eq(&a, &of("m", 1)));

@@ -5,6 +5,8 @@ transformers, PEFT and PyTorch compute with them.
     python tests/golden/engine.py --check     compares the committed ones with what would be written
     python tests/golden/engine.py --peft-logits MODEL_DIR ADAPTER_DIR TOKENS_JSON
                                               loads an adapter into PEFT and prints its logits as JSON
+    python tests/golden/engine.py --exported FOLDER
+                                              does so with the adapters that the engine exported, writes engine_exported
 
 Needs the packages of engine-requirements.txt; everything runs on the CPU, offline. README.md describes the fixtures.
 """
@@ -16,10 +18,12 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "engine"
+EXPORTED = HERE / "engine_exported"
 REQUIREMENTS = HERE / "engine-requirements.txt"
 
 
@@ -464,18 +468,34 @@ def differences(made, kept):
 
 
 def peft_logits(model_dir, adapter_dir, tokens_json):
-    """Prints the logits of every sequence of TOKENS_JSON, a list of lists of token ids."""
+    """The logits of every sequence of TOKENS_JSON, a list of lists of token ids."""
     sequences = json.loads(Path(tokens_json).read_text(encoding="utf-8"))
-    adapted = peft.PeftModel.from_pretrained(load(model_dir), adapter_dir).eval()
+    with warnings.catch_warnings():
+        # PEFT warns of weights that are missing or unknown.
+        warnings.simplefilter("error", UserWarning)
+        # An adapter of a tied head leaves the embeddings as they are, in the engine and in PEFT.
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
+        adapted = peft.PeftModel.from_pretrained(load(model_dir), adapter_dir).eval()
     with torch.no_grad():
-        logits = [logits_of(adapted, torch.tensor(it, dtype=torch.int64)).tolist() for it in sequences]
-    json.dump(logits, sys.stdout)
-    print()
+        return [logits_of(adapted, torch.tensor(it, dtype=torch.int64)).tolist() for it in sequences]
+
+
+def record_exported(folder):
+    """Writes the adapters in FOLDER/MODEL with PEFT's logits for FOLDER/MODEL/tokens.json."""
+    for model in ("llama", "qwen2", "qwen3"):
+        (logits,) = peft_logits(FOLDER / model, folder / model, folder / model / "tokens.json")
+        made = EXPORTED / model
+        made.mkdir(parents=True, exist_ok=True)
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copy(folder / model / name, made / name)
+        rows = [json.dumps([round(it, 5) for it in row]) for row in logits]
+        (made / "logits.json").write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--check", action="store_true", help="compare with the committed fixtures, write nothing")
+    parser.add_argument("--exported", type=Path, metavar="FOLDER")
     parser.add_argument("--peft-logits", nargs=3, metavar=("MODEL_DIR", "ADAPTER_DIR", "TOKENS_JSON"))
     arguments = parser.parse_args()
     # One thread, so that sums have the same order in every run.
@@ -483,7 +503,11 @@ def main():
     torch.use_deterministic_algorithms(True)
     transformers.utils.logging.disable_progress_bar()
     if arguments.peft_logits:
-        peft_logits(*arguments.peft_logits)
+        json.dump(peft_logits(*arguments.peft_logits), sys.stdout)
+        print()
+        return
+    if arguments.exported:
+        record_exported(arguments.exported)
         return
     with tempfile.TemporaryDirectory() as work:
         made = Path(work) / "engine"

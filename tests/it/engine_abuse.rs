@@ -351,6 +351,8 @@ fn unusable_options_are_refused_by_name() {
         (|it| it.data_dir = Some("".into()), "data_dir"),
         (|it| it.threads = 100_000, "threads"),
         (|it| it.max_connections = 0, "max_connections"),
+        (|it| it.max_models = 0, "max_models"),
+        (|it| it.max_sessions = 0, "max_sessions"),
         (|it| it.stall_timeout = Duration::ZERO, "stall_timeout"),
         (|it| it.idle_timeout = Duration::ZERO, "idle_timeout"),
     ];

@@ -106,7 +106,7 @@ fn missing_features_are_incompatible_and_missing_objects_not_found() {
 }
 
 #[test]
-fn a_run_known_only_by_its_checkpoints_is_listed_by_the_next_server() {
+fn a_run_and_its_session_are_listed_by_the_next_server() {
     let folder = std::env::temp_dir().join(format!("tinkex-rest-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);
     let start = || {
@@ -126,7 +126,7 @@ fn a_run_known_only_by_its_checkpoints_is_listed_by_the_next_server() {
     let runs: Vec<_> = rest.list_training_runs().map(|it| it.unwrap()).collect();
     assert_eq!((runs.len(), runs[0].training_run_id.as_str()), (1, state.run_id()));
     assert_eq!(rest.list_user_checkpoints().next().unwrap().unwrap().path().unwrap(), (&state).into());
-    assert_eq!(rest.list_sessions().count(), 0);
+    assert_eq!(rest.list_sessions().count(), 1);
     drop(rest);
     server.stop();
     std::fs::remove_dir_all(&folder).unwrap();

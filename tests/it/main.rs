@@ -18,11 +18,19 @@ mod dropped_sessions;
 #[cfg(feature = "local")]
 mod engine_abuse;
 #[cfg(feature = "local")]
+mod engine_adapters;
+#[cfg(feature = "local")]
+mod engine_catalogue;
+#[cfg(feature = "local")]
 mod engine_checkpoints;
+#[cfg(feature = "local")]
+mod engine_disk;
 #[cfg(feature = "local")]
 mod engine_fairness;
 #[cfg(feature = "local")]
 mod engine_http;
+#[cfg(feature = "local")]
+mod engine_killed;
 #[cfg(feature = "local")]
 mod engine_losses;
 #[cfg(feature = "local")]

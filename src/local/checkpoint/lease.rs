@@ -4,10 +4,11 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::disk::{remove, sync_folder};
+use super::super::disk::{remove, sync_folder};
+use super::Kind;
 
 /// Subfolder of the data folder for the engine's own files.
-const ENGINE_FOLDER: &str = ".tinkex";
+pub(super) const ENGINE_FOLDER: &str = ".tinkex";
 
 /// The lock of a data folder. It is released on drop; if the process is killed, the system releases it.
 #[derive(Debug)]
@@ -75,7 +76,11 @@ impl Lease {
     fn clear(&self, root: &Path) -> io::Result<()> {
         self.restore_moved(root)?;
         remove(&self.moved());
-        remove(&self.drafts());
+        // Keep the folder itself: on a full disk it could not be created again.
+        for entry in fs::read_dir(self.drafts()).into_iter().flatten().flatten() {
+            remove(&entry.path());
+        }
+        remove_empty_runs(root);
         // Earlier versions of the engine wrote drafts beside the folders of the runs.
         for entry in fs::read_dir(root)?.flatten() {
             let name = entry.file_name();
@@ -117,5 +122,20 @@ impl Lease {
             }
         }
         Ok(())
+    }
+}
+
+/// Removes the empty folders of runs whose first save or last deletion was interrupted.
+fn remove_empty_runs(root: &Path) {
+    let is_run = |path: &Path| {
+        let name = path.file_name().and_then(|it| it.to_str()).unwrap_or_default();
+        name.contains("_train_") || name.contains("_copy_")
+    };
+    let folders = fs::read_dir(root).into_iter().flatten().flatten().map(|it| it.path());
+    for run in folders.filter(|it| is_run(it)) {
+        // The system refuses to remove a folder that is not empty.
+        for folder in Kind::ALL.iter().map(|it| run.join(it.segment())).chain([run.clone()]) {
+            let _ = fs::remove_dir(folder);
+        }
     }
 }

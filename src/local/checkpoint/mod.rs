@@ -15,12 +15,14 @@
 //! second gives its name to the new folder. Readers wait between the two. If the engine is killed between the two, the
 //! next engine moves the old folder back.
 //!
-//! Drafts, moved folders, and the lock that keeps a second engine out are in `<data folder>/.tinkex`.
+//! Drafts, moved folders, the catalogue of runs and sessions, and the lock that keeps a second engine out are in
+//! `<data folder>/.tinkex`.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -29,20 +31,25 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::age::{self, Recipient};
+use super::disk::{self, TempPath, exchange, sync_folder, write_file};
 use super::nn::LoraSpec;
+use super::room::{Full, Room};
 use crate::clock_text::{parse_rfc3339, rfc3339};
-use disk::{TempPath, exchange, sync_folder, write_file};
 use lease::Lease;
 
-mod disk;
 mod lease;
 
 /// LoRA's alpha: the adapter's output is multiplied by alpha / rank. The network uses the same value.
-const ALPHA: f64 = 32.0;
+const ALPHA: u32 = 32;
 pub(super) const ADAPTER: &str = "adapter_model.safetensors";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 const META: &str = "tinkex.json";
 const CONFIG: &str = "adapter_config.json";
+/// Folder of drafts in a data folder. Each engine empties it when it starts.
+pub(super) fn drafts(data_dir: &Path) -> PathBuf {
+    data_dir.join(lease::ENGINE_FOLDER).join("drafts")
+}
+
 /// Number of attempts to read or change a checkpoint that is replaced again and again.
 const MAX_ATTEMPTS: usize = 100;
 
@@ -203,6 +210,8 @@ impl Meta {
 pub(super) enum StoreError {
     Missing(String),
     Exists(String),
+    /// The limit of the disk space would be exceeded; nothing was written.
+    Full(String),
     /// An error of the disk; the text names the path.
     Disk(String),
 }
@@ -210,8 +219,17 @@ pub(super) enum StoreError {
 impl StoreError {
     pub(super) fn text(self) -> String {
         match self {
-            StoreError::Missing(it) | StoreError::Exists(it) | StoreError::Disk(it) => it,
+            StoreError::Missing(it)
+            | StoreError::Exists(it)
+            | StoreError::Full(it)
+            | StoreError::Disk(it) => it,
         }
+    }
+}
+
+impl From<Full> for StoreError {
+    fn from(full: Full) -> Self {
+        StoreError::Full(full.0)
     }
 }
 
@@ -224,6 +242,7 @@ fn disk(path: &Path, doing: &str, error: &io::Error) -> StoreError {
 pub(super) struct Store {
     root: PathBuf,
     lease: Lease,
+    room: Arc<Room>,
     /// Lock for the names of checkpoints, held while a name is checked and changed. While it is held, only names and
     /// `tinkex.json` are read and written: no weights are written and nothing is synced to the disk, because that takes
     /// long.
@@ -239,7 +258,21 @@ impl Store {
     /// Another engine uses the folder, or it cannot be written to.
     pub(super) fn open(root: PathBuf) -> Result<Self, String> {
         let lease = Lease::take(&root)?;
-        Ok(Store { root, lease, names: Mutex::new(()), can_exchange: AtomicBool::new(true) })
+        let room = Arc::new(Room::unlimited());
+        Ok(Store { root, lease, room, names: Mutex::new(()), can_exchange: AtomicBool::new(true) })
+    }
+
+    /// Limits the disk space of the data folder, in bytes.
+    pub(super) fn limited(mut self, max: Option<u64>) -> Self {
+        if let Some(max) = max {
+            self.room = Arc::new(Room::limited(max, self.root.clone(), self.lease.drafts()));
+        }
+        self
+    }
+
+    /// The disk space of the data folder.
+    pub(super) fn room(&self) -> &Arc<Room> {
+        &self.room
     }
 
     fn folder(&self, checkpoint: &CheckpointId) -> PathBuf {
@@ -249,6 +282,16 @@ impl Store {
     /// Folder for files that are not needed after this engine ends.
     pub(super) fn scratch(&self) -> PathBuf {
         self.lease.drafts()
+    }
+
+    /// Folder of the catalogue of runs and sessions.
+    pub(super) fn catalogue(&self) -> PathBuf {
+        self.lease.folder().join("catalogue")
+    }
+
+    /// True if a run has a folder, that is, if it has checkpoints.
+    pub(super) fn has_run(&self, run_id: &str) -> bool {
+        self.root.join(run_id.replace(':', "_")).is_dir()
     }
 
     /// A new path for a draft, or for a folder that is to be deleted. No other run of the engine uses the same path.
@@ -280,16 +323,26 @@ impl Store {
             return Err(exists());
         }
         let meta = Meta { save_id: fastrand::u64(1..), ..meta.clone() };
+        let description = [(META, meta.text()?)];
+        let config = (!meta.encrypted).then(|| (CONFIG, meta.config_text()));
+        let all = files.iter().chain(&config).chain(&description);
+        let all: Vec<(&str, &[u8])> = all.map(|(name, bytes)| (*name, &bytes[..])).collect();
+        let size: usize = all.iter().map(|it| it.1.len()).sum();
+        let _room = self.room.reserve(size as u64, || format!("cannot save {}", checkpoint.uri()))?;
         let draft = self.temp_path();
-        write_folder(&draft.0, &meta, files)?;
+        write_folder(&draft.0, &all)?;
         let parent = folder.parent().unwrap_or(&self.root);
-        fs::create_dir_all(parent).map_err(|it| disk(parent, "create", &it))?;
         {
             let _names = self.names.lock();
             if taken() {
                 return Err(exists());
             }
-            self.rename_draft(&draft, checkpoint).map_err(|it| disk(&folder, "write", &it))?;
+            // Under the lock, because a deletion removes the parent folders when they are empty.
+            fs::create_dir_all(parent).map_err(|it| disk(parent, "create", &it))?;
+            if let Err(error) = self.rename_draft(&draft, checkpoint) {
+                self.remove_empty(&folder);
+                return Err(disk(&folder, "write", &error));
+            }
         }
         // Sync the new name and the names of the parent folders, which may be new, too.
         self.sync(&folder)
@@ -339,13 +392,24 @@ impl Store {
         fs::rename(&moved, &draft.0)
     }
 
-    /// Syncs the name of a checkpoint and the names of its parent folders.
+    /// Syncs the name of a checkpoint and the names of its parent folders. Skips parent folders that a deletion has
+    /// removed.
     fn sync(&self, folder: &Path) -> Result<(), StoreError> {
         let around = folder.ancestors().skip(1).take_while(|it| it.starts_with(&self.root));
         for folder in around {
-            sync_folder(folder).map_err(|error| disk(folder, "sync", &error))?;
+            match sync_folder(folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                synced => synced.map_err(|error| disk(folder, "sync", &error))?,
+            }
         }
         Ok(())
+    }
+
+    /// Removes the parent folders of a checkpoint that are empty.
+    fn remove_empty(&self, folder: &Path) {
+        let around = folder.ancestors().skip(1).take_while(|it| *it != self.root);
+        // The system refuses to remove a folder that is not empty.
+        let _ = around.map(fs::remove_dir).take_while(Result::is_ok).count();
     }
 
     /// Reads the description of a checkpoint.
@@ -553,6 +617,7 @@ impl Store {
             if !wanted(&aside.0) && fs::rename(&aside.0, &folder).is_ok() {
                 return Ok(false);
             }
+            self.remove_empty(&folder);
         }
         self.sync(&folder)?;
         Ok(true)
@@ -639,12 +704,9 @@ fn folders(within: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 }
 
 /// Writes a new folder. All its files are synced to the disk when this returns.
-fn write_folder(folder: &Path, meta: &Meta, files: &[(&str, Vec<u8>)]) -> Result<(), StoreError> {
+fn write_folder(folder: &Path, files: &[(&str, &[u8])]) -> Result<(), StoreError> {
     fs::create_dir(folder).map_err(|it| disk(folder, "create", &it))?;
-    let config = (!meta.encrypted).then(|| meta.config_text());
-    let description = meta.text()?;
-    let described = config.iter().map(|it| (CONFIG, it)).chain([(META, &description)]);
-    for (name, bytes) in files.iter().map(|(name, bytes)| (*name, bytes)).chain(described) {
+    for (name, bytes) in files {
         let path = folder.join(name);
         write_file(&path, bytes).map_err(|it| disk(&path, "write", &it))?;
     }

@@ -234,18 +234,22 @@ fn mentions(headers: &HeaderMap, name: header::HeaderName, what: &str) -> bool {
 // ---- endpoints of more than one line ----
 
 async fn create_session(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
-    let key = headers.get("x-idempotency-key").and_then(|it| it.to_str().ok());
-    match request::<CreateSessionRequest>(&body) {
-        Ok(it) => ok(&app.state.create_session(it, key)),
-        Err(error) => unreadable(&error),
-    }
+    run_blocking(app, false, move |app| {
+        let key = headers.get("x-idempotency-key").and_then(|it| it.to_str().ok());
+        match request::<CreateSessionRequest>(&body) {
+            Ok(it) => reply(app.state.create_session(it, key)),
+            Err(error) => unreadable(&error),
+        }
+    })
+    .await
 }
 
 async fn finish_session(Shared(app): Context, Path(id): Path<String>, body: Bytes) -> Response {
-    match request::<FinishSessionRequest>(&body) {
+    run_blocking(app, false, move |app| match request::<FinishSessionRequest>(&body) {
         Ok(it) => reply(app.state.finish_session(&id, it).map(|()| json!({}))),
         Err(error) => unreadable(&error),
-    }
+    })
+    .await
 }
 
 async fn sampler(Shared(app): Context, Path(id): Path<String>) -> Response {

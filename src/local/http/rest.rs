@@ -153,10 +153,11 @@ async fn session(Shared(app): Context, Path(id): Path<String>) -> Response {
 }
 
 async fn assign_project(Shared(app): Context, Path(id): Path<String>, body: Bytes) -> Response {
-    match request::<AssignProjectRequest>(&body) {
+    run_blocking(app, false, move |app| match request::<AssignProjectRequest>(&body) {
         Ok(it) => reply(app.state.assign_project(&id, it.project_id).map(|()| json!({}))),
         Err(error) => unreadable(&error),
-    }
+    })
+    .await
 }
 
 async fn export_trace(Shared(app): Context, Path(id): Path<String>) -> Response {

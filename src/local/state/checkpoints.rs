@@ -194,7 +194,11 @@ impl State {
 
     pub(super) fn project_of_run(&self, run_id: &str) -> Option<String> {
         let session = run_id.split_once(":train:").map_or(run_id, |it| it.0);
-        self.inner.lock().sessions.get(session)?.project_id.clone()
+        match self.inner.lock().sessions.get(session) {
+            Some(it) => it.project_id.clone(),
+            // The session is forgotten.
+            None => self.catalogue.runs.get(run_id)?.project_id,
+        }
     }
 }
 

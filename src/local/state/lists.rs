@@ -45,8 +45,8 @@ pub(in crate::local) fn query(query: &str, name: &str) -> Option<String> {
 }
 
 impl State {
-    /// All training runs, or those of a project, the most recently used first. A training run is a model that is
-    /// loaded, or a former model with saved checkpoints.
+    /// All training runs, or those of a project, the most recently used first. A training run is a model that is or
+    /// was loaded, or a copied checkpoint.
     pub(in crate::local) fn training_runs(
         &self,
         window: Window,
@@ -55,6 +55,7 @@ impl State {
         let found = self.store.all();
         let mut ids: BTreeSet<String> = found.iter().map(|it| it.meta.run_id.clone()).collect();
         ids.extend(self.inner.lock().models.keys().cloned());
+        ids.extend(self.catalogue.runs.all().into_iter().map(|it| it.run_id));
         if let Some(wanted) = project_id {
             let project = |id: &str| match found.iter().find(|it| it.meta.run_id == id) {
                 Some(it) => self.project_of(&it.meta),
@@ -86,9 +87,15 @@ impl State {
             let metadata = model.user_metadata.clone().unwrap_or_default();
             (model.lora.rank, rfc3339(model.last_request), metadata, model.base_model.clone())
         });
-        let (rank, used, metadata, name) = alive.or_else(|| {
-            let newest = last.iter().flatten().max_by(|a, b| a.meta.created.cmp(&b.meta.created))?;
-            let meta = &newest.meta;
+        let newest = last.iter().flatten().max_by(|a, b| a.meta.created.cmp(&b.meta.created));
+        let ended = || {
+            let record = self.catalogue.runs.get(run_id)?;
+            let saved = newest.map(|it| it.meta.created.clone()).unwrap_or_default();
+            let name = self.served.shown_name(&record.base_model, record.base_alias.as_deref()).to_owned();
+            Some((record.rank, record.last_request.max(saved), record.user_metadata, name))
+        };
+        let (rank, used, metadata, name) = alive.or_else(ended).or_else(|| {
+            let meta = &newest?.meta;
             let name = self.served.shown_of(meta).to_owned();
             Some((meta.rank as u32, meta.created.clone(), BTreeMap::new(), name))
         })?;
@@ -141,7 +148,9 @@ impl State {
         let alive = inner.models.iter().filter(|it| it.1.session_id == id).map(|it| it.0.clone());
         let prefix = format!("{id}:train:");
         let gone = saved.iter().map(|it| it.meta.run_id.clone()).filter(|it| it.starts_with(&prefix));
-        let runs: BTreeSet<String> = alive.chain(gone).collect();
+        let listed = self.catalogue.runs.all().into_iter().map(|it| it.run_id);
+        let listed = listed.filter(|it| it.starts_with(&prefix));
+        let runs: BTreeSet<String> = alive.chain(gone).chain(listed).collect();
         let samplers = inner.samplers.iter().filter(|it| it.1.session_id == id).map(|it| it.0.clone());
         let samplers: BTreeSet<String> = samplers.collect();
         Ok(SessionInfo {

@@ -1,7 +1,7 @@
 //! State of the server: sessions, models and samplers, all under one lock. Requests are accepted or refused here;
 //! training, sampling and saving become jobs of the engine thread. The submodules implement the requests, by subject.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -9,9 +9,11 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use crate::clock_text::{parse_rfc3339, rfc3339, rfc3339_micros};
 use crate::types::LoraConfig;
 use crate::wire::json::*;
 
+use super::catalogue::{Catalogue, End, SessionRecord};
 use super::checkpoint::Store;
 use super::downloads::Downloads;
 use super::feeds::Feed;
@@ -46,6 +48,8 @@ const MAX_REMEMBERED: usize = 65_536;
 /// (`MAX_TRACES`).
 const MAX_ENDED: usize = 1024;
 const MAX_TRACES: usize = 16;
+/// Number of training runs that are remembered. Above it, runs without checkpoints are forgotten.
+const MAX_RUNS: usize = 4096;
 /// Limit of the bytes of passes that wait. Above it a pass is accepted only if no other job of its session must run
 /// before it.
 const MAX_WAITING_BYTES: usize = 256 << 20;
@@ -53,9 +57,9 @@ const MAX_WAITING_BYTES: usize = 256 << 20;
 pub(super) struct State {
     pub(super) futures: Arc<Futures>,
     store: Arc<Store>,
+    catalogue: Arc<Catalogue>,
     served: Models,
-    session_timeout: Duration,
-    pause_after: Duration,
+    limits: Limits,
     queue: Arc<Queue>,
     /// Bytes of passes that wait.
     waiting: Arc<AtomicUsize>,
@@ -82,15 +86,6 @@ struct Inner {
     copies: VecDeque<(String, String)>,
 }
 
-/// Reason for which a session ended.
-#[derive(Clone, Debug, PartialEq)]
-enum End {
-    /// The client finished the session.
-    Finished { reason: FinishReason, detail: Option<String> },
-    /// No request arrived within the session timeout, not even a heartbeat.
-    Silent,
-}
-
 struct Session {
     /// Number of sessions that were created before this one.
     number: usize,
@@ -113,6 +108,36 @@ struct Session {
 }
 
 impl Session {
+    fn new(number: usize, record: SessionRecord) -> Self {
+        Session {
+            number,
+            created: parse_rfc3339(&record.created).unwrap_or(SystemTime::UNIX_EPOCH),
+            user_metadata: record.user_metadata,
+            display_name: record.display_name,
+            project_id: record.project_id,
+            end: record.end,
+            trace: None,
+            last_contact: Instant::now(),
+            last_poll: Instant::now(),
+            paused: false,
+            models: RecentRequests::new(0),
+            samplers: RecentRequests::new(0),
+            losses: CustomLosses::new(),
+        }
+    }
+
+    fn record(&self, id: &str) -> SessionRecord {
+        SessionRecord {
+            format: 1,
+            session_id: id.into(),
+            created: rfc3339_micros(self.created),
+            user_metadata: self.user_metadata.clone(),
+            display_name: self.display_name.clone(),
+            project_id: self.project_id.clone(),
+            end: self.end.clone(),
+        }
+    }
+
     /// Records that a client contacted the session, and resumes the session if it is paused.
     fn touch(&mut self, id: &str, queue: &Queue) {
         self.last_contact = Instant::now();
@@ -169,22 +194,25 @@ impl SamplerEntry {
     }
 }
 
-/// Time limits of silent sessions; see the fields of the same names in `Options`.
-pub(super) struct SilenceLimits {
+/// Limits of sessions and models; see the fields of the same names in `Options`.
+pub(super) struct Limits {
     pub(super) session_timeout: Duration,
     pub(super) pause_after: Duration,
+    pub(super) max_models: usize,
+    pub(super) max_sessions: usize,
 }
 
 impl State {
     pub(super) fn new(
         served: Models,
         seed: u64,
-        silence: SilenceLimits,
+        limits: Limits,
         store: Arc<Store>,
+        catalogue: Arc<Catalogue>,
         futures: Arc<Futures>,
         queue: Arc<Queue>,
     ) -> Self {
-        let inner = Inner {
+        let mut inner = Inner {
             queue: queue.clone(),
             rng: fastrand::Rng::new(),
             seeds: fastrand::Rng::with_seed(seed),
@@ -196,18 +224,9 @@ impl State {
             samplers: HashMap::new(),
             copies: VecDeque::new(),
         };
+        inner.add_earlier_sessions(&catalogue);
         let (waiting, downloads, inner) = (Arc::default(), Downloads::default(), Mutex::new(inner));
-        State {
-            futures,
-            store,
-            served,
-            session_timeout: silence.session_timeout,
-            pause_after: silence.pause_after,
-            queue,
-            waiting,
-            downloads,
-            inner,
-        }
+        State { futures, store, catalogue, served, limits, queue, waiting, downloads, inner }
     }
 
     /// Queues jobs of a session for the engine thread. All jobs without a session are queued under the empty session
@@ -232,34 +251,57 @@ impl State {
         &self,
         request: CreateSessionRequest,
         key: Option<&str>,
-    ) -> CreateSessionResponse {
+    ) -> Reply<CreateSessionResponse> {
+        let session_id = self.add_session(request, key)?;
+        self.catalogue.sessions.write(&session_id);
+        let (info_message, warning_message, error_message) = (None, None, None);
+        Ok(CreateSessionResponse { session_id, info_message, warning_message, error_message })
+    }
+
+    fn add_session(&self, request: CreateSessionRequest, key: Option<&str>) -> Reply<String> {
         let mut inner = self.inner.lock();
-        let known = key.and_then(|it| inner.session_keys.get(it)).cloned();
-        let session_id = known.unwrap_or_else(|| {
-            let id = format!("{:016x}", inner.rng.u64(..));
-            let session = Session {
-                number: inner.sessions_made,
-                created: SystemTime::now(),
-                user_metadata: request.user_metadata,
-                display_name: request.display_name,
-                project_id: request.project_id.filter(|it| !it.is_empty()),
-                end: None,
-                trace: Some(Arc::default()),
-                last_contact: Instant::now(),
-                last_poll: Instant::now(),
-                paused: false,
-                models: RecentRequests::new(4096),
-                samplers: RecentRequests::new(4096),
-                losses: CustomLosses::new(),
-            };
-            inner.sessions.insert(id.clone(), session);
-            inner.sessions_made += 1;
-            if let Some(key) = key {
-                inner.session_keys.insert(key.into(), id.clone());
-            }
-            id
-        });
-        CreateSessionResponse { session_id, info_message: None, warning_message: None, error_message: None }
+        if let Some(known) = key.and_then(|it| inner.session_keys.get(it)) {
+            return Ok(known.clone());
+        }
+        let max = self.limits.max_sessions;
+        // All sessions are active except those in `ended`.
+        if max <= inner.sessions.len() - inner.ended.len() && !self.end_dead_session(&mut inner, |_| true) {
+            return refuse(
+                429,
+                format!("{max} sessions are open, as many as Options::max_sessions allows; finish one first"),
+            );
+        }
+        let id = format!("{:016x}", inner.rng.u64(..));
+        let record = SessionRecord {
+            created: rfc3339_micros(SystemTime::now()),
+            user_metadata: request.user_metadata,
+            display_name: request.display_name,
+            project_id: request.project_id.filter(|it| !it.is_empty()),
+            ..SessionRecord::default()
+        };
+        let mut session = Session::new(inner.sessions_made, record);
+        session.trace = Some(Arc::default());
+        (session.models, session.samplers) = (RecentRequests::new(4096), RecentRequests::new(4096));
+        self.catalogue.sessions.put(session.record(&id));
+        inner.sessions.insert(id.clone(), session);
+        inner.sessions_made += 1;
+        if let Some(key) = key {
+            inner.session_keys.insert(key.into(), id.clone());
+        }
+        Ok(id)
+    }
+
+    /// Ends the paused session that has been silent for longest, among those that `counts` accepts: its program has
+    /// probably been killed. Returns `false` if there is none.
+    fn end_dead_session(&self, inner: &mut Inner, counts: impl Fn(&str) -> bool) -> bool {
+        let paused = inner.sessions.iter().filter(|(id, it)| it.paused && it.end.is_none() && counts(id));
+        let longest = paused.min_by_key(|it| it.1.last_contact.max(it.1.last_poll)).map(|it| it.0.clone());
+        let Some(id) = longest else { return false };
+        log::warn!(
+            "the embedded engine ended session {id}, whose client is silent, to make room for another"
+        );
+        self.end_session(inner, &id, End::Silent, "its session was silent, and its room was needed");
+        true
     }
 
     pub(super) fn heartbeat(&self, session_id: &str) -> Reply<SessionHeartbeatResponse> {
@@ -283,7 +325,7 @@ impl State {
         let mut inner = self.inner.lock();
         for (id, session) in inner.sessions.iter_mut().filter(|it| it.1.end.is_none() && !it.1.paused) {
             let last = session.last_contact.max(session.last_poll);
-            if self.pause_after < now.saturating_duration_since(last) {
+            if self.limits.pause_after < now.saturating_duration_since(last) {
                 session.paused = true;
                 self.queue.pause(id);
             }
@@ -292,12 +334,15 @@ impl State {
 
     /// Ends a session. A repeated call has no effect, and the first reason is kept.
     pub(super) fn finish_session(&self, session_id: &str, request: FinishSessionRequest) -> Reply<()> {
-        let mut inner = self.inner.lock();
-        if !inner.sessions.contains_key(session_id) {
-            return refuse(404, format!("session {session_id} does not exist"));
+        {
+            let mut inner = self.inner.lock();
+            if !inner.sessions.contains_key(session_id) {
+                return refuse(404, format!("session {session_id} does not exist"));
+            }
+            let end = End::Finished { reason: request.reason, detail: request.detail };
+            self.end_session(&mut inner, session_id, end, "its session was finished");
         }
-        let end = End::Finished { reason: request.reason, detail: request.detail };
-        self.end_session(&mut inner, session_id, end, "its session was finished");
+        self.catalogue.sessions.write(session_id);
         Ok(())
     }
 
@@ -305,12 +350,12 @@ impl State {
     pub(super) fn end_silent_sessions(&self, now: Instant) {
         let mut inner = self.inner.lock();
         let silent = |it: &Session| {
-            it.end.is_none() && self.session_timeout < now.saturating_duration_since(it.last_contact)
+            it.end.is_none() && self.limits.session_timeout < now.saturating_duration_since(it.last_contact)
         };
         let ids: Vec<String> =
             inner.sessions.iter().filter(|it| silent(it.1)).map(|it| it.0.clone()).collect();
         for id in ids {
-            let timeout = self.session_timeout.as_secs();
+            let timeout = self.limits.session_timeout.as_secs();
             log::warn!("the embedded engine ended session {id}: no heartbeat for {timeout} s");
             self.end_session(&mut inner, &id, End::Silent, "its session was silent for too long");
         }
@@ -321,12 +366,13 @@ impl State {
             if session.end.is_none() {
                 session.end = Some(end);
                 inner.ended.push_back(session_id.into());
+                self.catalogue.sessions.put(session.record(session_id));
             }
             session.models = RecentRequests::new(0);
             session.samplers = RecentRequests::new(0);
             session.losses = CustomLosses::new();
         }
-        inner.forget_old_sessions();
+        inner.forget_old_sessions(&self.catalogue);
         inner.session_keys.retain(|_, it| it != session_id);
         let gone = inner.samplers.extract_if(|_, it| it.session_id == session_id);
         // Let the engine thread drop the samplers, outside this lock, because dropping thousands takes a while.
@@ -349,6 +395,7 @@ impl State {
     /// Removes a model, and fails its requests that wait for a request that has not arrived.
     fn remove_model(&self, inner: &mut Inner, model_id: &str, why: &str) {
         let Some(model) = inner.models.remove(model_id) else { return };
+        self.catalogue.runs.change(model_id, |it| it.last_request = rfc3339(model.last_request));
         for ticket in model.order.into_waiting().filter_map(|it| it.ticket) {
             let error = format!("model {model_id} was unloaded ({why}) before an earlier request arrived");
             self.futures.finish(&ticket.id, Outcome::user(error));
@@ -444,6 +491,31 @@ impl State {
         Ok(reply)
     }
 
+    // ---- catalogue ----
+
+    /// Notes the times of the last requests, forgets old runs without checkpoints, and writes what has changed.
+    pub(super) fn update_catalogue(&self) {
+        let active: HashSet<String> = {
+            let inner = self.inner.lock();
+            for (id, model) in &inner.models {
+                let last = rfc3339(model.last_request);
+                if self.catalogue.runs.get(id).is_some_and(|it| it.last_request != last) {
+                    self.catalogue.runs.change(id, |it| it.last_request = last);
+                }
+            }
+            inner.models.keys().cloned().collect()
+        };
+        let mut runs = self.catalogue.runs.all();
+        let excess = runs.len().saturating_sub(MAX_RUNS);
+        if 0 < excess {
+            runs.sort_by(|a, b| a.last_request.cmp(&b.last_request));
+            let is_old = |id: &str| !active.contains(id) && !self.store.has_run(id);
+            let old = runs.iter().filter(|it| is_old(&it.run_id)).take(excess);
+            old.for_each(|it| self.catalogue.runs.forget(&it.run_id));
+        }
+        self.catalogue.write_changed();
+    }
+
     /// Number of the missing request for which a pending request waits; `None` if no request is missing.
     pub(super) fn waits_for(&self, position: &Position) -> Option<u64> {
         let inner = self.inner.lock();
@@ -460,13 +532,28 @@ impl State {
 impl Drop for State {
     fn drop(&mut self) {
         self.queue.close();
+        self.update_catalogue();
     }
 }
 
 impl Inner {
+    /// Adds the sessions of earlier engines. They have ended, because their samplers and their models are lost.
+    fn add_earlier_sessions(&mut self, catalogue: &Catalogue) {
+        let mut records = catalogue.sessions.all();
+        records.sort_by(|a, b| (&a.created, &a.session_id).cmp(&(&b.created, &b.session_id)));
+        for mut record in records {
+            let id = record.session_id.clone();
+            record.end.get_or_insert(End::Stopped);
+            self.sessions.insert(id.clone(), Session::new(self.sessions_made, record));
+            self.sessions_made += 1;
+            self.ended.push_back(id);
+            self.forget_old_sessions(catalogue);
+        }
+    }
+
     /// Drops the trace of the session that is too old for [`MAX_TRACES`], and removes the session that is too old for
     /// [`MAX_ENDED`].
-    fn forget_old_sessions(&mut self) {
+    fn forget_old_sessions(&mut self, catalogue: &Catalogue) {
         let traced = self.ended.len().saturating_sub(MAX_TRACES);
         if let Some(session) = traced.checked_sub(1).and_then(|i| self.sessions.get_mut(self.ended.get(i)?)) {
             session.trace = None;
@@ -475,6 +562,7 @@ impl Inner {
             && let Some(id) = self.ended.pop_front()
         {
             self.sessions.remove(&id);
+            catalogue.sessions.forget(&id);
         }
     }
 

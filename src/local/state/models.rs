@@ -1,6 +1,6 @@
 //! Requests that create, load, save, describe and unload models.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,6 +10,7 @@ use crate::clock_text::rfc3339;
 use crate::types::{LoraConfig, SamplerPath, TrainingPath};
 use crate::wire::json::*;
 
+use super::super::catalogue::RunRecord;
 use super::super::checkpoint::{CheckpointId, Kind, Meta};
 use super::super::futures::session_of;
 use super::super::job::{Job, Load, Save, Work};
@@ -75,6 +76,7 @@ impl State {
 
     fn add_model(&self, inner: &mut Inner, new: NewModel, fingerprint: u64) -> Reply<UntypedFuture> {
         let model_id = format!("{}:train:{}", new.session_id, new.number);
+        self.make_room_for_model(inner)?;
         let work = Work::Create {
             model_id: model_id.clone(),
             base: new.served.base.clone(),
@@ -95,10 +97,45 @@ impl State {
             order: RequestOrder::new(),
             inflight: Slot::default(),
         };
+        // The engine thread writes the record before it reports the model as made.
+        self.catalogue.runs.put(self.run_record(inner, &model_id, &model));
         inner.models.insert(model_id.clone(), model);
         let reply = future(&ticket.id, Some(&model_id));
         self.enqueue(session_of(&model_id), [Job { ticket: Some(ticket), work }]);
         Ok(reply)
+    }
+
+    /// Ends a session whose client is silent if too many models are loaded. Its models are unloaded then.
+    fn make_room_for_model(&self, inner: &mut Inner) -> Reply<()> {
+        let max = self.limits.max_models;
+        if inner.models.len() < max {
+            return Ok(());
+        }
+        let owners: HashSet<String> = inner.models.values().map(|it| it.session_id.clone()).collect();
+        if self.end_dead_session(inner, |id| owners.contains(id)) {
+            return Ok(());
+        }
+        refuse(
+            429,
+            format!(
+                "{max} models are loaded, as many as Options::max_models allows; unload one or finish a session"
+            ),
+        )
+    }
+
+    fn run_record(&self, inner: &Inner, model_id: &str, model: &Model) -> RunRecord {
+        let now = rfc3339(model.last_request);
+        RunRecord {
+            format: 1,
+            run_id: model_id.into(),
+            base_model: model.served.name.clone(),
+            base_alias: Some(model.base_model.clone()).filter(|it| *it != model.served.name),
+            rank: model.lora.rank,
+            created: now.clone(),
+            last_request: now,
+            user_metadata: model.user_metadata.clone().unwrap_or_default(),
+            project_id: inner.sessions.get(&model.session_id).and_then(|it| it.project_id.clone()),
+        }
     }
 
     pub(in crate::local) fn load_weights(

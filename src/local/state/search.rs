@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 use crate::clock_text::rfc3339_micros;
 use crate::wire::json::FinishReason;
 
+use super::super::catalogue::End;
+use super::super::futures::session_of;
 use super::super::reply::{Reply, refuse};
 use super::super::trace::Trace;
 use super::lists::texts;
-use super::{End, Session, State, USER};
+use super::{Session, State, USER};
 
 /// Criteria of a search.
 #[derive(Debug, Deserialize)]
@@ -99,7 +101,7 @@ impl Search {
 impl Status {
     fn is(&self, session: &Session) -> bool {
         match (self, &session.end) {
-            (Status::Active, None) | (Status::Cancelled, Some(End::Silent)) => true,
+            (Status::Active, None) | (Status::Cancelled, Some(End::Silent | End::Stopped)) => true,
             (Status::ClientFinished { reasons }, Some(End::Finished { reason, .. })) => {
                 let reasons = reasons.as_deref().unwrap_or_default();
                 reasons.is_empty() || reasons.iter().any(|it| it == word(*reason))
@@ -122,6 +124,7 @@ fn status(end: &Option<End>) -> Value {
     match end {
         None => json!({"type": "active"}),
         Some(End::Silent) => json!({"type": "cancelled", "detail": "the client was silent for too long"}),
+        Some(End::Stopped) => json!({"type": "cancelled", "detail": "the engine was stopped"}),
         Some(End::Finished { reason, detail }) => {
             let mut status = json!({"type": "client_finished", "reason": {"type": word(*reason)}});
             if let Some(it) = detail {
@@ -191,10 +194,20 @@ impl State {
         if project_id.is_empty() {
             return refuse(400, "project_id: is empty");
         }
+        let of_session = self.catalogue.runs.all().into_iter().map(|it| it.run_id);
+        let of_session: Vec<String> = of_session.filter(|it| session_of(it) == session_id).collect();
         match self.inner.lock().sessions.get_mut(session_id) {
-            Some(it) => it.project_id = Some(project_id),
+            Some(session) => {
+                session.project_id = Some(project_id.clone());
+                self.catalogue.sessions.put(session.record(session_id));
+            }
             None => return refuse(404, format!("session {session_id} does not exist")),
         }
+        for run_id in of_session {
+            self.catalogue.runs.change(&run_id, |it| it.project_id = Some(project_id.clone()));
+            self.catalogue.runs.write(&run_id);
+        }
+        self.catalogue.sessions.write(session_id);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Tests of sessions and their queue, without an engine thread: the tests take the jobs from the queue.
 
 use super::*;
+use crate::local::catalogue::RunRecord;
 use crate::local::names::NANO;
 use crate::local::nn::Cpu;
 
@@ -12,6 +13,11 @@ struct Harness {
 
 impl Harness {
     fn new(name: &str) -> Self {
+        let (session_timeout, pause_after) = (Duration::from_secs(300), Duration::from_secs(60));
+        Harness::with(name, Limits { session_timeout, pause_after, max_models: 2, max_sessions: 3 })
+    }
+
+    fn with(name: &str, limits: Limits) -> Self {
         let folder = std::env::temp_dir().join(format!("tinkex-state-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let queue = Arc::new(Queue::new(2, 2));
@@ -20,8 +26,9 @@ impl Harness {
         let state = State::new(
             served,
             0,
-            SilenceLimits { session_timeout: Duration::from_secs(300), pause_after: Duration::from_secs(60) },
+            limits,
             Arc::new(Store::open(folder.clone()).expect("a store")),
+            Arc::new(Catalogue::in_memory()),
             Arc::new(Futures::new(0)),
             queue.clone(),
         );
@@ -31,7 +38,7 @@ impl Harness {
     /// Creates a session and a model, and takes the job that creates the model from the queue.
     fn model(&self) -> (String, String) {
         let session = CreateSessionRequest::default();
-        let session_id = self.state.create_session(session, None).session_id;
+        let session_id = self.state.create_session(session, None).expect("room").session_id;
         let body = serde_json::json!({
             "session_id": session_id, "model_seq_id": 0, "base_model": NANO, "lora_config": {"rank": 2}
         });
@@ -114,4 +121,68 @@ fn a_pass_is_refused_while_too_many_bytes_wait_unless_later_passes_wait_for_it()
     assert_eq!(refused(3, 3), Some(429), "two passes wait before it");
     drop(much);
     assert_eq!(refused(3, 3), None);
+}
+
+#[test]
+fn a_model_above_the_limit_replaces_those_of_a_paused_session_or_is_refused() {
+    let harness = Harness::new("models");
+    let (first, model_id) = harness.model();
+    harness.model();
+    let create = |number: u64, session_id: &str| {
+        let body = serde_json::json!({"session_id": session_id, "model_seq_id": number, "base_model": NANO});
+        harness.state.create_model(serde_json::from_value(body).expect("a request"), number)
+    };
+    let session_id =
+        harness.state.create_session(CreateSessionRequest::default(), None).expect("room").session_id;
+    let refused = create(0, &session_id).expect_err("two are loaded");
+    assert_eq!(refused.status, 429);
+    assert!(refused.detail.contains("Options::max_models"), "{}", refused.detail);
+    harness.state.unload_model(&model_id).expect("a model");
+    create(0, &session_id).expect("room");
+    // All sessions are silent, and the one that wants a model comes back.
+    harness.state.pause_silent_sessions(Instant::now() + Duration::from_secs(70));
+    harness.state.heartbeat(&session_id).expect("a session");
+    create(1, &session_id).expect("the model of a paused session is unloaded");
+    assert_eq!(create(2, &session_id).expect_err("its own models stay").status, 429);
+    harness.state.heartbeat(&first).expect("a session without a model is not ended");
+}
+
+#[test]
+fn a_session_above_the_limit_replaces_a_paused_one_or_is_refused() {
+    let harness = Harness::new("sessions");
+    let create =
+        || harness.state.create_session(CreateSessionRequest::default(), None).map(|it| it.session_id);
+    let all: Vec<String> = (0..3).map(|_| create().expect("room")).collect();
+    let refused = create().expect_err("three are open");
+    assert!(refused.status == 429 && refused.detail.contains("Options::max_sessions"), "{}", refused.detail);
+    let finish = FinishSessionRequest { reason: FinishReason::Success, detail: None };
+    harness.state.finish_session(&all[0], finish).expect("a session");
+    let fourth = create().expect("an ended one does not count");
+    harness.state.pause_silent_sessions(Instant::now() + Duration::from_secs(70));
+    for id in [&all[1], &fourth] {
+        harness.state.heartbeat(id).expect("a session");
+    }
+    create().expect("the paused one is ended");
+    assert_eq!(harness.state.heartbeat(&all[2]).expect_err("an end").status, 410);
+    assert_eq!(create().expect_err("no other is paused").status, 429);
+}
+
+#[test]
+fn of_many_ended_runs_those_without_checkpoints_are_forgotten() {
+    let harness = Harness::new("runs");
+    let (_, model_id) = harness.model();
+    let add = |i: usize| {
+        let last_request = format!("2026-01-01T00:00:00.{i:06}Z");
+        let run_id = format!("s:train:{i}");
+        harness.state.catalogue.runs.put(RunRecord { run_id, last_request, ..RunRecord::default() });
+    };
+    (0..MAX_RUNS + 9).for_each(add);
+    std::fs::create_dir_all(harness.folder.join("s_train_3/weights/a")).expect("a folder");
+    harness.state.update_catalogue();
+    let left = harness.state.catalogue.runs.all();
+    let has = |id: &str| left.iter().any(|it| it.run_id == id);
+    assert_eq!(left.len(), MAX_RUNS);
+    assert!(
+        has(&model_id) && has("s:train:3") && has("s:train:11") && !has("s:train:2") && !has("s:train:10")
+    );
 }

@@ -25,6 +25,7 @@ use crate::wire::json::{
 use crate::wire::sample::encode_sample_response;
 use crate::wire::train::encode_forward_backward_output;
 
+use super::catalogue::Catalogue;
 use super::checkpoint::{ADAPTER, Kind, OPTIMIZER, Store, StoreError};
 use super::engine::{Base, Trainer};
 use super::futures::{Futures, Outcome, Ticket};
@@ -43,6 +44,7 @@ pub(super) fn max_concurrent_samples(threads: usize) -> usize {
 /// State of the engine thread.
 pub(super) struct Worker {
     pub(super) store: Arc<Store>,
+    pub(super) catalogue: Arc<Catalogue>,
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) futures: Arc<Futures>,
     pub(super) pool: ThreadPool,
@@ -229,7 +231,7 @@ impl Worker {
                         let sampling_session_id = Some(sampler_id);
                         answer(&SaveWeightsForSamplerResponse { path: None, sampling_session_id })
                     }
-                    Err(error) => Outcome::server(error),
+                    Err(error) => failed(error),
                 })
             }
             Work::LoadSampler { slot, checkpoint, base } => {
@@ -275,9 +277,10 @@ impl Worker {
             self.trainers.insert(model_id, Err(error.clone()));
             return Outcome::user(error);
         }
-        let store = self.store.clone();
+        let (store, catalogue, id) = (self.store.clone(), self.catalogue.clone(), model_id.clone());
         let loads = from.is_some();
         let made = self.on_pool(&self.quick_pool, move || {
+            catalogue.runs.write(&id);
             let mut trainer = base.trainer(spec);
             let loaded = from.map(|it| load_into(&mut *trainer, &store, &it));
             match loaded {
@@ -424,7 +427,7 @@ fn answer(body: &impl Serialize) -> Outcome {
 
 fn failed(error: StoreError) -> Outcome {
     match error {
-        StoreError::Missing(_) | StoreError::Exists(_) => Outcome::user(error.text()),
+        StoreError::Missing(_) | StoreError::Exists(_) | StoreError::Full(_) => Outcome::user(error.text()),
         StoreError::Disk(text) => Outcome::server(text),
     }
 }

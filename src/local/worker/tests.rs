@@ -23,7 +23,8 @@ fn worker() -> Worker {
     let base = Cpu::default().seeded(&ModelConfig::nano(), 0);
     let store = Arc::new(Store::open(folder()).expect("a folder"));
     let mut worker = Worker {
-        snapshots: Arc::new(Snapshots::new(store.scratch(), 1)),
+        snapshots: Arc::new(Snapshots::new(store.scratch(), 1, store.room())),
+        catalogue: Arc::new(Catalogue::in_memory()),
         store,
         futures: Arc::new(Futures::new(0)),
         pool,

@@ -1,4 +1,4 @@
-//! File operations for checkpoints: exchanging two names in one step, and writing files that survive a power failure.
+//! File operations: exchanging two names in one step, and writing files that survive a power failure.
 
 use std::fs;
 use std::io::{self, Write};
