@@ -166,7 +166,9 @@ fn a_request_that_is_cancelled_while_its_prompt_is_read_ends_after_a_chunk() {
     let sampler = with_noise(&long(), 2).sampler();
     let asked = AtomicUsize::new(0);
     let cancelled = || 3 < asked.fetch_add(1, Ordering::Relaxed);
-    let result = sampler.generate(&request(&tokens(7 * CHUNK, 9)), &mut |_, _| false, &cancelled);
+    // Generating one token asks too few times to be cancelled.
+    let req = Generate { max_tokens: 1, ..request(&tokens(7 * CHUNK, 9)) };
+    let result = sampler.generate(&req, &mut |_, _| false, &cancelled);
     assert_eq!(result.unwrap_err(), "cancelled");
     assert_eq!(asked.load(Ordering::Relaxed), 5);
 }
