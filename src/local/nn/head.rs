@@ -22,7 +22,9 @@ pub(super) struct HeadScratch {
 
 impl HeadScratch {
     pub(super) fn bytes(&self) -> u64 {
-        [&self.logits, &self.ax, &self.dax].map(|it| size_of_val(&it[..]) as u64).iter().sum()
+        // The last chunk is often smaller than the memory that an earlier one took.
+        let floats = [&self.logits, &self.ax, &self.dax].map(Vec::capacity).iter().sum::<usize>();
+        (floats * size_of::<f32>()) as u64
     }
 }
 

@@ -401,5 +401,5 @@ fn extreme_numbers_give_finite_results_or_an_error_that_changes_nothing() {
         }
     }
     // The test tries both outcomes.
-    assert!(passes.iter().chain(&steps).all(|it| 20 <= *it), "{passes:?} {steps:?}");
+    assert!(passes.iter().chain(&steps).all(|it| 5 <= *it), "{passes:?} {steps:?}");
 }
