@@ -345,7 +345,7 @@ fn hostile_clients_cost_at_most_64_megabytes() {
 #[test]
 fn unusable_options_are_refused_by_name() {
     type Change = fn(&mut Options);
-    let table: [(Change, &str); 7] = [
+    let table: [(Change, &str); 9] = [
         (|it| it.api_key = Some(String::new()), "api_key"),
         (|it| it.api_key = Some("a\nb".into()), "api_key"),
         (|it| it.data_dir = Some("".into()), "data_dir"),

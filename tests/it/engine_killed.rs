@@ -22,7 +22,7 @@ const CHILD_FOLDER: &str = "TINKEX_TEST_STORE_FOLDER";
 const CHILD_SEED: &str = "TINKEX_TEST_STORE_CHILD_SEED";
 
 /// Number of checkpoints above which the program deletes one.
-const MANY: usize = 24;
+const MAX_CHECKPOINTS: usize = 24;
 
 fn options(folder: &Path) -> Options {
     Options { data_dir: Some(folder.into()), ..Options::default() }
@@ -108,7 +108,7 @@ fn work_until_killed(data: &Path, seed: u64) {
         client.run("optim_step", &step(&model, next()));
         let known: Vec<String> = checkpoints(&client, data).into_keys().collect();
         let target = rng.choice(&known).cloned();
-        let action = if MANY < known.len() { 9 } else { rng.u32(0..10) };
+        let action = if MAX_CHECKPOINTS < known.len() { 9 } else { rng.u32(0..10) };
         let ttl = rng.bool().then_some(3600 + rng.u64(0..1000));
         let path = match (action, target) {
             (0..3, _) => {
