@@ -4,7 +4,7 @@
 
 use crate::util::engine::{Client, TEXT, pass, sample, step};
 use crate::util::{alone, eventually};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tinkex::local::Options;
@@ -368,13 +368,12 @@ fn a_silent_session_is_ended_with_its_models() {
         &json!({"session_id": client.session, "model_seq_id": 0, "base_model": "tinkex/nano", "lora_config": {"rank": 4}}),
     );
     client.wait(&model);
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while client.post("retrieve_future", &json!({"request_id": model})).0 == 200
-        && client.get(&format!("training_runs/{}:train:0", client.session)).0 == 200
-    {
-        assert!(Instant::now() < deadline, "the session was not ended");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    crate::util::eventually("the session is ended", || {
+        let found = client.post("sessions/search", &json!({})).1;
+        found["sessions"][0]["status"]["detail"] == "the client was silent for too long"
+    });
+    let model_id = format!("{}:train:0", client.session);
+    assert_eq!(client.post("get_info", &json!({"model_id": model_id})).0, 404);
     assert_eq!(client.post("session_heartbeat", &json!({"session_id": client.session})).0, 410);
 }
 

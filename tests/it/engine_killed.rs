@@ -299,13 +299,14 @@ fn spawn(data: &Path, seed: u64) -> Child {
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "the seed repeats a run that failed")]
 fn what_a_killed_engine_acknowledged_is_there_and_nothing_is_half_there() {
     if let (Some(data), Ok(seed)) = (std::env::var_os(CHILD_FOLDER), std::env::var(CHILD_SEED)) {
         return work_until_killed(Path::new(&data), seed.parse().expect("a number"));
     }
     let number = |name: &str| std::env::var(name).ok().map(|it| it.parse().expect("a number"));
     let (kills, seed) = (number(KILLS).unwrap_or(20), number(SEED).unwrap_or_else(|| fastrand::u64(..)));
-    println!("{SEED}={seed}, {kills} kills");
+    eprintln!("{SEED}={seed}, {kills} kills");
     let mut rng = fastrand::Rng::with_seed(seed);
     let data = std::env::temp_dir().join(format!("tinkex-store-{}", std::process::id()));
     let mut known = Acknowledged::default();

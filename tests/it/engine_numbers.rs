@@ -216,11 +216,11 @@ fn sampling_params_out_of_range_are_refused_by_name() {
         let text = refused["detail"].to_string();
         assert!(status == 400 && text.contains(named), "{status} {refused}");
     }
-    let mut large = sample(sampler, 9, json!({"max_tokens": 2000}));
-    large["num_samples"] = json!(100);
+    let mut large = sample(sampler, 9, json!({"max_tokens": 3000}));
+    large["num_samples"] = json!(1000);
     let (status, refused) = client.post("asample", &large);
     assert!(
-        status == 400 && refused["detail"].as_str().unwrap().contains("num_samples 100 times 2000 tokens")
+        status == 400 && refused["detail"].as_str().unwrap().contains("num_samples 1000 times 3000 tokens")
     );
 }
 

