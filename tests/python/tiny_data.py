@@ -2,6 +2,8 @@
 them: a folder whose name is the name of the data set comes before the hub.
 """
 
+import ast
+import importlib.util
 import json
 import os
 import random
@@ -18,12 +20,27 @@ def birds(source):
     return f"There are {first} birds and {second} more come. How many are there?", first + second
 
 
-def conversation(source):
-    """A conversation in the format of HuggingFaceH4/no_robots, with an answer as rl_loop expects it."""
+def example():
+    """The question and the answer that rl_loop puts before each question, read from its source."""
+    path = importlib.util.find_spec("tinker_cookbook.recipes.rl_loop").origin
+    with open(path, encoding="utf-8") as file:
+        nodes = ast.walk(ast.parse(file.read()))
+    lists = [it for it in nodes if isinstance(it, ast.Assign) and ast.unparse(it.targets[0]) == "convo_prefix"]
+    question, answer = [dict(zip([key.value for key in it.keys], it.values)) for it in lists[0].value.elts]
+    return question["content"].left.value + SUFFIX, answer["content"].value
+
+
+def conversation(source, shown):
+    """A conversation in the format of HuggingFaceH4/no_robots, as rl_loop has it, with an example before the question.
+
+    Half of the answers are wrong, so that a model that has learned them is sometimes rewarded and sometimes not.
+    """
     question, answer = birds(source)
     return [
+        {"role": "user", "content": shown[0]},
+        {"role": "assistant", "content": shown[1]},
         {"role": "user", "content": question + SUFFIX},
-        {"role": "assistant", "content": f"\\boxed{{{answer}}}"},
+        {"role": "assistant", "content": f"\\boxed{{{answer + source.randrange(2)}}}"},
     ]
 
 
@@ -66,7 +83,8 @@ def write(folder, name, splits, config="default"):
 def write_all(folder):
     """Writes all data sets; returns texts with the words that occur in them."""
     source = random.Random(1)
-    chats = [{"messages": conversation(source)} for _ in range(1344)]
+    shown = example()
+    chats = [{"messages": conversation(source, shown)} for _ in range(1344)]
     write(folder, "HuggingFaceH4/no_robots", {"train": chats[64:], "test": chats[:64]})
     sums = [{"messages": addition(source)} for _ in range(2048)]
     with open(os.path.join(folder, "sums.jsonl"), "w", encoding="utf-8") as file:
