@@ -1,7 +1,7 @@
 //! The place of the numbers: everything of the embedded engine that depends on where and how a model is computed stands
 //! behind these traits. The rest of `local` - the server, the queue, the files of checkpoints - knows nothing else.
 //!
-//! [`nn::Cpu`](super::nn::Cpu) is the one implementation. A second one, for a GPU, would be a module beside `nn` with the
+//! [`Cpu`](super::cpu::Cpu) is the one implementation. A second one, for a GPU, would be a module beside `nn` with the
 //! operations below, about twenty, and a line in [`Server::start`](super::Server::start) that chooses between the two. Its
 //! weights, adapters, gradients, moments and caches may stay on the device: only token ids, log-probabilities, metrics,
 //! and the bytes of checkpoints and snapshots pass through these traits. They are operations on a whole model, not on its

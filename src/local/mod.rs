@@ -23,6 +23,7 @@ mod age;
 mod catalogue;
 mod checkpoint;
 mod connections;
+mod cpu;
 mod disk;
 mod downloads;
 mod engine;

@@ -272,7 +272,7 @@ fn ends_with(text: &dyn Tokenizer, tokens: &[u32], end: &[u8]) -> bool {
 #[allow(clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::local::nn::Cpu;
+    use crate::local::cpu::Cpu;
     use crate::tokenizer::ByteTokenizer;
     use crate::types::SamplingParams;
 

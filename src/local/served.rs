@@ -232,7 +232,7 @@ impl Models {
 #[allow(clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::local::nn::Cpu;
+    use crate::local::cpu::Cpu;
     use std::fs;
 
     #[test]

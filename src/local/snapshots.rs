@@ -178,8 +178,9 @@ impl Ready {
 #[allow(clippy::expect_used)]
 mod tests {
     use super::*;
+    use crate::local::cpu::Cpu;
     use crate::local::engine::Engine;
-    use crate::local::nn::{Cpu, ModelConfig};
+    use crate::local::nn::ModelConfig;
 
     fn trainer(base: &Arc<dyn Base>, seed: u64) -> Box<dyn Trainer> {
         let spec = LoraSpec { rank: 2, seed, train_attn: true, train_mlp: true, train_unembed: false };

@@ -1,28 +1,13 @@
 //! Training runs and sessions after the engine was stopped: the next engine on the data folder lists them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tinkex::local::Options;
 
 use crate::util::engine::Client;
-
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("tinkex-catalogue-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use crate::util::folder::Folder;
 
 fn options(folder: &Path) -> Options {
     let aliases = [("Qwen/Qwen3-8B".to_string(), "tinkex/nano".to_string())].into();
@@ -51,7 +36,7 @@ fn put(client: &Client, path: &str, body: &Value) -> u16 {
 
 #[test]
 fn runs_without_checkpoints_and_ended_sessions_are_listed_by_the_next_engine() {
-    let folder = Folder::new("next");
+    let folder = Folder::new("catalogue-next");
     let client = Client::with(options(&folder.0));
     let named = json!({"tags": [], "type": "create_session", "display_name": "night", "user_metadata": {"team": "a"}});
     let finished = client.post("create_session", &named).1["session_id"].as_str().unwrap().to_string();
@@ -103,7 +88,7 @@ fn runs_without_checkpoints_and_ended_sessions_are_listed_by_the_next_engine() {
 
 #[test]
 fn records_that_cannot_be_read_do_not_keep_an_engine_from_starting() {
-    let folder = Folder::new("broken");
+    let folder = Folder::new("catalogue-broken");
     let client = Client::with(options(&folder.0));
     let kept = create(&client, 0, json!({}));
     let lost = create(&client, 1, json!({}));

@@ -1,7 +1,7 @@
 //! A data folder that is full: a save fails with an error, nothing that was saved before is lost, and the run goes on.
 #![cfg(target_os = "linux")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
@@ -9,28 +9,13 @@ use tinkex::ErrorKind;
 use tinkex::local::{Options, Server};
 
 use crate::util::engine::{Client, sample};
+use crate::util::folder::Folder;
 
 /// Environment variable of the child process: the folder that becomes full.
 const FOLDER: &str = "TINKEX_TEST_FULL_FOLDER";
 
 fn options(folder: &Path) -> Options {
     Options { data_dir: Some(folder.into()), ..Options::default() }
-}
-
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("tinkex-full-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// Runs one test of this program in a child process, which a command starts that gets the folder and the program.
@@ -187,7 +172,7 @@ fn a_save_on_a_full_disk_fails_and_loses_nothing() {
     }
     // A file system of its own needs a user namespace, which some containers do not allow.
     const MOUNT: &str = "mount -t tmpfs -o size=8m tinkex \"$1\"";
-    let folder = Folder::new("disk");
+    let folder = Folder::new("full-disk");
     let wrapped = |then: &str| {
         format!("exec unshare --user --map-root-user --mount sh -c '{MOUNT} && {then}' sh \"$@\"")
     };
@@ -216,7 +201,7 @@ fn a_save_above_the_limit_of_file_sizes_fails_and_loses_nothing() {
         save_on_a_full_disk(&Path::new(&folder).join("data"), limit, "File too large");
         return;
     }
-    let folder = Folder::new("size");
+    let folder = Folder::new("full-size");
     let test = "engine_disk::a_save_above_the_limit_of_file_sizes_fails_and_loses_nothing";
     // Ignores the signal that ends a process at the limit by default.
     assert_success(&in_child(test, &folder.0, "trap '' XFSZ; shift && exec \"$@\""));
@@ -229,7 +214,7 @@ fn size_of(folder: &Path) -> u64 {
 
 #[test]
 fn a_save_above_the_limit_of_the_data_folder_is_refused_before_anything_is_written() {
-    let folder = Folder::new("limit");
+    let folder = Folder::new("full-limit");
     // Find out how much the files of an engine and of one checkpoint need.
     let mut program = Program::new(Client::with(options(&folder.0.join("free"))));
     assert!(program.save("save_weights", Some("a"), false)["path"].is_string());

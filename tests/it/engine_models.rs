@@ -7,29 +7,14 @@ use tinkex::ServiceClient;
 use tinkex::local::{Options, Server};
 use tinkex::types::{AdamParams, Datum, LoraConfig, LossFn, ModelInput, SampleOptions, SamplingParams, Stop};
 
+use crate::util::folder::Folder;
+
 const LLAMA: &str = "tiny/llama";
 const QWEN3: &str = "tiny/qwen3";
 const ALIAS: &str = "meta-llama/Llama-3.1-8B";
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/engine").join(name)
-}
-
-/// A temporary folder, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("tinkex-models-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 fn options(llama: &str, data_dir: &Path) -> Options {
@@ -58,7 +43,7 @@ fn datum() -> Datum {
 
 #[test]
 fn a_model_of_a_folder_is_listed_trained_saved_and_sampled_from() {
-    let data = Folder::new("whole");
+    let data = Folder::new("models-whole");
     let server = Server::start(options(LLAMA, &data.0)).unwrap();
     let service = connect(&server);
     let models = service.get_server_capabilities().unwrap().supported_models;
@@ -94,7 +79,7 @@ fn a_model_of_a_folder_is_listed_trained_saved_and_sampled_from() {
 
 #[test]
 fn a_checkpoint_of_weights_that_are_not_served_is_refused() {
-    let data = Folder::new("other");
+    let data = Folder::new("models-other");
     let server = Server::start(options(LLAMA, &data.0)).unwrap();
     let training = connect(&server).create_lora_training_client(LLAMA, lora()).unwrap();
     let state = training.save_state("a", Default::default()).wait().unwrap().path;
@@ -109,7 +94,7 @@ fn a_checkpoint_of_weights_that_are_not_served_is_refused() {
 
 #[test]
 fn stop_strings_of_a_model_without_a_tokenizer_are_refused_with_the_reason() {
-    let data = Folder::new("stops");
+    let data = Folder::new("models-stops");
     let server = Server::start(options(LLAMA, &data.0)).unwrap();
     let sampler = connect(&server).create_sampling_client(LLAMA).unwrap();
     let params = SamplingParams { stop: Some(Stop::from("\n")), max_tokens: Some(4), ..Default::default() };
@@ -119,7 +104,7 @@ fn stop_strings_of_a_model_without_a_tokenizer_are_refused_with_the_reason() {
 
 #[test]
 fn a_folder_with_settings_of_a_tokenizer_but_without_one_has_no_tokenizer_id() {
-    let (data, copy) = (Folder::new("settings-data"), Folder::new("settings"));
+    let (data, copy) = (Folder::new("models-settings-data"), Folder::new("models-settings"));
     for file in ["config.json", "model.safetensors.index.json"] {
         fs::copy(fixture("llama").join(file), copy.0.join(file)).unwrap();
     }
@@ -225,7 +210,7 @@ fn a_folder_that_cannot_be_served_is_refused_at_start_with_the_file_and_the_valu
 
 #[test]
 fn a_prompt_that_fills_the_context_is_scored_without_room_for_a_sample() {
-    let data = Folder::new("context");
+    let data = Folder::new("models-context");
     let server = Server::start(options(LLAMA, &data.0)).unwrap();
     let sampler = connect(&server).create_sampling_client(LLAMA).unwrap();
     let prompt = ModelInput::from_ints((0..256).map(|i| 3 + i % 90).collect::<Vec<i32>>());

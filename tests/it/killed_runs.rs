@@ -9,6 +9,8 @@ use tinkex::local::{Options, Server};
 use tinkex::train::{CheckpointLog, MetricsLog, Run, RunOptions};
 use tinkex::types::{AdamParams, Datum, LoraConfig, LossFn};
 
+use crate::util::folder::Folder;
+
 /// Environment variable with the number of kills. Default 5.
 const KILLS: &str = "TINKEX_TEST_KILLS";
 const STEPS: u64 = 48;
@@ -55,23 +57,6 @@ fn curve(folder: &Path) -> Vec<(f64, Option<f64>)> {
     rows.iter()
         .map(|row| (value(&row.values, "train_mean_nll").unwrap(), value(&row.values, "test/nll")))
         .collect()
-}
-
-/// An empty folder for the engine and the runs, removed on drop.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("tinkex-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 #[test]

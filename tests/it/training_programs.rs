@@ -5,6 +5,8 @@ use std::process::{Command, Output, Stdio};
 
 use tinkex::local::{Options, Server};
 
+use crate::util::folder::Folder;
+
 /// Returns the path of a built example. `cargo test` builds examples; `cargo test --test it` does not.
 fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
@@ -53,28 +55,11 @@ fn help_and_wrong_arguments_contact_nobody() {
     }
 }
 
-/// An empty folder, removed on drop.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("tinkex-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        let path = self.0.join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// Writes a file of a folder and returns its path.
+fn write(folder: &Folder, name: &str, text: &str) -> String {
+    let path = folder.0.join(name);
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
 }
 
 fn chat(question: &str, answer: &str) -> String {
@@ -110,7 +95,7 @@ fn chats_that_cannot_be_trained_are_named_by_file_and_line_and_leave_no_configur
         ),
         ("long.jsonl", with(&long), "long.jsonl:9: has 1000"),
     ] {
-        let data = folder.write(name, &text);
+        let data = write(&folder, name, &text);
         let path = folder.0.join(format!("{name}-run"));
         let arguments = [path.to_str().unwrap(), "--data", &data, "--steps", "1"];
         let output = run("sft", &arguments, server.url(), server.api_key());
@@ -130,8 +115,8 @@ fn a_folder_continues_only_the_run_that_it_has() {
     let folder = Folder::new("sft-other");
     let engine = Options { data_dir: Some(folder.0.join("engine")), threads: 1, ..Options::default() };
     let server = Server::start(engine).unwrap();
-    let data = folder.write("a.jsonl", &(0..20).map(|i| chat(&format!("q{i}"), "a")).collect::<String>());
-    let other = folder.write("b.jsonl", &(0..20).map(|i| chat(&format!("q{i}"), "b")).collect::<String>());
+    let data = write(&folder, "a.jsonl", &(0..20).map(|i| chat(&format!("q{i}"), "a")).collect::<String>());
+    let other = write(&folder, "b.jsonl", &(0..20).map(|i| chat(&format!("q{i}"), "b")).collect::<String>());
     let path = folder.0.join("run");
     let start = |arguments: &[&str], model: &str| {
         let mut command = Command::new(program("sft"));

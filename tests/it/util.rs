@@ -2,6 +2,8 @@
 
 #[cfg(feature = "local")]
 pub(crate) mod engine;
+#[cfg(feature = "local")]
+pub(crate) mod folder;
 pub(crate) mod proxy;
 pub(crate) mod recorded;
 pub(crate) mod relay;

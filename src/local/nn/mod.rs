@@ -14,7 +14,6 @@ mod attention;
 mod batch;
 mod choose;
 mod config;
-mod cpu;
 mod decode;
 mod example;
 mod folder;
@@ -46,15 +45,17 @@ mod weights;
 
 pub(crate) use adam::{Adam, StepOutput};
 pub(crate) use config::ModelConfig;
-pub(crate) use cpu::Cpu;
 pub(crate) use example::Example;
+pub(crate) use folder::Loaded;
 pub(crate) use lora::LoraSpec;
 pub(crate) use loss::Loss;
-pub(crate) use memory::shown;
+pub(crate) use memory::{new_adapter_bytes, shown};
+pub(crate) use prefix_cache::PrefixCache;
 pub(crate) use running::Stop;
-pub(crate) use sampler::{Generate, Generated, GeneratedSequence};
+pub(crate) use sampler::{Generate, Generated, GeneratedSequence, Sampler};
 pub(crate) use time_slice::{Rest, TimeSlice};
-pub(crate) use train::RunOutput;
+pub(crate) use train::{RunOutput, Trainer};
+pub(crate) use weights::Weights;
 
 #[cfg(test)]
 mod tests;

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::local::catalogue::RunRecord;
+use crate::local::cpu::Cpu;
 use crate::local::names::NANO;
-use crate::local::nn::Cpu;
 
 struct Harness {
     state: State,

@@ -1,8 +1,9 @@
 //! Tests of the engine thread, without a server.
 
 use super::*;
+use crate::local::cpu::Cpu;
 use crate::local::engine::Engine;
-use crate::local::nn::{Cpu, ModelConfig};
+use crate::local::nn::ModelConfig;
 
 /// Path of a new folder for temporary files.
 fn folder() -> std::path::PathBuf {

@@ -11,12 +11,8 @@ mod reference;
 mod sampling;
 mod training;
 
-use super::folder::Loaded;
 use super::rng::Rng;
 use super::rope::RopeScaling;
-use super::sampler::Sampler;
-use super::train::Trainer;
-use super::weights::Weights;
 use super::*;
 use std::sync::Arc;
 
@@ -69,4 +65,28 @@ fn weighted(config: &ModelConfig, rng: &mut Rng, len: usize, k: usize) -> Exampl
 /// Runs a closure in a new pool with this many threads.
 fn in_pool<R: Send>(threads: usize, body: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(body)
+}
+
+/// A request for one sample.
+fn request(prompt: &[u32]) -> Generate {
+    Generate {
+        prompt: prompt.to_vec(),
+        num_samples: 1,
+        max_tokens: 40,
+        temperature: 1.0,
+        top_k: -1,
+        top_p: 1.0,
+        seed: 11,
+        stop_tokens: Vec::new(),
+        prompt_logprobs: false,
+        topk_prompt_logprobs: 0,
+        topk_sample_logprobs: 0,
+        alternatives: 0,
+        targets: Vec::new(),
+    }
+}
+
+/// Answers a request, apart from all others.
+fn generate(sampler: &Sampler, req: &Generate) -> Generated {
+    sampler.generate(req, &mut |_, _| false, &|| false).unwrap()
 }

@@ -2,7 +2,6 @@
 
 use super::super::prefix_cache::PrefixCache;
 use super::super::prompt::{CHUNK, PromptScratch};
-use super::super::sampler::Generated;
 use super::super::segment::{BLOCK, Segment};
 use super::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,30 +16,13 @@ fn tokens(len: usize, seed: u64) -> Vec<u32> {
     (0..len).map(|_| (rng.next() % 17) as u32).collect()
 }
 
+/// A request for two samples.
 fn request(prompt: &[u32]) -> Generate {
-    Generate {
-        prompt: prompt.to_vec(),
-        num_samples: 2,
-        max_tokens: 12,
-        temperature: 1.0,
-        top_k: -1,
-        top_p: 1.0,
-        seed: 7,
-        stop_tokens: Vec::new(),
-        prompt_logprobs: false,
-        topk_prompt_logprobs: 0,
-        topk_sample_logprobs: 0,
-        alternatives: 0,
-        targets: Vec::new(),
-    }
+    Generate { num_samples: 2, max_tokens: 12, seed: 7, ..super::request(prompt) }
 }
 
 fn scored(prompt: &[u32]) -> Generate {
     Generate { prompt_logprobs: true, topk_prompt_logprobs: 2, ..request(prompt) }
-}
-
-fn generate(sampler: &Sampler, req: &Generate) -> Generated {
-    sampler.generate(req, &mut |_, _| false, &|| false).unwrap()
 }
 
 /// A model with its weights in memory, and one with its weights in files. The trainers of both have adapters.

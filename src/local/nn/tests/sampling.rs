@@ -6,28 +6,6 @@ use crossbeam_channel::{Receiver, bounded};
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-fn request(prompt: &[u32]) -> Generate {
-    Generate {
-        prompt: prompt.to_vec(),
-        num_samples: 1,
-        max_tokens: 40,
-        temperature: 1.0,
-        top_k: -1,
-        top_p: 1.0,
-        seed: 11,
-        stop_tokens: Vec::new(),
-        prompt_logprobs: false,
-        topk_prompt_logprobs: 0,
-        topk_sample_logprobs: 0,
-        alternatives: 0,
-        targets: Vec::new(),
-    }
-}
-
-fn generate(sampler: &Sampler, req: &Generate) -> crate::local::nn::sampler::Generated {
-    sampler.generate(req, &mut |_, _| false, &|| false).unwrap()
-}
-
 /// The log-probability of each token given the earlier ones, by the forward pass of training.
 fn scored(trainer: &mut Trainer, tokens: &[u32]) -> Vec<f32> {
     let example = Example {

@@ -1,22 +1,13 @@
-//! The operations of [`engine`](crate::local::engine), on the processor.
+//! The operations of [`engine`], on the processor, by the network of [`nn`](super::nn).
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use super::adam::{Adam, StepOutput};
-use super::config::ModelConfig;
-use super::example::Example;
-use super::folder::Loaded;
-use super::lora::LoraSpec;
-use super::loss::Loss;
-use super::memory::new_adapter_bytes;
-use super::prefix_cache::PrefixCache;
-use super::running::Stop;
-use super::sampler::{Generate, Sampler};
-use super::time_slice::TimeSlice;
-use super::train::{RunOutput, Trainer};
-use super::weights::Weights;
-use crate::local::engine::{self, Answered, Cancelled, Engine, Opened};
+use super::engine::{self, Answered, Cancelled, Engine, Opened};
+use super::nn::{
+    Adam, Example, Generate, Loaded, LoraSpec, Loss, ModelConfig, PrefixCache, RunOutput, Sampler,
+    StepOutput, Stop, TimeSlice, Trainer, Weights, new_adapter_bytes,
+};
 
 /// The processor, with all threads of the pool that calls it.
 #[derive(Debug, Default)]
@@ -67,7 +58,7 @@ impl Engine for Cpu {
 
 impl engine::Base for Base {
     fn config(&self) -> &ModelConfig {
-        &self.weights.config
+        self.weights.config()
     }
 
     fn memory(&self) -> u64 {
