@@ -600,10 +600,15 @@ impl PanelProduct<'_> {
         row: usize,
     ) {
         let panel_len = self.panel_inputs * PANEL;
-        let panels: [_; P] = std::array::from_fn(|p| {
-            self.panels[(panel + p) * panel_len..][..self.inputs * PANEL].as_chunks::<PANEL>().0
-        });
-        let x = std::array::from_fn(|r| &self.x[(row + r) * self.x_stride..][..self.inputs]);
+        // Loops, because the compiler takes long for `array::from_fn` in so many forms of this function.
+        let mut panels: [&[[f32; PANEL]]; P] = [&[]; P];
+        for (p, slot) in panels.iter_mut().enumerate() {
+            *slot = self.panels[(panel + p) * panel_len..][..self.inputs * PANEL].as_chunks::<PANEL>().0;
+        }
+        let mut x: [&[f32]; R] = [&[]; R];
+        for (r, slot) in x.iter_mut().enumerate() {
+            *slot = &self.x[(row + r) * self.x_stride..][..self.inputs];
+        }
         let tile = accumulate::<S, NV, R, P>(simd, panels, x);
         for (p, rows) in tile.iter().enumerate() {
             let at = (panel + p) * PANEL;
@@ -697,14 +702,18 @@ impl TransposedProduct<'_> {
 #[inline(always)]
 fn accumulate<S: Simd, const NV: usize, const R: usize, const P: usize>(
     simd: S,
-    panels: [&[[f32; PANEL]]; P],
-    x: [&[f32]; R],
+    mut panels: [&[[f32; PANEL]]; P],
+    mut x: [&[f32]; R],
 ) -> [[[S::f32s; NV]; R]; P] {
     let mut acc = [[[simd.splat_f32s(0.0); NV]; R]; P];
     let inputs = x[0].len();
     // Slices of the same length let the compiler omit the bounds checks in the loop.
-    let panels = panels.map(|panel| &panel[..inputs]);
-    let x = x.map(|x| &x[..inputs]);
+    for panel in &mut panels {
+        *panel = &panel[..inputs];
+    }
+    for x in &mut x {
+        *x = &x[..inputs];
+    }
     for i in 0..inputs {
         for p in 0..P {
             let weights = S::as_simd_f32s(&panels[p][i]).0;

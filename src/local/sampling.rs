@@ -189,7 +189,7 @@ impl Sample {
             topk_prompt_logprobs: generated
                 .topk_prompt_logprobs
                 .map(|rows| rows.into_iter().map(|entries| entries.map(row)).collect()),
-            prompt_cache_hit_tokens: 0,
+            prompt_cache_hit_tokens: u32::try_from(generated.cached).unwrap_or(u32::MAX),
             target_prompt_logprobs: self.target.as_ref().map(|it| scores(it, &generated.targets)),
             prompt_alt_tokens: self.alternatives(generated.alternatives),
         }

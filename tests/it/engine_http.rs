@@ -244,7 +244,15 @@ fn samples_are_repeatable_report_prompt_logprobs_and_can_be_cancelled() {
         "the same seed gave other tokens"
     );
 
-    let mut long = sample(&sampler, 2, json!({"max_tokens": 2000, "stop": []}));
+    let mut unscored = sample(&sampler, 2, json!({"max_tokens": 1, "seed": 7}));
+    let tokens = (1..200).collect::<Vec<u32>>();
+    unscored["prompt"] = json!({"chunks": [{"type": "encoded_text", "tokens": tokens}]});
+    for (seq_id, cached) in [(2, 0), (3, tokens.len() - 1)] {
+        unscored["seq_id"] = json!(seq_id);
+        assert_eq!(client.run("asample", &unscored)["prompt_cache_hit_tokens"], cached);
+    }
+
+    let mut long = sample(&sampler, 4, json!({"max_tokens": 2000, "stop": []}));
     long["num_samples"] = json!(64);
     let id = client.submit("asample", &long);
     assert_eq!(client.post("cancel_future", &json!({"request_id": id})).0, 200);

@@ -89,7 +89,11 @@ impl Kind for F32 {
 
     #[inline(always)]
     fn widen(block: &[[u8; 4]; BLOCK]) -> [f32; BLOCK] {
-        block.map(f32::from_le_bytes)
+        let mut widened = [0.0; BLOCK];
+        for (value, bytes) in widened.iter_mut().zip(block) {
+            *value = f32::from_le_bytes(*bytes);
+        }
+        widened
     }
 }
 
@@ -104,7 +108,11 @@ impl Kind for F16 {
 
     #[inline(always)]
     fn widen(block: &[[u8; 2]; BLOCK]) -> [f32; BLOCK] {
-        block.map(widen_f16)
+        let mut widened = [0.0; BLOCK];
+        for (value, bytes) in widened.iter_mut().zip(block) {
+            *value = widen_f16(*bytes);
+        }
+        widened
     }
 }
 
@@ -389,15 +397,21 @@ impl<K: Kind> Tiles<'_, K> {
         row: usize,
     ) {
         let inputs = self.inputs;
-        let weights: [&[K::Raw]; O] =
-            std::array::from_fn(|o| &self.weight[(output + o) * inputs..][..inputs]);
-        let x: [&[f32]; R] = std::array::from_fn(|r| &self.x[(row + r) * inputs..][..inputs]);
         let count = inputs / BLOCK;
-        let blocks = weights.map(|it| &it.as_chunks::<BLOCK>().0[..count]);
-        let x_blocks = x.map(|it| &it.as_chunks::<BLOCK>().0[..count]);
+        let weight = |o: usize| &self.weight[(output + o) * inputs..][..inputs];
+        let x = |r: usize| &self.x[(row + r) * inputs..][..inputs];
+        // Loops, because the compiler takes long for `array::map` and `array::from_fn` in so many forms of this function.
+        let mut blocks: [&[[K::Raw; BLOCK]]; O] = [&[]; O];
+        for (o, blocks) in blocks.iter_mut().enumerate() {
+            *blocks = &weight(o).as_chunks::<BLOCK>().0[..count];
+        }
+        let mut x_blocks: [&[[f32; BLOCK]]; R] = [&[]; R];
+        for (r, blocks) in x_blocks.iter_mut().enumerate() {
+            *blocks = &x(r).as_chunks::<BLOCK>().0[..count];
+        }
         let mut sums = [[simd.splat_f32s(0.0); R]; O];
         let first_ahead = if AHEAD == 1 { row / R } else { 0 };
-        let ahead: [_; AHEAD] = std::array::from_fn(|i| blocks[first_ahead + i]);
+        let ahead = &blocks[first_ahead..][..AHEAD];
         for b in 0..count {
             for ahead in ahead {
                 prefetch(&ahead[b], O * inputs);
@@ -413,10 +427,13 @@ impl<K: Kind> Tiles<'_, K> {
             }
         }
         let whole = count * BLOCK;
-        for (o, (weight, sums)) in weights.iter().zip(sums).enumerate() {
-            for (r, (x, sum)) in x.iter().zip(sums).enumerate() {
-                let rest = (whole..inputs).map(|i| K::one(weight[i]) * x[i]).sum::<f32>();
-                self.out[(output + o) * self.rows + row + r] = simd.reduce_sum_f32s(sum) + rest;
+        for o in 0..O {
+            for r in 0..R {
+                let mut rest = 0.0;
+                for i in whole..inputs {
+                    rest += K::one(weight(o)[i]) * x(r)[i];
+                }
+                self.out[(output + o) * self.rows + row + r] = simd.reduce_sum_f32s(sums[o][r]) + rest;
             }
         }
     }

@@ -8,6 +8,7 @@ use super::sampler::{Generate, Generated, GeneratedSequence, TopLogprobs};
 /// The scores of a prompt, for [`Generated`].
 #[derive(Debug)]
 pub(super) struct PromptScores {
+    cached: usize,
     logprobs: Option<Vec<Option<f32>>>,
     top: Option<Vec<Option<TopLogprobs>>>,
     alternatives: TopLogprobs,
@@ -19,6 +20,7 @@ impl PromptScores {
     pub(super) fn join(self, sequences: Vec<GeneratedSequence>) -> Generated {
         Generated {
             sequences,
+            cached: self.cached,
             prompt_logprobs: self.logprobs,
             topk_prompt_logprobs: self.top,
             alternatives: self.alternatives,
@@ -50,9 +52,10 @@ impl<'a> Scorer<'a> {
         if all { Some(0) } else { targets }.filter(|row| row + 1 < req.prompt.len())
     }
 
-    /// The logits come from `row` on.
+    /// The logits come from `row` on. The tokens before it were found in the cache.
     pub(super) fn new(req: &'a Generate, row: usize) -> Self {
         let scores = PromptScores {
+            cached: row,
             logprobs: req.prompt_logprobs.then(|| vec![None]),
             top: (0 < req.topk_prompt_logprobs).then(|| vec![None]),
             alternatives: Vec::new(),

@@ -97,10 +97,12 @@ pub(crate) struct Generate {
 pub(crate) type TopLogprobs = Vec<(u32, f32)>;
 
 /// Result of [`Sampler::submit`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Generated {
     /// One continuation per sample.
     pub sequences: Vec<GeneratedSequence>,
+    /// Number of tokens of the prompt whose keys and values were found in the cache of prompts.
+    pub cached: usize,
     /// The log-probability of each prompt token, given the tokens before it; `None` for the first.
     pub prompt_logprobs: Option<Vec<Option<f32>>>,
     /// The likeliest tokens at each prompt position, likeliest first; `None` for the first position.
@@ -109,6 +111,18 @@ pub(crate) struct Generated {
     pub alternatives: TopLogprobs,
     /// The log-probabilities of the targets.
     pub targets: Vec<f32>,
+}
+
+/// Results are equal if the same was generated and scored, however much of the prompt was in the cache.
+#[cfg(test)]
+impl PartialEq for Generated {
+    fn eq(&self, other: &Generated) -> bool {
+        let scores = |it: &Generated| (it.prompt_logprobs.clone(), it.topk_prompt_logprobs.clone());
+        self.sequences == other.sequences
+            && scores(self) == scores(other)
+            && self.alternatives == other.alternatives
+            && self.targets == other.targets
+    }
 }
 
 /// One continuation.

@@ -64,6 +64,24 @@ fn a_request_has_the_same_bits_whatever_prompts_were_read_before() {
 }
 
 #[test]
+fn a_result_tells_how_many_tokens_of_the_prompt_were_in_the_cache() {
+    let sampler = with_noise(&long(), 2).sampler();
+    let whole = tokens(3 * BLOCK, 3);
+    let longer = [&whole[..2 * BLOCK + 1], &tokens(9, 4)[..]].concat();
+    // The last token of a prompt is never read from the cache; scores of all tokens need them to be read again.
+    let cases = [
+        (request(&whole), 0),
+        (request(&whole), whole.len() - 1),
+        (request(&longer), 2 * BLOCK),
+        (request(&tokens(50, 5)), 0),
+        (scored(&whole), 0),
+    ];
+    for (i, (req, cached)) in cases.iter().enumerate() {
+        assert_eq!(generate(&sampler, req).cached, *cached, "{i}");
+    }
+}
+
+#[test]
 fn requests_that_read_the_same_prompt_at_the_same_time_have_the_same_bits_as_alone() {
     for trainer in trainers() {
         let limit = trainer.model.base.config.max_len.min(CHUNK + 200) - 16;
