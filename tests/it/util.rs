@@ -4,7 +4,11 @@
 pub(crate) mod engine;
 #[cfg(feature = "local")]
 pub(crate) mod folder;
+#[cfg(all(feature = "local", target_os = "linux"))]
+pub(crate) mod memory;
 pub(crate) mod proxy;
+#[cfg(feature = "local")]
+pub(crate) mod raw_http;
 pub(crate) mod recorded;
 pub(crate) mod relay;
 
