@@ -31,7 +31,7 @@ use tinkex::local::Options;
 
 use crate::util::engine::{Client, pass, step};
 use crate::util::raw_http::{Connection, Response};
-use crate::util::{TEST_TIMEOUT, alone};
+use crate::util::{TEST_TIMEOUT, alone_with_figures};
 
 use self::corpus::{Objects, create_model};
 use self::damage::Sent;
@@ -48,7 +48,7 @@ fn setting(name: &str) -> Option<u64> {
 
 #[test]
 fn no_request_whatever_its_bytes_breaks_the_engine() {
-    alone("engine_fuzz::no_request_whatever_its_bytes_breaks_the_engine", fuzz);
+    alone_with_figures("engine_fuzz::no_request_whatever_its_bytes_breaks_the_engine", fuzz);
 }
 
 #[expect(clippy::print_stdout, reason = "a long run is judged by its numbers")]

@@ -10,9 +10,9 @@ use tinkex::local::Options;
 use crate::util::engine::{Client, pass, sample, step};
 use crate::util::memory::{kilobytes, max_connections, raise_max_files};
 use crate::util::raw_http::Connection;
-use crate::util::{HOUR, alone, eventually};
+use crate::util::{HOUR, alone_with_figures, eventually};
 
-/// Number of sessions, and of those after which the memory must stay as it is.
+/// Number of sessions, unless `TINKEX_LOAD_SESSIONS` is another, and of those after which the memory must stay as it is.
 const SESSIONS: usize = 5000;
 const WARM_UP: usize = 1000;
 /// Number of sessions that are open at the same time.
@@ -58,15 +58,19 @@ fn active(client: &Client) -> usize {
 
 /// Opens sessions in waves; `end` ends those of a wave, whose ids it gets.
 fn assert_flat(client: &Client, end: impl Fn(Vec<String>)) {
-    let mut after_warm_up = 0;
-    for wave in 0..SESSIONS / WAVE {
-        end((0..WAVE).map(|i| use_session(client, wave * WAVE + i)).collect());
-        if (wave + 1) * WAVE == WARM_UP {
+    let sessions = std::env::var("TINKEX_LOAD_SESSIONS").map_or(SESSIONS, |it| it.parse().unwrap());
+    let (mut after_warm_up, mut made) = (0, 0);
+    while made < sessions {
+        end((0..WAVE).map(|i| use_session(client, made + i)).collect());
+        made += WAVE;
+        if made == WARM_UP {
             after_warm_up = kilobytes("VmRSS");
+        }
+        if made.is_multiple_of(WARM_UP.max(sessions / 20)) {
+            println!("engine_load: {} kB after {made} sessions", kilobytes("VmRSS"));
         }
     }
     let after_all = kilobytes("VmRSS");
-    println!("engine_load: {after_warm_up} kB after {WARM_UP} sessions, {after_all} kB after {SESSIONS}");
     assert!(after_all < after_warm_up + FLAT, "{after_warm_up} kB grew to {after_all} kB");
     let (_, listed) = client.get("sessions?limit=1");
     assert!(
@@ -77,8 +81,8 @@ fn assert_flat(client: &Client, end: impl Fn(Vec<String>)) {
 
 #[test]
 fn finished_sessions_leave_no_memory_behind() {
-    alone("engine_load::finished_sessions_leave_no_memory_behind", || {
-        let client = Client::new();
+    alone_with_figures("engine_load::finished_sessions_leave_no_memory_behind", || {
+        let client = Client::with(Options { session_timeout: HOUR, ..Options::default() });
         assert_flat(&client, |sessions| {
             for session in sessions {
                 let body = json!({"reason": {"type": "success"}});
@@ -92,7 +96,7 @@ fn finished_sessions_leave_no_memory_behind() {
 
 #[test]
 fn sessions_that_go_silent_leave_no_memory_behind() {
-    alone("engine_load::sessions_that_go_silent_leave_no_memory_behind", || {
+    alone_with_figures("engine_load::sessions_that_go_silent_leave_no_memory_behind", || {
         let quick = Duration::from_secs(1);
         let options = Options { session_timeout: quick, pause_after: quick / 2, ..Options::default() };
         let client = Client::with(options);
@@ -115,7 +119,7 @@ fn idle_connections_cost_little_and_are_answered_when_they_ask() {
     const WANTED: usize = 2000;
     /// Largest memory of an idle connection, in kB: both ends of it, with the buffers of the library and of this test.
     const MOST: usize = 32;
-    alone("engine_load::idle_connections_cost_little_and_are_answered_when_they_ask", || {
+    alone_with_figures("engine_load::idle_connections_cost_little_and_are_answered_when_they_ask", || {
         raise_max_files();
         let n = max_connections(WANTED);
         if n < WANTED {

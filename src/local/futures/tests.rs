@@ -94,7 +94,9 @@ fn the_results_of_a_session_that_ended_expire_as_if_they_had_been_fetched() {
     let futures = futures();
     let of = |session: &str| futures.create_cancellable(Some(session), None, None).id;
     let (done, pending, other) = (of("s"), of("s"), of("t"));
-    [&done, &other].map(|it| futures.finish(it, Outcome::Json("1".into())));
+    for id in [&done, &other] {
+        futures.finish(id, Outcome::Json("1".into()));
+    }
     futures.end_session("s", "over");
     let later = |it| Instant::now() + it + Duration::from_secs(1);
     futures.inner.lock().sweep(later(KEEP_FETCHED) - Duration::from_secs(10));
