@@ -3,6 +3,10 @@
 //! A connection is closed if it sends no complete request head for a while, or if its client does not read the
 //! response. At the limit of connections, a new connection replaces the one that has been idle for longest; if none is
 //! idle, the new connection waits.
+//!
+//! A client may close its sending side after a request (a half-closed connection), and is answered nevertheless. A client
+//! that is gone looks the same until something is sent to it. So a request that waits for a result is answered at once
+//! when its client stops sending (see [`Sending`]); otherwise the connections of dead clients would keep their places.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -13,12 +17,15 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -45,7 +52,7 @@ pub(super) struct Limits {
 pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new());
-    http.header_read_timeout(limits.idle.min(MAX_TIMEOUT)).max_buf_size(MAX_HEAD);
+    http.header_read_timeout(limits.idle.min(MAX_TIMEOUT)).max_buf_size(MAX_HEAD).half_close(true);
     let connections = Arc::new(Connections::default());
     for number in 0.. {
         let stream = accept(&listener, &connections).await;
@@ -53,12 +60,16 @@ pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits)
         connections.wait_for_place(limits.max.max(1)).await;
         // Send small responses without delay.
         let _ = stream.set_nodelay(true);
-        let io = StallLimited { stream, stall: limits.stall.min(MAX_TIMEOUT), write_deadline: None };
+        let (read, write) = stream.into_split();
+        let write = Arc::new(write);
+        let sending = Sending(write.clone());
+        let io = StallLimited { read, write, stall: limits.stall.min(MAX_TIMEOUT), write_deadline: None };
         let service = TowerToHyperService::new(router.clone());
         let open = connections.open(number);
         let own = connections.clone();
-        let service = service_fn(move |request| {
+        let service = service_fn(move |mut request: Request<Incoming>| {
             own.set_busy(number, true);
+            request.extensions_mut().insert(sending.clone());
             let (answer, own) = (service.call(request), own.clone());
             async move {
                 let answer = answer.await;
@@ -177,9 +188,25 @@ impl Connections {
     }
 }
 
+/// The client of a request, as long as it sends. Each request has it as an extension.
+#[derive(Clone, Debug)]
+pub(super) struct Sending(Arc<OwnedWriteHalf>);
+
+impl Sending {
+    /// Waits until the client stops sending. Never ends if the client has sent more than the request.
+    pub(super) async fn ended(&self) {
+        let stream: &TcpStream = (*self.0).as_ref();
+        // An error means that the connection is broken.
+        if let Ok(1..) = stream.peek(&mut [0]).await {
+            std::future::pending().await
+        }
+    }
+}
+
 /// A stream whose writes fail if the client does not read for a while.
 struct StallLimited {
-    stream: TcpStream,
+    read: OwnedReadHalf,
+    write: Arc<OwnedWriteHalf>,
     stall: Duration,
     /// Deadline of the pending write.
     write_deadline: Option<Pin<Box<Sleep>>>,
@@ -201,13 +228,36 @@ impl StallLimited {
     }
 }
 
+impl StallLimited {
+    /// Writes with `write`, as soon as the socket takes bytes.
+    fn poll_write_with(
+        &mut self,
+        context: &mut Context<'_>,
+        write: impl Fn(&OwnedWriteHalf) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        let outcome = loop {
+            match (*self.write).as_ref().poll_write_ready(context) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                Poll::Pending => break Poll::Pending,
+            }
+            match write(&self.write) {
+                // The socket is full again: wait.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => break Poll::Ready(outcome),
+            }
+        };
+        self.check_stall(context, outcome)
+    }
+}
+
 impl AsyncRead for StallLimited {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        Pin::new(&mut self.read).poll_read(context, buffer)
     }
 }
 
@@ -217,8 +267,7 @@ impl AsyncWrite for StallLimited {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.check_stall(context, outcome)
+        self.poll_write_with(context, |it| it.try_write(bytes))
     }
 
     fn poll_write_vectored(
@@ -226,19 +275,20 @@ impl AsyncWrite for StallLimited {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.check_stall(context, outcome)
+        self.poll_write_with(context, |it| it.try_write_vectored(parts))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.write.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+    /// Nothing is buffered here.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    /// The end of the connection follows, which drops the writing half; that shuts it down.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }

@@ -1,13 +1,13 @@
 //! Temporary download addresses that need no key, like the signed URLs of storage services: a random token in the
 //! address grants access.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
 use super::checkpoint::CheckpointId;
+use super::issued::Issued;
 
 /// Time for which an address is valid.
 const LIFE: Duration = Duration::from_secs(15 * 60);
@@ -23,20 +23,24 @@ pub(super) enum Item {
     Trace(String),
 }
 
-/// The tokens of the addresses that were issued, each with its item and the time of its expiry.
-#[derive(Debug, Default)]
+/// The addresses that were issued.
+#[derive(Debug)]
 pub(super) struct Downloads {
-    issued: Mutex<HashMap<String, (Item, SystemTime)>>,
+    issued: Mutex<Issued<Item>>,
+}
+
+impl Default for Downloads {
+    fn default() -> Self {
+        // Expired tokens are remembered for an hour, so that late requests get a precise error.
+        Downloads { issued: Mutex::new(Issued::new(LIFE, Duration::from_secs(3600))) }
+    }
 }
 
 impl Downloads {
     /// Issues a token for an item; returns it with its expiry.
     pub(super) fn issue(&self, item: Item, now: SystemTime) -> (String, SystemTime) {
-        let (token, until) = (random_token(), now + LIFE);
-        let mut issued = self.issued.lock();
-        // Expired tokens are kept for an hour, so that late requests get a precise error.
-        issued.retain(|_, it| now < it.1 + Duration::from_secs(3600));
-        issued.insert(token.clone(), (item, until));
+        let token = random_token();
+        let until = self.issued.lock().add(&token, item, now);
         (token, until)
     }
 

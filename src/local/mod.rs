@@ -31,6 +31,7 @@ mod examples;
 mod feeds;
 mod futures;
 mod http;
+mod issued;
 mod job;
 mod kernel;
 mod machine_memory;

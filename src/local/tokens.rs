@@ -3,7 +3,6 @@
 //! A token is a JWT that clients can parse. The server keeps a list of the tokens that it issued, so a token needs no
 //! signature; its last part is random.
 
-use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -12,14 +11,21 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::downloads::random_token;
+use super::issued::Issued;
 
 /// Time for which a token is valid.
 const LIFE: Duration = Duration::from_secs(3600);
 
-/// Tokens that were issued, each with the time of its expiry.
-#[derive(Debug, Default)]
+/// The tokens that were issued.
+#[derive(Debug)]
 pub(super) struct Tokens {
-    issued: Mutex<HashMap<String, SystemTime>>,
+    issued: Mutex<Issued<()>>,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Tokens { issued: Mutex::new(Issued::new(LIFE, Duration::ZERO)) }
+    }
 }
 
 impl Tokens {
@@ -32,15 +38,13 @@ impl Tokens {
         });
         let token =
             format!("{}.{}.{}", part(json!({"alg": "none", "typ": "JWT"})), part(claims), random_token());
-        let mut issued = self.issued.lock();
-        issued.retain(|_, until| now < *until);
-        issued.insert(token.clone(), now + LIFE);
+        self.issued.lock().add(&token, (), now);
         token
     }
 
     pub(super) fn is_valid(&self, token: &[u8], now: SystemTime) -> bool {
         let token = std::str::from_utf8(token).ok();
-        token.is_some_and(|it| self.issued.lock().get(it).is_some_and(|until| now < *until))
+        token.is_some_and(|it| self.issued.lock().get(it).is_some_and(|(_, until)| now < *until))
     }
 }
 

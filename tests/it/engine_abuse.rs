@@ -5,19 +5,14 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tinkex::local::{Options, Server};
 
-use crate::util::engine::{Client, pass};
-use crate::util::{TEST_TIMEOUT, alone, eventually};
-
-/// A raw connection to the engine.
-fn connect(server: &Server) -> TcpStream {
-    let stream = TcpStream::connect(server.url().strip_prefix("http://").unwrap()).unwrap();
-    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
-    stream.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
-    stream
-}
+use crate::util::engine::{Client, pass, step};
+#[cfg(target_os = "linux")]
+use crate::util::memory::{growth, max_connections};
+use crate::util::raw_http::{Connection, Response, connect, post};
+use crate::util::{HOUR, TEST_TIMEOUT, alone, eventually};
 
 /// Reads the status of a response; 0 if the connection was closed without one.
 fn status(stream: &mut TcpStream) -> u16 {
@@ -158,11 +153,6 @@ fn a_client_that_does_not_read_its_responses_is_disconnected() {
     }
 }
 
-/// The head of a POST request, with the header lines `more`.
-fn post(path: &str, key: &str, more: &str) -> String {
-    format!("POST /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n{more}\r\n")
-}
-
 /// Writes `part` up to `times` times, until the server stops reading.
 fn write_repeatedly(stream: &mut TcpStream, part: &[u8], times: usize) {
     for _ in 0..times {
@@ -172,32 +162,141 @@ fn write_repeatedly(stream: &mut TcpStream, part: &[u8], times: usize) {
     }
 }
 
-/// Reads a field in kB from `/proc/self/status`.
-#[cfg(target_os = "linux")]
-fn kilobytes(name: &str) -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|it| it.strip_prefix(name)).unwrap();
-    line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
+/// A request whose result never comes: the engine waits for the model's request before it.
+fn pending(client: &Client) -> String {
+    let model = client.model(0);
+    client.submit("forward_backward", &pass(&model, 2, "forward_backward_input"))
 }
 
-/// Peak growth of the resident memory during `work`, in kB.
-#[cfg(target_os = "linux")]
-fn growth(work: impl FnOnce()) -> usize {
-    // Reset the peak `VmHWM`.
-    std::fs::write("/proc/self/clear_refs", "5").unwrap();
-    let before = kilobytes("VmRSS");
-    work();
-    kilobytes("VmHWM").saturating_sub(before)
+/// The bytes of a POST request with a body.
+fn posted(client: &Client, path: &str, body: &Value) -> Vec<u8> {
+    let body = body.to_string();
+    let head = post(path, client.server.api_key(), &format!("Content-Length: {}\r\n", body.len()));
+    (head + &body).into_bytes()
 }
 
-/// Number of connections, at most 2000, for which this process has enough file descriptors. The process holds both ends
-/// of each connection.
-#[cfg(target_os = "linux")]
-fn max_connections() -> usize {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
-    let line = limits.lines().find_map(|it| it.strip_prefix("Max open files")).unwrap();
-    let soft = line.split_whitespace().next().unwrap().parse().unwrap_or(1_000_000usize);
-    (soft.saturating_sub(100) / 2).min(2000)
+/// The next answer, which has to come.
+fn answer(connection: &mut Connection) -> Response {
+    connection.response(false).unwrap().expect("an answer")
+}
+
+#[test]
+fn a_client_that_closes_its_sending_side_is_answered() {
+    let client = Client::with(Options { long_poll: HOUR, ..Options::default() });
+    let key = client.server.api_key();
+    let get = |path: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n\r\n").into_bytes()
+    };
+    // Two requests at once; the engine answers them on its threads for slow work.
+    let two = get("/api/v1/sessions").repeat(2);
+    // A wait for a result that does not come ends at once.
+    let wait = posted(&client, "retrieve_future", &json!({"request_id": pending(&client)}));
+    for (requests, answers) in [(two, 2), (wait, 1)] {
+        let mut connection = Connection::new(&client.server);
+        assert!(connection.send(&requests));
+        connection.end_sending();
+        for _ in 0..answers {
+            let answer = answer(&mut connection);
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+        connection.expect_end().unwrap();
+    }
+    // A large file that the client reads slowly arrives whole.
+    let body = json!({"session_id": client.session, "model_seq_id": 1, "base_model": "tinkex/nano",
+                      "lora_config": {"rank": 128}});
+    let model = client.run("create_model", &body)["model_id"].as_str().unwrap().to_string();
+    client.run("save_weights", &json!({"model_id": model, "seq_id": 1, "path": "large"}));
+    let mut connection = Connection::new(&client.server);
+    connection.send(&get(&format!("/api/v1/training_runs/{model}/checkpoints/weights/large/archive")));
+    let location = answer(&mut connection).header("location").unwrap().to_string();
+    let mut connection = Connection::new(&client.server);
+    connection.send(&get(location.strip_prefix(client.server.url()).unwrap()));
+    connection.end_sending();
+    // The engine fills the buffers of the socket meanwhile.
+    client.run("optim_step", &step(&model, 2));
+    let archive = answer(&mut connection);
+    assert!(archive.status == 200 && 8 << 20 < archive.body.len(), "{} bytes", archive.body.len());
+}
+
+#[test]
+fn the_connection_of_a_dead_client_is_freed_while_it_waits_for_a_result() {
+    let client = Client::with(Options { long_poll: HOUR, max_connections: 2, ..Options::default() });
+    let wait = posted(&client, "retrieve_future", &json!({"request_id": pending(&client)}));
+    for _ in 0..8 {
+        let mut dead = Connection::new(&client.server);
+        assert!(dead.send(&wait));
+    }
+    assert_eq!(get(&client.server, client.server.api_key(), &["Host: localhost"]), 200);
+}
+
+#[test]
+fn an_answer_before_the_end_of_the_body_says_whether_the_connection_goes_on() {
+    let client = Client::with(Options { stall_timeout: Duration::from_secs(2), ..Options::default() });
+    let key = client.server.api_key();
+    let body = [b' '; 5000];
+    for (path, key, status) in [("session_heartbeat", "wrong", 401), ("unknown", "wrong", 401)] {
+        // A whole body is discarded, and the connection can be used again.
+        let mut connection = Connection::new(&client.server);
+        let head = post(path, key, "Content-Length: 5000\r\n");
+        for _ in 0..2 {
+            connection.send(&[head.as_bytes(), &body].concat());
+            let answer = answer(&mut connection);
+            assert!(answer.status == status && !answer.closes(), "{answer:?}");
+        }
+        // Of a body that does not come, bytes would be taken for the next request.
+        connection.send(head.as_bytes());
+        let refused = answer(&mut connection);
+        assert!(refused.status == status && refused.closes(), "{refused:?}");
+        connection.expect_end().unwrap();
+    }
+    for (framing, status) in [
+        ("Content-Length: 1000000000000\r\nExpect: 100-continue\r\n", 413),
+        ("Content-Length: 1000000000000\r\n", 413),
+        ("Content-Length: 5000\r\n", 408),
+        ("Transfer-Encoding: chunked\r\n", 408),
+    ] {
+        let mut connection = Connection::new(&client.server);
+        connection.send(post("session_heartbeat", key, framing).as_bytes());
+        let refused = answer(&mut connection);
+        assert!(refused.status == status && refused.closes(), "{framing}: {refused:?}");
+    }
+    // A request without a body to an endpoint that reads none.
+    let mut connection = Connection::new(&client.server);
+    for _ in 0..2 {
+        connection.send(b"GET /api/v1/healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc");
+        let answer = answer(&mut connection);
+        assert!(answer.status == 200 && !answer.closes(), "{answer:?}");
+    }
+}
+
+#[test]
+fn every_refusal_has_the_form_of_the_protocol() {
+    let client = Client::new();
+    let key = client.server.api_key();
+    let id = "a".repeat(5000);
+    for (method, path, status) in [
+        ("POST", "/api/v1/healthz", 405),
+        ("DELETE", "/download/a/b", 405),
+        ("GET", "/api/v1/asample", 405),
+        ("GET", "/", 404),
+        ("GET", "/download/a/b", 404),
+        ("GET", "/download/a", 404),
+        ("GET", "/download/%ff/b", 400),
+        ("GET", "/api/v1/samplers/%ff", 400),
+        ("GET", "/api/v1/sessions/%c3%28", 400),
+        ("DELETE", "/api/v1/training_runs/a/checkpoints/weights/%ed%a0%80", 400),
+        ("GET", "/api/v1/training_runs/..%2f..%2fetc/checkpoints", 404),
+        ("GET", &format!("/api/v1/sessions/{id}"), 404),
+        ("DELETE", &format!("/api/v1/training_runs/{id}/checkpoints/weights/{id}"), 400),
+    ] {
+        let mut connection = Connection::new(&client.server);
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n\r\n");
+        connection.send(head.as_bytes());
+        let answer = answer(&mut connection);
+        assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+        let body: Value = serde_json::from_slice(&answer.body).unwrap();
+        assert!(body["detail"].as_str().is_some_and(|it| !it.is_empty()), "{method} {path}: {body}");
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -319,7 +418,7 @@ fn hostile_clients_cost_at_most_64_megabytes() {
         let mut streams = Vec::new();
         let grown = growth(|| {
             let name = "x".repeat(12 << 10);
-            for i in 0..max_connections() {
+            for i in 0..max_connections(2000) {
                 let mut stream = connect(&client.server);
                 let head = format!("POST /api/v1/asample HTTP/1.1\r\nHost: localhost\r\nX-Name: {name}");
                 if i % 2 == 0 {

@@ -27,10 +27,14 @@ mod engine_checkpoints;
 mod engine_disk;
 #[cfg(feature = "local")]
 mod engine_fairness;
+#[cfg(all(feature = "local", target_os = "linux"))]
+mod engine_fuzz;
 #[cfg(feature = "local")]
 mod engine_http;
 #[cfg(feature = "local")]
 mod engine_killed;
+#[cfg(all(feature = "local", target_os = "linux"))]
+mod engine_load;
 #[cfg(feature = "local")]
 mod engine_losses;
 #[cfg(feature = "local")]

@@ -4,7 +4,11 @@
 pub(crate) mod engine;
 #[cfg(feature = "local")]
 pub(crate) mod folder;
+#[cfg(all(feature = "local", target_os = "linux"))]
+pub(crate) mod memory;
 pub(crate) mod proxy;
+#[cfg(feature = "local")]
+pub(crate) mod raw_http;
 pub(crate) mod recorded;
 pub(crate) mod relay;
 
@@ -125,6 +129,17 @@ pub(crate) fn in_time(body: impl FnOnce() + Send + 'static) {
 #[track_caller]
 pub(crate) fn alone(name: &str, test: impl FnOnce()) {
     alone_with(name, &[], test);
+}
+
+/// As [`alone`], for a test that measures: prints what the child wrote after the name of the test's module and a colon.
+#[track_caller]
+#[cfg(all(feature = "local", target_os = "linux"))]
+#[expect(clippy::print_stdout, reason = "the figures are worth reading, not only their limits")]
+pub(crate) fn alone_with_figures(name: &str, test: impl FnOnce()) {
+    let mark = format!("{}: ", name.split("::").next().unwrap_or_default());
+    let output = alone_with(name, &[], test).unwrap_or_default();
+    // The test harness has written the name of the test at the beginning of the first line.
+    output.lines().filter_map(|line| line.get(line.find(&mark)?..)).for_each(|it| println!("{it}"));
 }
 
 /// As [`alone`], with environment variables for the child. Returns the child's output in the parent, `None` in the

@@ -23,6 +23,8 @@ const KEEP_UNFETCHED: Duration = Duration::from_secs(3600);
 /// Limit of the bytes of all results. Above it results are dropped: first the fetched ones, the oldest first, then the
 /// others.
 const MAX_BYTES: usize = 256 << 20;
+/// Bytes that a result takes besides its content: its entry, its ids and its times, by estimate.
+const ENTRY_BYTES: usize = 512;
 
 /// Result of a request.
 #[derive(Clone, Debug)]
@@ -114,6 +116,11 @@ impl Entry {
         self.outcome = Some(outcome);
         self.done = Instant::now();
         self.notify.notify_waiters();
+    }
+
+    /// Bytes of the result; 0 while there is none.
+    fn size(&self) -> usize {
+        self.outcome.as_ref().map_or(0, |it| ENTRY_BYTES + it.len())
     }
 }
 
@@ -217,10 +224,10 @@ impl Futures {
     pub(super) fn finish(&self, id: &str, outcome: Outcome) {
         let now = Instant::now();
         let mut inner = self.inner.lock();
-        let size = outcome.len();
         let entry = self.number(id).and_then(|it| inner.entries.get_mut(&it));
         let Some(entry) = entry.filter(|it| it.outcome.is_none()) else { return };
         entry.end(id, outcome);
+        let size = entry.size();
         inner.bytes += size;
         inner.sweep(now);
     }
@@ -238,15 +245,22 @@ impl Futures {
         }
     }
 
-    /// Ends the pending samples of a session and sets their cancel flags.
-    pub(super) fn cancel_samples_of(&self, session: &str, why: &str) {
+    /// Ends the pending samples of a session and sets their cancel flags. All results of the session are kept only as long
+    /// as if they had been fetched now: a session that ended fetches no more results, at least not for long.
+    pub(super) fn end_session(&self, session: &str, why: &str) {
         let mut inner = self.inner.lock();
-        let of_session = |it: &Entry| it.cancellable && it.session.as_deref() == Some(session);
-        let open = |it: &Entry| it.outcome.is_none() && of_session(it);
-        for (number, entry) in inner.entries.iter_mut().filter(|it| open(it.1)) {
-            entry.cancelled.store(true, Ordering::Relaxed);
-            entry.end(&format!("{}{number}", self.prefix), Outcome::user(why));
+        let now = Instant::now();
+        let mut bytes = 0;
+        let of_session = |it: &Entry| it.session.as_deref() == Some(session);
+        for (number, entry) in inner.entries.iter_mut().filter(|it| of_session(it.1)) {
+            entry.fetched.get_or_insert(now);
+            if entry.cancellable && entry.outcome.is_none() {
+                entry.cancelled.store(true, Ordering::Relaxed);
+                entry.end(&format!("{}{number}", self.prefix), Outcome::user(why));
+                bytes += entry.size();
+            }
         }
+        inner.bytes += bytes;
     }
 
     /// Session of a request.
@@ -324,8 +338,7 @@ impl Inner {
             (_, Some(at)) => now.duration_since(at) < KEEP_FETCHED,
             (_, None) => now.duration_since(it.done) < KEEP_UNFETCHED,
         });
-        let size = |it: &Entry| it.outcome.as_ref().map_or(0, Outcome::len);
-        self.bytes = self.entries.values().map(size).sum();
+        self.bytes = self.entries.values().map(Entry::size).sum();
         if self.bytes <= MAX_BYTES {
             return;
         }
@@ -339,12 +352,12 @@ impl Inner {
             if excess == 0 {
                 break;
             }
-            excess = excess.saturating_sub(size(entry));
+            excess = excess.saturating_sub(entry.size());
             gone.push(*number);
         }
         for number in gone {
             if let Some(entry) = self.entries.remove(&number) {
-                self.bytes -= size(&entry);
+                self.bytes -= entry.size();
             }
         }
     }

@@ -50,7 +50,7 @@ fn the_end_of_a_session_cancels_its_samples_and_no_other_request() {
         (futures.create(Some(position), None), futures.create_cancellable(Some("s"), None, None));
     let other = futures.create_cancellable(Some("t"), None, None);
     assert_eq!([&pass, &other].map(|it| futures.session(&it.id)), [Some("s".into()), Some("t".into())]);
-    futures.cancel_samples_of("s", "over");
+    futures.end_session("s", "over");
     assert!(sample.cancelled.load(Ordering::Relaxed) && !other.cancelled.load(Ordering::Relaxed));
     assert!(
         matches!(poll(&futures, &sample.id), Found::Done(Outcome::Failed { error, .. }) if error == "over")
@@ -90,9 +90,35 @@ fn old_results_expire_and_pending_requests_do_not() {
 }
 
 #[test]
+fn the_results_of_a_session_that_ended_expire_as_if_they_had_been_fetched() {
+    let futures = futures();
+    let of = |session: &str| futures.create_cancellable(Some(session), None, None).id;
+    let (done, pending, other) = (of("s"), of("s"), of("t"));
+    for id in [&done, &other] {
+        futures.finish(id, Outcome::Json("1".into()));
+    }
+    futures.end_session("s", "over");
+    let later = |it| Instant::now() + it + Duration::from_secs(1);
+    futures.inner.lock().sweep(later(KEEP_FETCHED) - Duration::from_secs(10));
+    assert!([&done, &pending].iter().all(|it| matches!(poll(&futures, it), Found::Done(_))));
+    futures.inner.lock().sweep(later(KEEP_FETCHED));
+    assert!([&done, &pending].iter().all(|it| matches!(poll(&futures, it), Found::Expired)));
+    assert!(matches!(poll(&futures, &other), Found::Done(_)));
+}
+
+#[test]
+fn small_results_count_with_what_they_take_besides_their_content() {
+    let futures = futures();
+    for _ in 0..1000 {
+        futures.finish(&futures.create(None, None).id, Outcome::Json("1".into()));
+    }
+    assert!(1000 * ENTRY_BYTES < futures.inner.lock().bytes);
+}
+
+#[test]
 fn results_are_bounded_in_bytes_and_the_fetched_ones_go_first() {
     let futures = futures();
-    let large = Bytes::from(vec![0; MAX_BYTES / 2]);
+    let large = Bytes::from(vec![0; MAX_BYTES / 2 - ENTRY_BYTES]);
     let ids: Vec<_> = (0..4).map(|_| futures.create(None, None).id).collect();
     for (i, id) in ids.iter().enumerate() {
         futures.finish(id, Outcome::Json(large.clone()));

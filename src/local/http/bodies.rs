@@ -39,11 +39,6 @@ const ALL_ANSWERS: usize = 8 << 20;
 /// Limit of the values in a JSON body, because a parsed value takes more memory than its text. It is 1024 times the
 /// length of the model's context: as much as the tokens and the targets of 512 datums that fill the context.
 const MAX_VALUES: usize = 2 << 20;
-/// Limit of the bytes of a refused body that are still read and discarded. Some clients read the refusal only after
-/// they have sent the whole body.
-const MAX_DISCARDED: usize = 1 << 30;
-/// Time limit of discarding a refused body.
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit of a whole body, as a multiple of the stall timeout.
 const MAX_STALLS: u32 = 10;
 
@@ -152,31 +147,14 @@ fn max_body(path: &str) -> usize {
 /// Reads the body of a request before the request is handled.
 pub(super) async fn read_body(Shared(app): Context, request: Request, next: Next) -> Response {
     let (parts, mut body) = request.into_parts();
-    let expects_continue = parts.headers.contains_key(header::EXPECT);
     match app.bodies.read(&mut body, max_body(parts.uri.path())).await {
         Ok(bytes) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
         Err(Refusal { status, detail }) => {
-            // Discard the body, so that the client reads the refusal. A client that expects `100 Continue` has not sent
-            // its body.
-            if matches!(status, 413 | 503) && !expects_continue {
-                let _ = timeout(DISCARD_TIMEOUT, discard(body)).await;
-            }
             let mut response = refusal(status, &detail);
             if status == 503 {
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             response
-        }
-    }
-}
-
-async fn discard(mut body: Body) {
-    let mut left = MAX_DISCARDED;
-    while let Some(Ok(frame)) = poll_fn(|it| Pin::new(&mut body).poll_frame(it)).await {
-        let size = frame.data_ref().map_or(0, Bytes::len);
-        match left.checked_sub(size) {
-            Some(it) => left = it,
-            None => return,
         }
     }
 }

@@ -1,7 +1,11 @@
 //! Endpoints that wait for results.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::State as Shared;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -12,6 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::wire::json::*;
 use crate::wire::{sample, train};
 
+use super::super::connections::Sending;
 use super::super::futures::{Found, Outcome};
 use super::super::reply::{Refusal, Reply};
 use super::bodies::{LARGE, run_blocking, with_permit};
@@ -23,8 +28,23 @@ pub(super) fn cancel(app: &App, request: CancelFutureRequest, _: u64) -> Reply<s
     Ok(json!({}))
 }
 
+/// Waits for `work`, but not longer than the client sends; `None` if the client stops sending.
+async fn while_sending<T>(sending: &Sending, work: impl Future<Output = T>) -> Option<T> {
+    let (mut work, mut ended) = (pin!(work), pin!(sending.ended()));
+    poll_fn(|context| match work.as_mut().poll(context) {
+        Poll::Ready(it) => Poll::Ready(Some(it)),
+        Poll::Pending => ended.as_mut().poll(context).map(|()| None),
+    })
+    .await
+}
+
 /// Waits for the result of one request.
-pub(super) async fn retrieve(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
+pub(super) async fn retrieve(
+    Shared(app): Context,
+    Extension(sending): Extension<Sending>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let wanted: RetrieveFutureRequest = match request(&body) {
         Ok(it) => it,
         Err(error) => return unreadable(&error),
@@ -32,7 +52,11 @@ pub(super) async fn retrieve(Shared(app): Context, headers: HeaderMap, body: Byt
     drop(body);
     let id = &wanted.request_id;
     app.state.note_poll(id);
-    let outcome = match app.state.futures.wait(id, app.long_poll).await {
+    let found = match while_sending(&sending, app.state.futures.wait(id, app.long_poll)).await {
+        Some(it) => it,
+        None => app.state.futures.wait(id, Duration::ZERO).await,
+    };
+    let outcome = match found {
         Found::Unknown => return refusal(404, &format!("request {id} does not exist")),
         Found::Expired => return refusal(410, &format!("the result of request {id} is no longer kept")),
         Found::Pending(position) => {
@@ -69,7 +93,11 @@ pub(super) async fn retrieve(Shared(app): Context, headers: HeaderMap, body: Byt
 }
 
 /// Waits for completed samples of one client of a sampler.
-pub(super) async fn retrieve_many(Shared(app): Context, body: Bytes) -> Response {
+pub(super) async fn retrieve_many(
+    Shared(app): Context,
+    Extension(sending): Extension<Sending>,
+    body: Bytes,
+) -> Response {
     let wanted: RetrieveFuturesRequest = match request(&body) {
         Ok(it) => it,
         Err(error) => return unreadable(&error),
@@ -90,7 +118,11 @@ pub(super) async fn retrieve_many(Shared(app): Context, body: Bytes) -> Response
     for id in &wanted.retrieved_request_ids {
         app.state.futures.fetched(id);
     }
-    let (completions, cursor) = feed.wait(wanted.prev_cursor, timeout).await;
+    let waited = while_sending(&sending, feed.clone().wait(wanted.prev_cursor, timeout)).await;
+    let (completions, cursor) = match waited {
+        Some(it) => it,
+        None => feed.wait(wanted.prev_cursor, Duration::ZERO).await,
+    };
     ok(&RetrieveFuturesResponse { completions, cursor: Some(cursor) })
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Path, State as Shared};
+use axum::extract::{DefaultBodyLimit, State as Shared};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
@@ -32,10 +32,13 @@ mod access;
 mod bodies;
 mod futures;
 mod rest;
+mod segments;
+mod unread;
 mod unreadable;
 
 pub(super) use bodies::Bodies;
 use bodies::{LARGE, check_values, decompress, run_blocking};
+use segments::Segments;
 
 const PROTOBUF: &str = "application/x-protobuf";
 
@@ -133,7 +136,10 @@ pub(super) fn router(app: Arc<App>) -> Router {
         // Needs no key, because the response reveals nothing. A program that has started the server can poll this
         // endpoint until the server answers.
         .route("/api/v1/healthz", get(|| async { ok(&HealthzResponse { status: "ok".into() }) }))
+        // A second time, for the two routes that were added since.
+        .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), access::check_host))
+        .layer(middleware::from_fn(unread::discard_or_close))
         .with_state(app)
 }
 
@@ -244,7 +250,7 @@ async fn create_session(Shared(app): Context, headers: HeaderMap, body: Bytes) -
     .await
 }
 
-async fn finish_session(Shared(app): Context, Path(id): Path<String>, body: Bytes) -> Response {
+async fn finish_session(Shared(app): Context, Segments(id): Segments<String>, body: Bytes) -> Response {
     run_blocking(app, false, move |app| match request::<FinishSessionRequest>(&body) {
         Ok(it) => reply(app.state.finish_session(&id, it).map(|()| json!({}))),
         Err(error) => unreadable(&error),
@@ -252,7 +258,7 @@ async fn finish_session(Shared(app): Context, Path(id): Path<String>, body: Byte
     .await
 }
 
-async fn sampler(Shared(app): Context, Path(id): Path<String>) -> Response {
+async fn sampler(Shared(app): Context, Segments(id): Segments<String>) -> Response {
     reply(app.state.sampler(&id))
 }
 

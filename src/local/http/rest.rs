@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State as Shared};
+use axum::extract::State as Shared;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
@@ -19,6 +19,7 @@ use crate::wire::json::*;
 use super::super::reply::Refusal;
 use super::super::state::{Window, query};
 use super::bodies::run_blocking;
+use super::segments::Segments;
 use super::{App, Context, ok, refusal, reply, slow_call, unreadable};
 
 pub(super) fn routes() -> Router<Arc<App>> {
@@ -44,7 +45,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/api/v1/billing/usage/checkpoints/current", get(storage))
 }
 
-async fn training_run(Shared(app): Context, Path(id): Path<String>) -> Response {
+async fn training_run(Shared(app): Context, Segments(id): Segments<String>) -> Response {
     run_blocking(app, false, move |app| reply(app.state.training_run(&id))).await
 }
 
@@ -63,14 +64,14 @@ async fn checkpoints(Shared(app): Context, uri: Uri) -> Response {
     .await
 }
 
-async fn checkpoints_of(Shared(app): Context, Path(id): Path<String>) -> Response {
+async fn checkpoints_of(Shared(app): Context, Segments(id): Segments<String>) -> Response {
     run_blocking(app, false, move |app| reply(app.state.checkpoints_of(&id))).await
 }
 
 /// Run id, kind and name of a checkpoint.
-type CheckpointParts = Path<(String, String, String)>;
+type CheckpointParts = Segments<(String, String, String)>;
 
-async fn delete_checkpoint(Shared(app): Context, Path((run, kind, name)): CheckpointParts) -> Response {
+async fn delete_checkpoint(Shared(app): Context, Segments((run, kind, name)): CheckpointParts) -> Response {
     run_blocking(app, false, move |app| match app.state.delete_checkpoint(&run, &kind, &name) {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(Refusal { status, detail }) => refusal(status, &detail),
@@ -80,7 +81,7 @@ async fn delete_checkpoint(Shared(app): Context, Path((run, kind, name)): Checkp
 
 async fn set_checkpoint_ttl(
     Shared(app): Context,
-    Path((run, kind, name)): CheckpointParts,
+    Segments((run, kind, name)): CheckpointParts,
     body: Bytes,
 ) -> Response {
     run_blocking(app, false, move |app| match request::<CheckpointTtlRequest>(&body) {
@@ -90,21 +91,21 @@ async fn set_checkpoint_ttl(
     .await
 }
 
-async fn publish(Shared(app): Context, Path((run, kind, name)): CheckpointParts) -> Response {
+async fn publish(Shared(app): Context, Segments((run, kind, name)): CheckpointParts) -> Response {
     run_blocking(app, false, move |app| {
         reply(app.state.publish_checkpoint(&run, &kind, &name, true).map(|()| json!({})))
     })
     .await
 }
 
-async fn unpublish(Shared(app): Context, Path((run, kind, name)): CheckpointParts) -> Response {
+async fn unpublish(Shared(app): Context, Segments((run, kind, name)): CheckpointParts) -> Response {
     run_blocking(app, false, move |app| {
         reply(app.state.publish_checkpoint(&run, &kind, &name, false).map(|()| json!({})))
     })
     .await
 }
 
-async fn archive(Shared(app): Context, Path((run, kind, name)): CheckpointParts) -> Response {
+async fn archive(Shared(app): Context, Segments((run, kind, name)): CheckpointParts) -> Response {
     run_blocking(app, false, move |app| match app.state.archive(&run, &kind, &name) {
         Ok(it) => {
             let headers = [
@@ -118,7 +119,7 @@ async fn archive(Shared(app): Context, Path((run, kind, name)): CheckpointParts)
     .await
 }
 
-async fn external_weights(Shared(app): Context, Path((run, kind, name)): CheckpointParts) -> Response {
+async fn external_weights(Shared(app): Context, Segments((run, kind, name)): CheckpointParts) -> Response {
     run_blocking(app, false, move |app| match app.state.external_weights(&run, &kind, &name) {
         Ok((files, it)) => {
             let url = |file: String| (file.clone(), format!("{}{}{file}", app.url, it.path));
@@ -148,11 +149,11 @@ async fn sessions(Shared(app): Context, uri: Uri) -> Response {
     .await
 }
 
-async fn session(Shared(app): Context, Path(id): Path<String>) -> Response {
+async fn session(Shared(app): Context, Segments(id): Segments<String>) -> Response {
     run_blocking(app, false, move |app| reply(app.state.session_info(&id))).await
 }
 
-async fn assign_project(Shared(app): Context, Path(id): Path<String>, body: Bytes) -> Response {
+async fn assign_project(Shared(app): Context, Segments(id): Segments<String>, body: Bytes) -> Response {
     run_blocking(app, false, move |app| match request::<AssignProjectRequest>(&body) {
         Ok(it) => reply(app.state.assign_project(&id, it.project_id).map(|()| json!({}))),
         Err(error) => unreadable(&error),
@@ -160,7 +161,7 @@ async fn assign_project(Shared(app): Context, Path(id): Path<String>, body: Byte
     .await
 }
 
-async fn export_trace(Shared(app): Context, Path(id): Path<String>) -> Response {
+async fn export_trace(Shared(app): Context, Segments(id): Segments<String>) -> Response {
     run_blocking(app, false, move |app| {
         let url = |path: String| json!({"status": "ready", "url": format!("{}{path}", app.url)});
         reply(app.state.export_trace(&id).map(|it| url(it.path)))
@@ -181,7 +182,10 @@ async fn storage(Shared(app): Context, uri: Uri) -> Response {
 }
 
 /// Returns the file that a client requests from a download address. The token in the address grants access.
-pub(super) async fn download(Shared(app): Context, Path((token, file)): Path<(String, String)>) -> Response {
+pub(super) async fn download(
+    Shared(app): Context,
+    Segments((token, file)): Segments<(String, String)>,
+) -> Response {
     run_blocking(app, false, move |app| match app.state.download(&token, &file) {
         Ok(bytes) => {
             let headers = [(header::CONTENT_TYPE, "application/octet-stream")];

@@ -384,7 +384,7 @@ impl State {
         for ticket in self.queue.remove_session(session_id).into_iter().filter_map(|it| it.ticket) {
             self.futures.finish(&ticket.id, Outcome::user(dropped.as_str()));
         }
-        self.futures.cancel_samples_of(session_id, &dropped);
+        self.futures.end_session(session_id, &dropped);
         self.enqueue("", [Job { ticket: None, work: Work::DropSlots { slots } }]);
         for model_id in of_session {
             self.remove_model(inner, &model_id, why);
