@@ -11,6 +11,8 @@
 //! (`read_gb_s`), all threads together; then a table. `of peak` is the share of the first speed which the arithmetic of
 //! a step reaches. For samples of a folder's model it is the share of the second: each step reads all weights once.
 //!
+//! The rows `beside` have the speeds of training and of sampling at the same time.
+//!
 //! The rows `ready` have the time from the start of an engine to its first answer, in a new process for each start, and
 //! the rows `idle` the memory of such a process, with the bytes of the model's files that it has mapped.
 //!
@@ -34,6 +36,7 @@ mod shapes;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -68,6 +71,9 @@ const SAMPLES: [(Shape, (usize, usize, usize)); 5] = [
     (LLAMA, (1, 64, 64)),
     (LLAMA, (16, 64, 32)),
 ];
+
+/// Training and sampling at the same time: sequences and their tokens, samples and their tokens.
+const TOGETHER: (usize, usize, usize, usize) = (8, 128, 32, 128);
 
 /// The argument with which the bench starts itself in a new process, which starts an engine and measures it.
 const START: &str = "--measure-start";
@@ -132,6 +138,7 @@ impl Bench {
         for (shape, work) in SAMPLES {
             self.samples(&service, shape, work, [torch.as_mut(), llama.as_mut()], read);
         }
+        self.together(&service);
         service.close(CloseStatus::Success).unwrap();
     }
 
@@ -166,6 +173,39 @@ impl Bench {
             let files = number("mapped_mb");
             let name = format!("{} idle, MB, of these {files:.0} mapped", shape.name);
             row(&name, number("idle_mb"), [None; 2], None, None);
+        }
+    }
+
+    /// Trains and samples at the same time. Half of the speeds of the rows before is what each can expect.
+    fn together(&self, service: &ServiceClient) {
+        let (batch, tokens, streams, sampled_tokens) = TOGETHER;
+        let names = [
+            format!("{} {batch}×{tokens} beside {streams} samples, ms", NANO.name),
+            format!("{} sampling, {streams} at a time beside training, tokens/s", NANO.name),
+        ];
+        if !names.iter().any(|it| self.wanted(it)) {
+            return;
+        }
+        let training = service.create_lora_training_client(NANO.name, LoraConfig::default()).unwrap();
+        let sampler = service.create_sampling_client(NANO.name).unwrap();
+        let data = data(batch, tokens);
+        let trained = AtomicBool::new(false);
+        let (steps, speeds) = std::thread::scope(|scope| {
+            let sampling = scope.spawn(|| {
+                let mut speeds = vec![sampled(&sampler, streams, sampled_tokens)];
+                while !trained.load(Ordering::Relaxed) {
+                    speeds.push(sampled(&sampler, streams, sampled_tokens));
+                }
+                // The last ones ran after the training.
+                speeds.truncate(usize::max(1, speeds.len() - 1));
+                speeds
+            });
+            let steps: Vec<f64> = (0..8 * ROUNDS).map(|_| step(&training, &data)).collect();
+            trained.store(true, Ordering::Relaxed);
+            (steps, sampling.join().unwrap())
+        });
+        for (name, value) in names.iter().zip([median(steps), median(speeds)]) {
+            row(name, value, [None; 2], None, None);
         }
     }
 
