@@ -30,6 +30,7 @@ mod engine;
 mod examples;
 mod feeds;
 mod futures;
+mod hosts;
 mod http;
 mod job;
 mod kernel;

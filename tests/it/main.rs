@@ -32,6 +32,10 @@ mod engine_http;
 #[cfg(feature = "local")]
 mod engine_killed;
 #[cfg(feature = "local")]
+mod engine_limits;
+#[cfg(feature = "local")]
+mod engine_listen;
+#[cfg(feature = "local")]
 mod engine_losses;
 #[cfg(feature = "local")]
 mod engine_memory;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State as Shared};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
+use axum::{Extension, Router};
 use serde_json::json;
 
 use crate::clock_text::rfc3339;
@@ -18,6 +18,7 @@ use crate::wire::json::*;
 
 use super::super::reply::Refusal;
 use super::super::state::{Window, query};
+use super::access::AskedHost;
 use super::bodies::run_blocking;
 use super::{App, Context, ok, refusal, reply, slow_call, unreadable};
 
@@ -104,13 +105,15 @@ async fn unpublish(Shared(app): Context, Path((run, kind, name)): CheckpointPart
     .await
 }
 
-async fn archive(Shared(app): Context, Path((run, kind, name)): CheckpointParts) -> Response {
+async fn archive(
+    Shared(app): Context,
+    Extension(host): Extension<AskedHost>,
+    Path((run, kind, name)): CheckpointParts,
+) -> Response {
     run_blocking(app, false, move |app| match app.state.archive(&run, &kind, &name) {
         Ok(it) => {
-            let headers = [
-                (header::LOCATION, format!("{}{}", app.url, it.path)),
-                (header::EXPIRES, http_date::write(it.until)),
-            ];
+            let headers =
+                [(header::LOCATION, host.url(&it.path)), (header::EXPIRES, http_date::write(it.until))];
             (StatusCode::FOUND, headers).into_response()
         }
         Err(Refusal { status, detail }) => refusal(status, &detail),
@@ -118,10 +121,14 @@ async fn archive(Shared(app): Context, Path((run, kind, name)): CheckpointParts)
     .await
 }
 
-async fn external_weights(Shared(app): Context, Path((run, kind, name)): CheckpointParts) -> Response {
+async fn external_weights(
+    Shared(app): Context,
+    Extension(host): Extension<AskedHost>,
+    Path((run, kind, name)): CheckpointParts,
+) -> Response {
     run_blocking(app, false, move |app| match app.state.external_weights(&run, &kind, &name) {
         Ok((files, it)) => {
-            let url = |file: String| (file.clone(), format!("{}{}{file}", app.url, it.path));
+            let url = |file: String| (file.clone(), host.url(&format!("{}{file}", it.path)));
             let urls: BTreeMap<String, String> = files.into_iter().map(url).collect();
             ok(&json!({"urls": urls, "expires": rfc3339(it.until)}))
         }
@@ -160,10 +167,14 @@ async fn assign_project(Shared(app): Context, Path(id): Path<String>, body: Byte
     .await
 }
 
-async fn export_trace(Shared(app): Context, Path(id): Path<String>) -> Response {
+async fn export_trace(
+    Shared(app): Context,
+    Extension(host): Extension<AskedHost>,
+    Path(id): Path<String>,
+) -> Response {
     run_blocking(app, false, move |app| {
-        let url = |path: String| json!({"status": "ready", "url": format!("{}{path}", app.url)});
-        reply(app.state.export_trace(&id).map(|it| url(it.path)))
+        let url = |path: &str| json!({"status": "ready", "url": host.url(path)});
+        reply(app.state.export_trace(&id).map(|it| url(&it.path)))
     })
     .await
 }

@@ -1,0 +1,1 @@
+//! Limits of what a request can make the engine keep or compute.
