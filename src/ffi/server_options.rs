@@ -43,7 +43,7 @@ mod setters {
     const MODEL: &str = "tinkex/nano";
 
     const TEXTS: [&str; 5] = ["data_dir", "listen", "api_key", "allowed_host", "alias"];
-    const NUMBERS: [&str; 18] = [
+    const NUMBERS: [&str; 20] = [
         "port",
         "seed",
         "threads",
@@ -51,6 +51,8 @@ mod setters {
         "max_disk_bytes",
         "max_models",
         "max_sessions",
+        "max_samplers",
+        "max_waiting_requests",
         "long_poll_ms",
         "max_connections",
         "idle_timeout_ms",
@@ -96,6 +98,8 @@ mod setters {
                 "max_disk_bytes" => options.max_disk_bytes = Some(whole(value, name)?),
                 "max_models" => options.max_models = whole(value, name)?,
                 "max_sessions" => options.max_sessions = whole(value, name)?,
+                "max_samplers" => options.max_samplers = whole(value, name)?,
+                "max_waiting_requests" => options.max_waiting_requests = whole(value, name)?,
                 "long_poll_ms" => options.long_poll = time()?,
                 "max_connections" => options.max_connections = whole(value, name)?,
                 "idle_timeout_ms" => options.idle_timeout = time()?,

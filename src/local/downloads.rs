@@ -12,6 +12,9 @@ use super::checkpoint::CheckpointId;
 /// Time for which an address is valid.
 const LIFE: Duration = Duration::from_secs(15 * 60);
 
+/// Limit of the addresses that are remembered. Above it the oldest one is forgotten.
+const MAX_ISSUED: usize = 4096;
+
 /// Content behind a download address.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Item {
@@ -37,6 +40,11 @@ impl Downloads {
         // Expired tokens are kept for an hour, so that late requests get a precise error.
         issued.retain(|_, it| now < it.1 + Duration::from_secs(3600));
         issued.insert(token.clone(), (item, until));
+        if MAX_ISSUED < issued.len()
+            && let Some(oldest) = issued.iter().min_by_key(|it| it.1.1).map(|it| it.0.clone())
+        {
+            issued.remove(&oldest);
+        }
         (token, until)
     }
 
@@ -72,5 +80,15 @@ mod tests {
         assert_eq!(downloads.lookup("guess", now), None);
         downloads.issue(Item::Trace("t".into()), until + Duration::from_secs(3600));
         assert_eq!(downloads.lookup(&token, until), None, "dropped after another hour");
+    }
+
+    #[test]
+    fn the_oldest_of_too_many_addresses_is_forgotten() {
+        let (downloads, now) = (Downloads::default(), SystemTime::now());
+        let issue =
+            |i: usize| downloads.issue(Item::Trace(i.to_string()), now + Duration::from_millis(i as u64)).0;
+        let tokens: Vec<String> = (0..MAX_ISSUED + 1).map(issue).collect();
+        assert_eq!(downloads.lookup(&tokens[0], now), None);
+        assert!(tokens[1..].iter().all(|it| downloads.lookup(it, now).is_some()));
     }
 }

@@ -34,6 +34,7 @@ mod hosts;
 mod http;
 mod job;
 mod kernel;
+mod limits;
 mod machine_memory;
 mod names;
 mod nn;

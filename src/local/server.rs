@@ -94,6 +94,13 @@ pub struct Options {
     /// Limit of the sessions that have not ended. At the limit, a new session replaces the one that has been paused for
     /// longest. If no session is paused, the new one is refused with status 429. Default 4096.
     pub max_sessions: usize,
+    /// Limit of the samplers of all sessions, which take about 1 KB of memory each, besides their weights (see
+    /// `samplers_in_memory`). They end with their session. At the limit, a new sampler is refused. Default 65 536.
+    pub max_samplers: usize,
+    /// Limit of the requests that wait or run, of all sessions: samples, passes, optimizer steps, saves. At the limit, a new
+    /// request is refused with status 429, which makes clients try again later, unless it can run before all other requests
+    /// of its session. Default 65 536.
+    pub max_waiting_requests: usize,
     /// The API key that requests must carry. Default none: a random key for each start, returned by
     /// [`Server::api_key`]. It must be given, and have at least 20 characters, if other machines can reach `listen`.
     pub api_key: Option<String>,
@@ -183,6 +190,8 @@ impl Default for Options {
             max_disk_bytes: None,
             max_models: 256,
             max_sessions: 4096,
+            max_samplers: 65_536,
+            max_waiting_requests: 65_536,
             api_key: None,
             allowed_hosts: Vec::new(),
             seed: 0,
@@ -229,6 +238,8 @@ impl Options {
             ("max_connections", self.max_connections),
             ("max_models", self.max_models),
             ("max_sessions", self.max_sessions),
+            ("max_samplers", self.max_samplers),
+            ("max_waiting_requests", self.max_waiting_requests),
         ] {
             if max == 0 {
                 return fail(&format!("{name} must be at least 1"));
@@ -266,6 +277,8 @@ impl fmt::Debug for Options {
             .field("max_disk_bytes", &self.max_disk_bytes)
             .field("max_models", &self.max_models)
             .field("max_sessions", &self.max_sessions)
+            .field("max_samplers", &self.max_samplers)
+            .field("max_waiting_requests", &self.max_waiting_requests)
             .field("seed", &self.seed)
             .field("threads", &self.threads)
             .field("samplers_in_memory", &self.samplers_in_memory)
@@ -416,6 +429,8 @@ impl Server {
                     pause_after: options.pause_after,
                     max_models: options.max_models,
                     max_sessions: options.max_sessions,
+                    max_samplers: options.max_samplers,
+                    max_waiting_requests: options.max_waiting_requests,
                 },
                 store,
                 catalogue,

@@ -16,6 +16,9 @@ use super::downloads::random_token;
 /// Time for which a token is valid.
 const LIFE: Duration = Duration::from_secs(3600);
 
+/// Limit of the tokens that are valid at a time. Above it the oldest one is no longer valid, and its client gets another.
+const MAX_ISSUED: usize = 4096;
+
 /// Tokens that were issued, each with the time of its expiry.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
@@ -35,6 +38,11 @@ impl Tokens {
         let mut issued = self.issued.lock();
         issued.retain(|_, until| now < *until);
         issued.insert(token.clone(), now + LIFE);
+        if MAX_ISSUED < issued.len()
+            && let Some(oldest) = issued.iter().min_by_key(|it| it.1).map(|it| it.0.clone())
+        {
+            issued.remove(&oldest);
+        }
         token
     }
 
@@ -62,5 +70,14 @@ mod tests {
         assert!(!tokens.is_valid(token.as_bytes(), now + LIFE));
         let forged = format!("{}.{}", token.rsplit_once('.').expect("parts").0, random_token());
         assert!(!tokens.is_valid(forged.as_bytes(), now));
+    }
+
+    #[test]
+    fn the_oldest_of_too_many_tokens_is_no_longer_valid() {
+        let (tokens, now) = (Tokens::default(), SystemTime::now());
+        let issue = |i: usize| tokens.issue("u", now + Duration::from_millis(i as u64));
+        let issued: Vec<String> = (0..MAX_ISSUED + 1).map(issue).collect();
+        assert!(!tokens.is_valid(issued[0].as_bytes(), now));
+        assert!(issued[1..].iter().all(|it| tokens.is_valid(it.as_bytes(), now)));
     }
 }

@@ -23,6 +23,8 @@ const KEEP_UNFETCHED: Duration = Duration::from_secs(3600);
 /// Limit of the bytes of all results. Above it results are dropped: first the fetched ones, the oldest first, then the
 /// others.
 const MAX_BYTES: usize = 256 << 20;
+/// Bytes of a result besides those of its content: of its entry in the table, its id and its times.
+const ENTRY_BYTES: usize = 512;
 
 /// Result of a request.
 #[derive(Clone, Debug)]
@@ -98,6 +100,11 @@ struct Entry {
 }
 
 impl Entry {
+    /// Bytes that the result takes; 0 while there is none.
+    fn size(&self) -> usize {
+        self.outcome.as_ref().map_or(0, |it| ENTRY_BYTES + it.len())
+    }
+
     fn end(&mut self, id: &str, outcome: Outcome) {
         if let Some(it) = &self.span {
             it.end();
@@ -150,6 +157,8 @@ pub(super) struct Futures {
 struct Inner {
     issued: u64,
     entries: HashMap<u64, Entry>,
+    /// Number of requests without a result.
+    pending: usize,
     bytes: usize,
     swept: Option<Instant>,
     /// Error text for requests after [`Futures::close`]; `None` before.
@@ -202,11 +211,17 @@ impl Futures {
             feed,
             span: span.clone(),
         };
-        if let Some(why) = inner.closed {
-            entry.end(&id, Outcome::server(why));
+        match inner.closed {
+            Some(why) => entry.end(&id, Outcome::server(why)),
+            None => inner.pending += 1,
         }
         inner.entries.insert(number, entry);
         Ticket { id, cancelled, span }
+    }
+
+    /// Number of requests that wait or run.
+    pub(super) fn pending(&self) -> usize {
+        self.inner.lock().pending
     }
 
     fn number(&self, id: &str) -> Option<u64> {
@@ -217,10 +232,11 @@ impl Futures {
     pub(super) fn finish(&self, id: &str, outcome: Outcome) {
         let now = Instant::now();
         let mut inner = self.inner.lock();
-        let size = outcome.len();
         let entry = self.number(id).and_then(|it| inner.entries.get_mut(&it));
         let Some(entry) = entry.filter(|it| it.outcome.is_none()) else { return };
         entry.end(id, outcome);
+        let size = entry.size();
+        inner.pending -= 1;
         inner.bytes += size;
         inner.sweep(now);
     }
@@ -243,10 +259,13 @@ impl Futures {
         let mut inner = self.inner.lock();
         let of_session = |it: &Entry| it.cancellable && it.session.as_deref() == Some(session);
         let open = |it: &Entry| it.outcome.is_none() && of_session(it);
+        let mut ended = 0;
         for (number, entry) in inner.entries.iter_mut().filter(|it| open(it.1)) {
             entry.cancelled.store(true, Ordering::Relaxed);
             entry.end(&format!("{}{number}", self.prefix), Outcome::user(why));
+            ended += 1;
         }
+        inner.pending -= ended;
     }
 
     /// Session of a request.
@@ -259,6 +278,7 @@ impl Futures {
     pub(super) fn close(&self, why: &'static str) {
         let mut inner = self.inner.lock();
         inner.closed = Some(why);
+        inner.pending = 0;
         for (number, entry) in inner.entries.iter_mut().filter(|it| it.1.outcome.is_none()) {
             entry.end(&format!("{}{number}", self.prefix), Outcome::server(why));
         }
@@ -324,8 +344,7 @@ impl Inner {
             (_, Some(at)) => now.duration_since(at) < KEEP_FETCHED,
             (_, None) => now.duration_since(it.done) < KEEP_UNFETCHED,
         });
-        let size = |it: &Entry| it.outcome.as_ref().map_or(0, Outcome::len);
-        self.bytes = self.entries.values().map(size).sum();
+        self.bytes = self.entries.values().map(Entry::size).sum();
         if self.bytes <= MAX_BYTES {
             return;
         }
@@ -339,12 +358,12 @@ impl Inner {
             if excess == 0 {
                 break;
             }
-            excess = excess.saturating_sub(size(entry));
+            excess = excess.saturating_sub(entry.size());
             gone.push(*number);
         }
         for number in gone {
             if let Some(entry) = self.entries.remove(&number) {
-                self.bytes -= size(&entry);
+                self.bytes -= entry.size();
             }
         }
     }

@@ -92,7 +92,7 @@ fn old_results_expire_and_pending_requests_do_not() {
 #[test]
 fn results_are_bounded_in_bytes_and_the_fetched_ones_go_first() {
     let futures = futures();
-    let large = Bytes::from(vec![0; MAX_BYTES / 2]);
+    let large = Bytes::from(vec![0; MAX_BYTES / 2 - ENTRY_BYTES]);
     let ids: Vec<_> = (0..4).map(|_| futures.create(None, None).id).collect();
     for (i, id) in ids.iter().enumerate() {
         futures.finish(id, Outcome::Json(large.clone()));

@@ -19,7 +19,7 @@ use crate::wire::json::*;
 use super::super::reply::Refusal;
 use super::super::state::{Window, query};
 use super::access::AskedHost;
-use super::bodies::run_blocking;
+use super::bodies::{run_blocking, with_permit};
 use super::{App, Context, ok, refusal, reply, slow_call, unreadable};
 
 pub(super) fn routes() -> Router<Arc<App>> {
@@ -193,10 +193,13 @@ async fn storage(Shared(app): Context, uri: Uri) -> Response {
 
 /// Returns the file that a client requests from a download address. The token in the address grants access.
 pub(super) async fn download(Shared(app): Context, Path((token, file)): Path<(String, String)>) -> Response {
+    let Some(turn) = app.bodies.download_turn().await else {
+        return refusal(503, "the server is busy with other downloads");
+    };
     run_blocking(app, false, move |app| match app.state.download(&token, &file) {
         Ok(bytes) => {
             let headers = [(header::CONTENT_TYPE, "application/octet-stream")];
-            (StatusCode::OK, headers, Body::from(bytes)).into_response()
+            (StatusCode::OK, headers, Body::from(with_permit(bytes, turn))).into_response()
         }
         Err(Refusal { status, detail }) => refusal(status, &detail),
     })
