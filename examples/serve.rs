@@ -4,25 +4,35 @@
 //! cargo run --release --features local --example serve -- --help
 //! ```
 //!
-//! The program prints the address and the key as environment variables (`NAME=value`), one per line, and serves until
-//! it is killed, for example by Ctrl-C. If its standard input is a pipe, it also stops when the pipe is closed.
+//! The program prints the address and the key, if it is a random one, as environment variables (`NAME=value`), one per
+//! line, and serves until it is killed, for example by Ctrl-C. If its standard input is a pipe, it also stops when the pipe is closed.
 //!
 //! The data folder DIR (`--data DIR`) also has a tokenizer for Python programs. They find it by the model's name if
 //! they run with `HF_HUB_CACHE=DIR/hub` and `HF_HUB_OFFLINE=1`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
+use std::fs::File;
 use std::io::{Read, Write, stdin, stdout};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use tinkex::local::{Options, Server};
 
 const HELP: &str = "\
-Serves the embedded engine on 127.0.0.1.
+Serves the embedded engine.
 
-Usage: serve [PORT] [--data DIR] [--model NAME=FOLDER]... [--alias NAME=MODEL]... [FLAG]...
+Usage: serve [PORT] [--data DIR] [--model NAME=FOLDER]... [--alias NAME=MODEL]...
+             [--host ADDRESS] [--key-file FILE] [--allow-host NAME]... [FLAG]...
 
   PORT                port to listen on; default: any free port
+  --host ADDRESS      IP address to listen on; default: 127.0.0.1, which only this machine reaches.
+                      0.0.0.0 means all IPv4 addresses of this machine. Other machines need the key
+                      of --key-file. Nothing is encrypted, not even the key: on a network that
+                      others can read, use a tunnel, or a proxy with TLS
+  --key-file FILE     file with the key that requests must carry, at least 20 characters if other
+                      machines reach the address; default: a random key for each start
+  --allow-host NAME   a name of this machine that requests may use, besides localhost
   --data DIR          folder of the checkpoints; default: a temporary folder, removed at the end
   --model NAME=FOLDER a model to serve besides tinkex/nano: a folder with config.json and safetensors
                       of the Llama, Qwen2, Qwen2.5 or Qwen3 family
@@ -36,7 +46,7 @@ Flags that clients are told, all off by default:
   sample_join_sampling_session  request a client number for a shared sampler
   pjwt_auth_enabled             exchange the key for a token
 
-The first two lines printed are TINKER_BASE_URL=... and TINKER_API_KEY=...
+The first lines printed are TINKER_BASE_URL=... and, without --key-file, TINKER_API_KEY=...
 Exit status: 0 after the end of a piped input, 1 if the server cannot run, 2 for wrong arguments.
 ";
 
@@ -50,15 +60,15 @@ fn main() -> ExitCode {
         print!("{HELP}");
         return ExitCode::SUCCESS;
     }
-    let options = match parse(arguments) {
-        Ok(options) => options,
+    let (options, key_file) = match parse(arguments) {
+        Ok(parsed) => parsed,
         Err(problem) => return fail(2, &format!("{problem}; see --help")),
     };
     #[cfg(unix)]
     if options.data_dir.is_none() && !input_is_a_pipe() {
         return run_in_a_child();
     }
-    match serve(options) {
+    match serve(options, key_file.as_deref()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(1, &error.to_string()),
     }
@@ -77,13 +87,22 @@ fn pair(needs: &str, value: String) -> Result<(String, String), String> {
     }
 }
 
-fn parse(arguments: Vec<String>) -> Result<Options, String> {
+/// The options, and the file of the key.
+fn parse(arguments: Vec<String>) -> Result<(Options, Option<PathBuf>), String> {
     let mut arguments = arguments.into_iter();
     let mut options = Options::default();
+    let mut key_file = None;
     let mut has_port = false;
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
         match argument.as_str() {
+            "--host" => {
+                let text = value()?;
+                options.listen =
+                    text.parse().map_err(|_| format!("--host needs an IP address, not {text:?}"))?;
+            }
+            "--key-file" => key_file = Some(value()?.into()),
+            "--allow-host" => options.allowed_hosts.push(value()?),
             "--data" => options.data_dir = Some(value()?.into()),
             "--model" => {
                 let (name, folder) = pair("--model needs NAME=FOLDER", value()?)?;
@@ -105,14 +124,53 @@ fn parse(arguments: Vec<String>) -> Result<Options, String> {
             unknown => return Err(format!("unknown argument {unknown:?}")),
         }
     }
-    Ok(options)
+    if !options.listen.is_loopback() && key_file.is_none() {
+        let address = options.listen;
+        return Err(format!("--host {address} needs --key-file FILE, because other machines can reach it"));
+    }
+    Ok((options, key_file))
+}
+
+/// The key in a file. It is not taken from the command line, because every user of the machine can read that.
+fn read_key(path: &Path) -> Result<String, String> {
+    let cannot = |error: std::io::Error| format!("cannot read the key file {}: {error}", path.display());
+    let mut file = File::open(path).map_err(cannot)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let mode = file.metadata().map_err(cannot)?.mode() & 0o777;
+        if mode & 0o077 != 0 {
+            let path = path.display();
+            eprintln!(
+                "serve: warning: other users may read the key file {path} (mode {mode:03o}): chmod 600 {path}"
+            );
+        }
+    }
+    let mut key = String::new();
+    file.read_to_string(&mut key).map_err(cannot)?;
+    match key.trim() {
+        "" => Err(format!("the key file {} is empty", path.display())),
+        key => Ok(key.into()),
+    }
 }
 
 /// Serves until the process is killed or, if the standard input is a pipe, until the pipe is closed.
-fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
+fn serve(mut options: Options, key_file: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {
+    if let Some(path) = key_file {
+        options.api_key = Some(read_key(path)?);
+    }
+    let address = options.listen;
     let server = Server::start(options)?;
+    if !address.is_loopback() {
+        eprintln!(
+            "serve: warning: other machines can reach {address}; nothing is encrypted, not even the key"
+        );
+    }
     println!("TINKER_BASE_URL={}", server.url());
-    println!("TINKER_API_KEY={}", server.api_key());
+    // A key of a file stays there: what is printed may be kept in logs.
+    if key_file.is_none() {
+        println!("TINKER_API_KEY={}", server.api_key());
+    }
     // Flush, because a program may read these lines through a pipe and wait for them.
     stdout().flush()?;
     if !input_is_a_pipe() {

@@ -42,8 +42,8 @@ mod setters {
     /// The engine's only model.
     const MODEL: &str = "tinkex/nano";
 
-    const TEXTS: [&str; 4] = ["data_dir", "api_key", "allowed_host", "alias"];
-    const NUMBERS: [&str; 18] = [
+    const TEXTS: [&str; 5] = ["data_dir", "listen", "api_key", "allowed_host", "alias"];
+    const NUMBERS: [&str; 20] = [
         "port",
         "seed",
         "threads",
@@ -51,6 +51,8 @@ mod setters {
         "max_disk_bytes",
         "max_models",
         "max_sessions",
+        "max_samplers",
+        "max_waiting_requests",
         "long_poll_ms",
         "max_connections",
         "idle_timeout_ms",
@@ -70,6 +72,11 @@ mod setters {
             let options = &mut self.options;
             match name {
                 "data_dir" => options.data_dir = Some(value.into()),
+                "listen" => {
+                    let invalid =
+                        |_| Fault::invalid(name, format!("`{name}` must be an IP address, is {value:?}"));
+                    options.listen = value.parse().map_err(invalid)?;
+                }
                 "api_key" => options.api_key = Some(value.into()),
                 "allowed_host" => options.allowed_hosts.push(value.into()),
                 "alias" => drop(options.aliases.insert(value.into(), MODEL.into())),
@@ -91,6 +98,8 @@ mod setters {
                 "max_disk_bytes" => options.max_disk_bytes = Some(whole(value, name)?),
                 "max_models" => options.max_models = whole(value, name)?,
                 "max_sessions" => options.max_sessions = whole(value, name)?,
+                "max_samplers" => options.max_samplers = whole(value, name)?,
+                "max_waiting_requests" => options.max_waiting_requests = whole(value, name)?,
                 "long_poll_ms" => options.long_poll = time()?,
                 "max_connections" => options.max_connections = whole(value, name)?,
                 "idle_timeout_ms" => options.idle_timeout = time()?,
@@ -129,11 +138,14 @@ mod setters {
         #[test]
         fn each_setting_has_its_name_and_its_range() {
             let mut settings = Settings::default();
-            TEXTS.iter().for_each(|name| settings.set_text(name, "x").unwrap());
+            let text = |name: &str| if name == "listen" { "::1" } else { "x" };
+            TEXTS.iter().for_each(|name| settings.set_text(name, text(name)).unwrap());
             NUMBERS.iter().for_each(|name| settings.set_number(name, 1.0).unwrap());
             let options = &settings.options;
             assert_eq!((options.port, options.long_poll), (1, Duration::from_millis(1)));
             assert_eq!(options.aliases["x"], MODEL);
+            assert!(options.listen.is_ipv6());
+            assert_eq!(settings.set_text("listen", "localhost").unwrap_err().code(), code::INVALID_INPUT);
             for wrong in [-1.0, 0.5, f64::NAN, f64::INFINITY, 1e300, 65536.0] {
                 let fault = settings.set_number("port", wrong).unwrap_err();
                 assert_eq!(fault.code(), code::INVALID_INPUT, "{wrong}");

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
 /// Limit of the tokens of one kind. Above it the oldest is dropped, as if it had never been issued.
-const MAX_TOKENS: usize = 16_384;
+const MAX_ISSUED: usize = 4096;
 
 /// Tokens of one kind. All are valid for the same time, so the oldest expires first.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl<T> Issued<T> {
         let until = now + self.life;
         self.tokens.insert(token.into(), (value, until));
         self.order.push_back((until + self.remembered, token.into()));
-        while self.order.front().is_some_and(|it| it.0 <= now || MAX_TOKENS < self.order.len()) {
+        while self.order.front().is_some_and(|it| it.0 <= now || MAX_ISSUED < self.order.len()) {
             if let Some((_, token)) = self.order.pop_front() {
                 self.tokens.remove(&token);
             }
@@ -54,10 +54,10 @@ mod tests {
         assert_eq!(issued.get("a"), Some(&(1, now + 10 * second)), "expired and remembered");
         issued.add("c", 3, now + 15 * second);
         assert_eq!((issued.get("a"), issued.get("b").map(|it| it.0)), (None, Some(2)));
-        for i in 0..MAX_TOKENS {
+        for i in 0..MAX_ISSUED {
             issued.add(&i.to_string(), 4, now + 15 * second);
         }
-        assert_eq!((issued.get("b"), issued.get("c"), issued.tokens.len()), (None, None, MAX_TOKENS));
+        assert_eq!((issued.get("b"), issued.get("c"), issued.tokens.len()), (None, None, MAX_ISSUED));
         assert_eq!(issued.get("0").map(|it| it.0), Some(4));
     }
 }

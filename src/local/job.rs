@@ -60,7 +60,7 @@ pub(super) enum Work {
         model_id: String,
         pass: Box<Pass>,
         /// Counts the bytes of the pass as waiting until the pass is done.
-        waiting: WaitingBytes,
+        waiting: Counted,
     },
     OptimStep {
         model_id: String,
@@ -95,6 +95,8 @@ pub(super) enum Work {
     Sample {
         slot: Slot,
         sample: Box<Sample>,
+        /// Counts the bytes of the sample until it is done.
+        waiting: Counted,
     },
     Unload {
         model_id: String,
@@ -129,24 +131,24 @@ impl Work {
     }
 }
 
-/// Bytes of a pass, counted in the total of all waiting passes until this value is dropped. While the total is too
-/// large, the engine refuses new passes that would have to wait.
+/// An amount that is counted in a total until this value is dropped, such as the bytes of a pass in those of all waiting
+/// passes. While the total is too large, the engine refuses requests that would add to it.
 #[derive(Debug)]
-pub(super) struct WaitingBytes {
-    bytes: usize,
+pub(super) struct Counted {
+    amount: usize,
     all: Arc<AtomicUsize>,
 }
 
-impl WaitingBytes {
-    pub(super) fn count(bytes: usize, all: &Arc<AtomicUsize>) -> Self {
-        all.fetch_add(bytes, Ordering::Relaxed);
-        WaitingBytes { bytes, all: all.clone() }
+impl Counted {
+    pub(super) fn count(amount: usize, all: &Arc<AtomicUsize>) -> Self {
+        all.fetch_add(amount, Ordering::Relaxed);
+        Counted { amount, all: all.clone() }
     }
 }
 
-impl Drop for WaitingBytes {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.all.fetch_sub(self.amount, Ordering::Relaxed);
     }
 }
 

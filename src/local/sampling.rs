@@ -26,6 +26,15 @@ const MAX_TOKENS: usize = 1 << 21;
 /// Limit of the log-probabilities of other tokens (likeliest tokens and alternatives) that one request may return.
 const MAX_REPORTED: usize = 1 << 21;
 
+/// Limits of the tokens, and of the strings, that end a sample, and of the bytes of such a string. All of them are compared
+/// after each token.
+const MAX_STOP_TOKENS: usize = 4096;
+const MAX_STOP_STRINGS: usize = 64;
+const MAX_STOP_BYTES: usize = 1024;
+
+/// Bytes of a waiting sample besides its prompt and its other lists.
+const SAMPLE_BYTES: usize = 2 << 10;
+
 /// Cell for the weights of a sampler, which are set when they have been loaded. All samplers of the kind
 /// `SamplerKind::Inflight` of a model share one slot.
 pub(super) type Slot = Arc<Mutex<Weights>>;
@@ -104,6 +113,7 @@ impl Sample {
         let asked = SampleOptions { target_prompt_logprobs: target.clone(), ..Default::default() };
         asked.validate(&ModelInput::from_ints(ids)).map_err(|it| it.to_string())?;
         let targets = target.as_ref().map_or(Ok(Vec::new()), |it| targets(it, config.vocab))?;
+        check_stops(params.stop.as_ref()).map_err(|it| format!("stop: {it}"))?;
         let (stop_tokens, stops) = match params.stop {
             None => (model.eos.clone(), Vec::new()),
             Some(Stop::Tokens(it)) => {
@@ -138,6 +148,16 @@ impl Sample {
             target,
             last_n: request.prompt_logprobs_last_n.map(|it| it as usize),
         })
+    }
+
+    /// Bytes that the request takes while it waits.
+    pub(super) fn bytes(&self) -> usize {
+        let it = &self.generate;
+        let tokens = 4 * (it.prompt.len() + it.stop_tokens.len());
+        // Each value of a sparse tensor has a column.
+        let targets = self.target.as_ref().map_or(0, |it| 16 * it.values.len() + 8 * it.rows());
+        let strings: usize = self.stops.iter().map(|it| size_of::<Vec<u8>>() + it.len()).sum();
+        SAMPLE_BYTES + tokens + targets + size_of_val(it.targets.as_slice()) + strings
     }
 
     fn alternatives(&self, drawn: Vec<(u32, f32)>) -> Option<PromptAltTokens> {
@@ -193,6 +213,25 @@ impl Sample {
             target_prompt_logprobs: self.target.as_ref().map(|it| scores(it, &generated.targets)),
             prompt_alt_tokens: self.alternatives(generated.alternatives),
         }
+    }
+}
+
+/// Refuses lists of stops that are too long.
+fn check_stops(stop: Option<&Stop>) -> Result<(), String> {
+    let (what, n, max) = match stop {
+        None => return Ok(()),
+        Some(Stop::Tokens(it)) => ("tokens", it.len(), MAX_STOP_TOKENS),
+        Some(Stop::Strings(it)) => ("strings", it.len(), MAX_STOP_STRINGS),
+    };
+    if max < n {
+        return Err(format!("has {n} {what}; the limit is {max}"));
+    }
+    match stop {
+        Some(Stop::Strings(it)) => match it.iter().position(|it| MAX_STOP_BYTES < it.len()) {
+            Some(i) => Err(format!("[{i}] has {} bytes; the limit is {MAX_STOP_BYTES}", it[i].len())),
+            None => Ok(()),
+        },
+        _ => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +29,7 @@ use super::connections;
 use super::cpu::Cpu;
 use super::downloads::random_token;
 use super::futures::Futures;
+use super::hosts::{self, Hosts};
 use super::http::{App, Bodies, router};
 use super::machine_memory;
 use super::queue::Queue;
@@ -57,7 +58,25 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(30);
 /// ```
 #[derive(Clone, PartialEq)]
 pub struct Options {
-    /// Port on the loopback address. Default 0: the system chooses a free port.
+    /// Address to listen on. Default `127.0.0.1`: only programs on this machine can reach the engine. With any address that
+    /// is not a loopback address, other machines can; `0.0.0.0` means all IPv4 addresses of this machine, `::` all
+    /// addresses (on systems that are set so, those of IPv6 only). Then `api_key` has to be given. Whoever has the key can
+    /// use all of the engine. Connections are not encrypted: on a network that others can read, use a tunnel or a proxy
+    /// with TLS.
+    ///
+    /// ```
+    /// use std::net::Ipv4Addr;
+    /// use tinkex::local::{Options, Server};
+    ///
+    /// let key = "tml-5fPq0cXw9LrT2mZb7uKe"; // better one that is read from a file
+    /// let listen = Ipv4Addr::UNSPECIFIED.into();
+    /// let server = Server::start(Options { listen, api_key: Some(key.into()), ..Options::default() })?;
+    /// assert!(server.url().starts_with("http://127.0.0.1:")); // elsewhere: an address or a name of this machine
+    /// # assert!(Server::start(Options { listen, ..Options::default() }).is_err());
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub listen: IpAddr,
+    /// Port to listen on. Default 0: the system chooses a free port.
     pub port: u16,
     /// Folder of the checkpoints, and of the records of training runs and sessions that are listed after their end. Only
     /// one engine at a time can use a folder. Default none: a temporary folder, which is removed when the server stops.
@@ -75,13 +94,20 @@ pub struct Options {
     /// Limit of the sessions that have not ended. At the limit, a new session replaces the one that has been paused for
     /// longest. If no session is paused, the new one is refused with status 429. Default 4096.
     pub max_sessions: usize,
+    /// Limit of the samplers of all sessions, which take about 1 KB of memory each, besides their weights (see
+    /// `samplers_in_memory`). They end with their session. At the limit, a new sampler is refused. Default 65 536.
+    pub max_samplers: usize,
+    /// Limit of the requests that wait or run, of all sessions: samples, passes, optimizer steps, saves. At the limit, a new
+    /// request is refused with status 429, which makes clients try again later, unless it can run before all other requests
+    /// of its session. Default 65 536.
+    pub max_waiting_requests: usize,
     /// The API key that requests must carry. Default none: a random key for each start, returned by
-    /// [`Server::api_key`].
+    /// [`Server::api_key`]. It must be given, and have at least 20 characters, if other machines can reach `listen`.
     pub api_key: Option<String>,
     /// Host names, without a port, that requests may have in the headers `Host` and `Origin`, besides `127.0.0.1`,
-    /// `localhost` and `[::1]`. Set them for access through a proxy or a tunnel. Requests with any other host or origin
-    /// are refused; otherwise a foreign web page could reach the engine by having its own host name resolve to this
-    /// machine (DNS rebinding). Default none.
+    /// `localhost`, `[::1]` and the addresses that the engine listens on. Set them for access by a name of this machine,
+    /// or through a proxy or a tunnel. Requests with any other host or origin are refused; otherwise a foreign web page
+    /// could reach the engine by having its own host name resolve to this machine (DNS rebinding). Default none.
     pub allowed_hosts: Vec<String>,
     /// Seed of the base model's weights, and of the random numbers of requests that set no seed. A checkpoint can only
     /// be used by a server with the seed that it was trained with. Default 0.
@@ -158,11 +184,14 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
+            listen: Ipv4Addr::LOCALHOST.into(),
             port: 0,
             data_dir: None,
             max_disk_bytes: None,
             max_models: 256,
             max_sessions: 4096,
+            max_samplers: 65_536,
+            max_waiting_requests: 65_536,
             api_key: None,
             allowed_hosts: Vec::new(),
             seed: 0,
@@ -198,6 +227,7 @@ impl Options {
         {
             return fail("api_key must be printable ASCII without spaces, and not empty");
         }
+        hosts::check_key(self.listen, self.api_key.as_deref()).or_else(|problem| fail(&problem))?;
         if self.data_dir.as_ref().is_some_and(|it| it.as_os_str().is_empty()) {
             return fail("data_dir is empty: leave it out for a temporary folder");
         }
@@ -208,6 +238,8 @@ impl Options {
             ("max_connections", self.max_connections),
             ("max_models", self.max_models),
             ("max_sessions", self.max_sessions),
+            ("max_samplers", self.max_samplers),
+            ("max_waiting_requests", self.max_waiting_requests),
         ] {
             if max == 0 {
                 return fail(&format!("{name} must be at least 1"));
@@ -239,11 +271,14 @@ impl Options {
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
+            .field("listen", &self.listen)
             .field("port", &self.port)
             .field("data_dir", &self.data_dir)
             .field("max_disk_bytes", &self.max_disk_bytes)
             .field("max_models", &self.max_models)
             .field("max_sessions", &self.max_sessions)
+            .field("max_samplers", &self.max_samplers)
+            .field("max_waiting_requests", &self.max_waiting_requests)
             .field("seed", &self.seed)
             .field("threads", &self.threads)
             .field("samplers_in_memory", &self.samplers_in_memory)
@@ -267,12 +302,12 @@ impl fmt::Debug for Options {
     }
 }
 
-/// A running embedded engine, which listens on the loopback address until this value is dropped.
+/// A running embedded engine, which listens until this value is dropped.
 ///
 /// The engine trains the model `tinkex/nano` and samples from it, on the CPU, with the same HTTP API as the Tinker
 /// service. Any client of that API can use the engine at [`url`](Server::url). Only programs on this machine can reach
-/// it, and they must send its [`api_key`](Server::api_key), which is random and new at each start unless [`Options`]
-/// set it.
+/// it, unless [`Options::listen`] says otherwise, and they must send its [`api_key`](Server::api_key), which is random and
+/// new at each start unless [`Options`] set it.
 ///
 /// # Blocking
 /// Starting takes some milliseconds. Stopping, by [`stop`](Server::stop) or by dropping the server, aborts the requests
@@ -314,17 +349,21 @@ impl Server {
     /// Starts a server.
     ///
     /// # Errors
-    /// A setting is invalid, the port is taken, the folder cannot be created or is used by another engine, or the
+    /// A setting is invalid, the port is taken, the address is not one of this machine, the folder cannot be created or is used by another engine, or the
     /// system refuses a thread.
     pub fn start(options: Options) -> Result<Self> {
         options.check()?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
+        let address = SocketAddr::from((options.listen, options.port));
         let bound = TcpListener::bind(address).and_then(|it| it.set_nonblocking(true).map(|()| it));
         let listener = bound.map_err(|it| system_error(format!("cannot listen on {address}: {it}")))?;
-        let port = listener
-            .local_addr()
-            .map_err(|it| system_error(format!("no address to listen on: {it}")))?
-            .port();
+        let address =
+            listener.local_addr().map_err(|it| system_error(format!("no address to listen on: {it}")))?;
+        if !hosts::is_private(options.listen) {
+            log::warn!(
+                "the embedded engine listens on {address}: other machines can reach it, and nothing is encrypted, not \
+                 even the key"
+            );
+        }
         if options.stable_reinforce_as_cispo {
             log::warn!("the embedded engine computes cispo where a client asks for stable_reinforce");
         }
@@ -336,7 +375,7 @@ impl Server {
         };
         let data_dir = data_dir.map_err(system_error)?;
         let mut server = Server {
-            url: format!("http://127.0.0.1:{port}"),
+            url: hosts::url(address),
             api_key: options.api_key.unwrap_or_else(|| format!("tml-{}", random_token())),
             data_dir: data_dir.clone(),
             temporary,
@@ -390,6 +429,8 @@ impl Server {
                     pause_after: options.pause_after,
                     max_models: options.max_models,
                     max_sessions: options.max_sessions,
+                    max_samplers: options.max_samplers,
+                    max_waiting_requests: options.max_waiting_requests,
                 },
                 store,
                 catalogue,
@@ -400,10 +441,9 @@ impl Server {
             dynamic_flags,
             stands_in: options.stable_reinforce_as_cispo,
             api_key: server.api_key.clone(),
-            allowed_hosts: options.allowed_hosts,
+            hosts: Hosts::new(options.listen, options.allowed_hosts),
             bodies: Bodies::new(options.stall_timeout),
             tokens: Default::default(),
-            url: server.url.clone(),
             // Limited, because adding a longer time to the current time may overflow.
             long_poll: options.long_poll.min(MAX_LONG_POLL),
             announce_above: options.announce_above,
@@ -427,7 +467,8 @@ impl Server {
         Ok(server)
     }
 
-    /// The base URL for clients.
+    /// The base URL for clients on this machine. Clients on other machines use an address or a name of this machine
+    /// instead, with the same port.
     pub fn url(&self) -> &str {
         &self.url
     }

@@ -444,7 +444,7 @@ fn hostile_clients_cost_at_most_64_megabytes() {
 #[test]
 fn unusable_options_are_refused_by_name() {
     type Change = fn(&mut Options);
-    let table: [(Change, &str); 9] = [
+    let table: [(Change, &str); 11] = [
         (|it| it.api_key = Some(String::new()), "api_key"),
         (|it| it.api_key = Some("a\nb".into()), "api_key"),
         (|it| it.data_dir = Some("".into()), "data_dir"),
@@ -452,6 +452,8 @@ fn unusable_options_are_refused_by_name() {
         (|it| it.max_connections = 0, "max_connections"),
         (|it| it.max_models = 0, "max_models"),
         (|it| it.max_sessions = 0, "max_sessions"),
+        (|it| it.max_samplers = 0, "max_samplers"),
+        (|it| it.max_waiting_requests = 0, "max_waiting_requests"),
         (|it| it.stall_timeout = Duration::ZERO, "stall_timeout"),
         (|it| it.idle_timeout = Duration::ZERO, "idle_timeout"),
     ];

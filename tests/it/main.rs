@@ -33,6 +33,10 @@ mod engine_fuzz;
 mod engine_http;
 #[cfg(feature = "local")]
 mod engine_killed;
+#[cfg(feature = "local")]
+mod engine_limits;
+#[cfg(feature = "local")]
+mod engine_listen;
 #[cfg(all(feature = "local", target_os = "linux"))]
 mod engine_load;
 #[cfg(feature = "local")]

@@ -100,6 +100,11 @@ struct Entry {
 }
 
 impl Entry {
+    /// Bytes that the result takes; 0 while there is none.
+    fn size(&self) -> usize {
+        self.outcome.as_ref().map_or(0, |it| ENTRY_BYTES + it.len())
+    }
+
     fn end(&mut self, id: &str, outcome: Outcome) {
         if let Some(it) = &self.span {
             it.end();
@@ -116,11 +121,6 @@ impl Entry {
         self.outcome = Some(outcome);
         self.done = Instant::now();
         self.notify.notify_waiters();
-    }
-
-    /// Bytes of the result; 0 while there is none.
-    fn size(&self) -> usize {
-        self.outcome.as_ref().map_or(0, |it| ENTRY_BYTES + it.len())
     }
 }
 
@@ -157,6 +157,8 @@ pub(super) struct Futures {
 struct Inner {
     issued: u64,
     entries: HashMap<u64, Entry>,
+    /// Number of requests without a result.
+    pending: usize,
     bytes: usize,
     swept: Option<Instant>,
     /// Error text for requests after [`Futures::close`]; `None` before.
@@ -209,11 +211,17 @@ impl Futures {
             feed,
             span: span.clone(),
         };
-        if let Some(why) = inner.closed {
-            entry.end(&id, Outcome::server(why));
+        match inner.closed {
+            Some(why) => entry.end(&id, Outcome::server(why)),
+            None => inner.pending += 1,
         }
         inner.entries.insert(number, entry);
         Ticket { id, cancelled, span }
+    }
+
+    /// Number of requests that wait or run.
+    pub(super) fn pending(&self) -> usize {
+        self.inner.lock().pending
     }
 
     fn number(&self, id: &str) -> Option<u64> {
@@ -228,6 +236,7 @@ impl Futures {
         let Some(entry) = entry.filter(|it| it.outcome.is_none()) else { return };
         entry.end(id, outcome);
         let size = entry.size();
+        inner.pending -= 1;
         inner.bytes += size;
         inner.sweep(now);
     }
@@ -250,7 +259,7 @@ impl Futures {
     pub(super) fn end_session(&self, session: &str, why: &str) {
         let mut inner = self.inner.lock();
         let now = Instant::now();
-        let mut bytes = 0;
+        let (mut bytes, mut ended) = (0, 0);
         let of_session = |it: &Entry| it.session.as_deref() == Some(session);
         for (number, entry) in inner.entries.iter_mut().filter(|it| of_session(it.1)) {
             entry.fetched.get_or_insert(now);
@@ -258,9 +267,11 @@ impl Futures {
                 entry.cancelled.store(true, Ordering::Relaxed);
                 entry.end(&format!("{}{number}", self.prefix), Outcome::user(why));
                 bytes += entry.size();
+                ended += 1;
             }
         }
         inner.bytes += bytes;
+        inner.pending -= ended;
     }
 
     /// Session of a request.
@@ -273,6 +284,7 @@ impl Futures {
     pub(super) fn close(&self, why: &'static str) {
         let mut inner = self.inner.lock();
         inner.closed = Some(why);
+        inner.pending = 0;
         for (number, entry) in inner.entries.iter_mut().filter(|it| it.1.outcome.is_none()) {
             entry.end(&format!("{}{number}", self.prefix), Outcome::server(why));
         }

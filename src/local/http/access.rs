@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::wire::json::{AuthTokenRequest, AuthTokenResponse, Secret};
 
+use super::super::hosts::Hosts;
 use super::super::reply::Reply;
 use super::super::state::USER;
 use super::{App, Context, ok, refusal};
@@ -20,44 +21,42 @@ use super::{App, Context, ok, refusal};
 /// Endpoints that accept the key itself even if tokens are required.
 const KEY_ENDPOINTS: [&str; 3] = ["/api/v1/client/config", "/api/v1/auth/token", "/api/v1/auth/apikey/me"];
 
-/// Host names of the loopback address.
-const LOOPBACK: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
+/// The host that a request names, with its port. [`check_host`] has accepted it.
+#[derive(Clone)]
+pub(super) struct AskedHost(Authority);
 
-/// Refuses requests whose `Host` or `Origin` header names a host that is not allowed. Without this check, a foreign web
-/// page in a browser on this machine could reach the engine by having its own host name resolve to this machine (DNS
-/// rebinding).
-pub(super) async fn check_host(Shared(app): Context, request: Request, next: Next) -> Response {
-    match refusal_reason(&request, &app.allowed_hosts) {
-        Some(why) => refusal(403, why),
-        None => next.run(request).await,
+impl AskedHost {
+    /// The URL of a path of this server, for the client that has sent the request. Machines reach the server by different
+    /// addresses; the client's own is the one that it has used.
+    pub(super) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.0)
     }
 }
 
-/// Reason for which a request is refused, if its host or origin is not allowed.
-fn refusal_reason(request: &Request, allowed: &[String]) -> Option<&'static str> {
+/// Refuses requests whose `Host` or `Origin` header names a host that is not allowed (see [`Hosts`]).
+pub(super) async fn check_host(Shared(app): Context, mut request: Request, next: Next) -> Response {
+    match asked_host(&request, &app.hosts) {
+        Ok(host) => {
+            request.extensions_mut().insert(host);
+            next.run(request).await
+        }
+        Err(why) => refusal(403, &why),
+    }
+}
+
+/// The host of a request, or the reason for which it is refused.
+fn asked_host(request: &Request, hosts: &Hosts) -> Result<AskedHost, String> {
     let headers = request.headers();
-    let served = |it: &HeaderValue| it.to_str().is_ok_and(|it| is_served(it, allowed));
-    let in_address = request.uri().authority().map(|it| is_served(it.as_str(), allowed));
-    let mut hosts = headers.get_all(header::HOST).iter().map(served).chain(in_address).peekable();
-    if hosts.peek().is_none() || !hosts.all(|it| it) {
-        return Some("this server answers only to requests for 127.0.0.1, localhost and [::1]");
+    let in_headers = headers.get_all(header::HOST).iter().map(|it| hosts.served(it.to_str().ok()?));
+    let in_address = request.uri().authority().map(|it| hosts.served(it.as_str()));
+    // A request may name its host in several places. Each must be allowed; the one in the address counts.
+    let all: Option<Vec<Authority>> = in_address.into_iter().chain(in_headers).collect();
+    let host = all.and_then(|all| all.into_iter().next()).ok_or_else(|| hosts.refusal())?;
+    let from_here = |it: &HeaderValue| it.to_str().is_ok_and(|it| hosts.serves_page(it, &host));
+    if !headers.get_all(header::ORIGIN).iter().all(from_here) {
+        return Err("this server does not answer to pages of other hosts".into());
     }
-    let from_here = |it: &HeaderValue| {
-        let host = it.to_str().ok().and_then(|it| it.split_once("://"));
-        host.is_some_and(|(_, it)| is_served(it, allowed))
-    };
-    let all = headers.get_all(header::ORIGIN).iter().all(from_here);
-    (!all).then_some("this server does not answer to pages of other hosts")
-}
-
-/// True if this server accepts the host name, with any port.
-fn is_served(host: &str, allowed: &[String]) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else { return false };
-    let host = authority.host().trim_end_matches('.');
-    // Do not accept a user name, as in `user@host`.
-    let bare = !authority.as_str().contains('@');
-    let names = LOOPBACK.into_iter().chain(allowed.iter().map(String::as_str));
-    bare && names.into_iter().any(|it| it.eq_ignore_ascii_case(host))
+    Ok(AskedHost(host))
 }
 
 /// Compares two byte strings in a time that does not depend on how many bytes are equal, so that the time reveals
@@ -100,20 +99,6 @@ pub(super) async fn key_info() -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_names_of_this_machine_and_allowed_names_are_served() {
-        let allowed = ["engine.test".to_string()];
-        for host in ["127.0.0.1", "127.0.0.1:80", "LocalHost:8000", "localhost.", "[::1]:9", "engine.test:1"]
-        {
-            assert!(is_served(host, &allowed), "{host}");
-        }
-        for host in
-            ["evil.example", "127.0.0.1.evil.example", "a@localhost", "", ":80", "127.0.0.2", "localhost/x"]
-        {
-            assert!(!is_served(host, &allowed), "{host}");
-        }
-    }
 
     #[test]
     fn a_comparison_includes_the_length_and_every_byte() {

@@ -36,6 +36,8 @@ const ALL_LARGE: usize = 20 << 20;
 const ALL_SMALL: usize = 4 << 20;
 /// Budget of the results that are being converted to JSON, in bytes before the conversion.
 const ALL_ANSWERS: usize = 8 << 20;
+/// Limit of the downloads that are read or sent at a time, because each holds a whole file or archive in memory.
+const MAX_DOWNLOADS: usize = 4;
 /// Limit of the values in a JSON body, because a parsed value takes more memory than its text. It is 1024 times the
 /// length of the model's context: as much as the tokens and the targets of 512 datums that fill the context.
 const MAX_VALUES: usize = 2 << 20;
@@ -47,6 +49,7 @@ pub(in crate::local) struct Bodies {
     small: Arc<Semaphore>,
     large: Arc<Semaphore>,
     answers: Arc<Semaphore>,
+    downloads: Arc<Semaphore>,
     /// Semaphore with one permit, held while a large body is converted.
     conversion: Arc<Semaphore>,
     /// Time that a body may wait for its next bytes, or for its reservation.
@@ -77,6 +80,7 @@ impl Bodies {
             small: room(ALL_SMALL),
             large: room(ALL_LARGE),
             answers: room(ALL_ANSWERS),
+            downloads: room(MAX_DOWNLOADS),
             conversion: room(1),
             stall,
         }
@@ -93,6 +97,11 @@ impl Bodies {
     pub(super) async fn reserve_answer(&self, size: usize) -> Option<OwnedSemaphorePermit> {
         let room = self.answers.clone().acquire_many_owned(size.min(ALL_ANSWERS) as u32);
         timeout(self.stall, room).await.ok()?.ok()
+    }
+
+    /// Waits until few enough other downloads are being sent. `None` if that takes longer than the stall timeout.
+    pub(super) async fn download_turn(&self) -> Option<OwnedSemaphorePermit> {
+        timeout(self.stall, self.downloads.clone().acquire_owned()).await.ok()?.ok()
     }
 
     async fn read(&self, body: &mut Body, max: usize) -> Reply<Bytes> {
@@ -200,5 +209,26 @@ pub(super) fn decompress(headers: &HeaderMap, body: Bytes) -> Reply<Bytes> {
         }
         Ok(_) => Ok(out.into()),
         Err(error) => refuse(400, format!("the body is not zstd: {error}")),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_download_waits_for_others_and_is_given_up_after_the_stall_timeout() {
+        let bodies = Bodies::new(Duration::from_millis(10));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        runtime.block_on(async {
+            let mut turns = Vec::new();
+            for _ in 0..MAX_DOWNLOADS {
+                turns.push(bodies.download_turn().await.expect("a turn"));
+            }
+            assert!(bodies.download_turn().await.is_none());
+            turns.pop();
+            assert!(bodies.download_turn().await.is_some());
+        });
     }
 }

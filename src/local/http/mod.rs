@@ -22,6 +22,7 @@ use crate::wire::train;
 use super::age::Recipient;
 use super::checkpoint::Kind;
 use super::examples::Pass;
+use super::hosts::Hosts;
 use super::job::{Save, Work};
 use super::nn::Adam;
 use super::reply::{Refusal, Reply};
@@ -51,12 +52,10 @@ pub(super) struct App {
     /// Whether a stand-in may be computed for a loss whose formula is not public.
     pub(super) stands_in: bool,
     pub(super) api_key: String,
-    /// Accepted host names besides those of the loopback address.
-    pub(super) allowed_hosts: Vec<String>,
+    /// The hosts that requests may name.
+    pub(super) hosts: Hosts,
     pub(super) bodies: Bodies,
     pub(super) tokens: Tokens,
-    /// Base URL of this server, for download addresses.
-    pub(super) url: String,
     /// Time that a request waits for a result before the client has to poll again.
     pub(super) long_poll: Duration,
     /// If a result has more bytes than this and the client allows it, the first response tells only the result's size.

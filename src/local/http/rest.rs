@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State as Shared;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
+use axum::{Extension, Router};
 use serde_json::json;
 
 use crate::clock_text::rfc3339;
@@ -18,7 +18,8 @@ use crate::wire::json::*;
 
 use super::super::reply::Refusal;
 use super::super::state::{Window, query};
-use super::bodies::run_blocking;
+use super::access::AskedHost;
+use super::bodies::{run_blocking, with_permit};
 use super::segments::Segments;
 use super::{App, Context, ok, refusal, reply, slow_call, unreadable};
 
@@ -105,13 +106,15 @@ async fn unpublish(Shared(app): Context, Segments((run, kind, name)): Checkpoint
     .await
 }
 
-async fn archive(Shared(app): Context, Segments((run, kind, name)): CheckpointParts) -> Response {
+async fn archive(
+    Shared(app): Context,
+    Extension(host): Extension<AskedHost>,
+    Segments((run, kind, name)): CheckpointParts,
+) -> Response {
     run_blocking(app, false, move |app| match app.state.archive(&run, &kind, &name) {
         Ok(it) => {
-            let headers = [
-                (header::LOCATION, format!("{}{}", app.url, it.path)),
-                (header::EXPIRES, http_date::write(it.until)),
-            ];
+            let headers =
+                [(header::LOCATION, host.url(&it.path)), (header::EXPIRES, http_date::write(it.until))];
             (StatusCode::FOUND, headers).into_response()
         }
         Err(Refusal { status, detail }) => refusal(status, &detail),
@@ -119,10 +122,14 @@ async fn archive(Shared(app): Context, Segments((run, kind, name)): CheckpointPa
     .await
 }
 
-async fn external_weights(Shared(app): Context, Segments((run, kind, name)): CheckpointParts) -> Response {
+async fn external_weights(
+    Shared(app): Context,
+    Extension(host): Extension<AskedHost>,
+    Segments((run, kind, name)): CheckpointParts,
+) -> Response {
     run_blocking(app, false, move |app| match app.state.external_weights(&run, &kind, &name) {
         Ok((files, it)) => {
-            let url = |file: String| (file.clone(), format!("{}{}{file}", app.url, it.path));
+            let url = |file: String| (file.clone(), host.url(&format!("{}{file}", it.path)));
             let urls: BTreeMap<String, String> = files.into_iter().map(url).collect();
             ok(&json!({"urls": urls, "expires": rfc3339(it.until)}))
         }
@@ -161,10 +168,14 @@ async fn assign_project(Shared(app): Context, Segments(id): Segments<String>, bo
     .await
 }
 
-async fn export_trace(Shared(app): Context, Segments(id): Segments<String>) -> Response {
+async fn export_trace(
+    Shared(app): Context,
+    Extension(host): Extension<AskedHost>,
+    Segments(id): Segments<String>,
+) -> Response {
     run_blocking(app, false, move |app| {
-        let url = |path: String| json!({"status": "ready", "url": format!("{}{path}", app.url)});
-        reply(app.state.export_trace(&id).map(|it| url(it.path)))
+        let url = |path: &str| json!({"status": "ready", "url": host.url(path)});
+        reply(app.state.export_trace(&id).map(|it| url(&it.path)))
     })
     .await
 }
@@ -186,10 +197,13 @@ pub(super) async fn download(
     Shared(app): Context,
     Segments((token, file)): Segments<(String, String)>,
 ) -> Response {
+    let Some(turn) = app.bodies.download_turn().await else {
+        return refusal(503, "the server is busy with other downloads");
+    };
     run_blocking(app, false, move |app| match app.state.download(&token, &file) {
         Ok(bytes) => {
             let headers = [(header::CONTENT_TYPE, "application/octet-stream")];
-            (StatusCode::OK, headers, Body::from(bytes)).into_response()
+            (StatusCode::OK, headers, Body::from(with_permit(bytes, turn))).into_response()
         }
         Err(Refusal { status, detail }) => refusal(status, &detail),
     })

@@ -9,6 +9,7 @@ use crate::wire::json::*;
 
 use super::super::checkpoint::{CheckpointId, Kind, Meta};
 use super::super::downloads::Item;
+use super::super::limits::check_name;
 use super::super::reply::{Reply, refuse};
 use super::State;
 
@@ -87,6 +88,9 @@ impl State {
         if request.destination_project_id.is_empty() {
             return refuse(400, "destination_project_id: is empty");
         }
+        check_name("destination_project_id", Some(&request.destination_project_id))
+            .and_then(|()| check_name("X-Idempotency-Key", key))
+            .or_else(|it| refuse(400, it))?;
         check_ttl(request.ttl_seconds).or_else(|it| refuse(400, it))?;
         if let Some((_, path)) =
             key.and_then(|key| self.inner.lock().copies.iter().find(|it| it.0 == key).cloned())

@@ -1,6 +1,7 @@
 //! Custom losses: the graphs that the clients of a session created.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
@@ -8,12 +9,17 @@ use crate::types::{LossFn, LossGraph};
 use crate::wire::json::{CreateCustomLossRequest, UntypedFuture};
 
 use super::super::futures::Outcome;
+use super::super::job::Counted;
+use super::super::limits::check_name;
 use super::super::reply::{Reply, refuse};
 use super::super::request_order::{RecentRequests, Seen};
 use super::{State, future};
 
 /// Maximum number of custom losses of a session.
 const MAX_LOSSES: usize = 256;
+
+/// Limit of the bytes of all custom losses of an engine, in the form in which they are sent.
+pub(super) const MAX_BYTES: usize = 64 << 20;
 
 /// The custom losses of a session.
 pub(super) struct CustomLosses {
@@ -24,6 +30,8 @@ pub(super) struct CustomLosses {
 struct Loss {
     id: String,
     graph: Arc<LossGraph>,
+    /// Counts the bytes of the loss until the session ends.
+    _bytes: Counted,
 }
 
 impl CustomLosses {
@@ -55,6 +63,7 @@ impl State {
             Ok(it) => Arc::new(it),
             Err(problem) => return refuse(422, format!("the custom loss {:?}: {problem}", request.name)),
         };
+        let bytes = serde_json::to_vec(&request).map_or(0, |it| it.len());
         let mut inner = self.inner.lock();
         let losses = &mut inner.session(id)?.losses;
         if let Some(it) = losses.all.iter().find(|it| it.graph.is_same_loss(&graph)) {
@@ -64,10 +73,19 @@ impl State {
         if MAX_LOSSES <= losses.all.len() {
             return refuse(400, format!("a session may create at most {MAX_LOSSES} custom losses"));
         }
+        if MAX_BYTES < self.loss_bytes.load(Ordering::Relaxed) + bytes {
+            return refuse(
+                429,
+                format!(
+                    "the custom losses of all sessions have {MAX_BYTES} bytes, the limit; finish a session first"
+                ),
+            );
+        }
         let loss_id = format!("{id}:loss:{}", losses.all.len());
         let ticket = self.futures.create(None, None);
         losses.requests.insert(number, fingerprint, &ticket.id);
-        losses.all.push(Loss { id: loss_id.clone(), graph });
+        let bytes = Counted::count(bytes, &self.loss_bytes);
+        losses.all.push(Loss { id: loss_id.clone(), graph, _bytes: bytes });
         let made = json!({"loss_id": loss_id, "type": "create_custom_loss"});
         self.futures.finish(&ticket.id, Outcome::Json(made.to_string().into()));
         Ok(future(&ticket.id, None))
@@ -94,6 +112,7 @@ impl State {
 }
 
 fn read(request: &CreateCustomLossRequest) -> Result<LossGraph, String> {
+    check_name("name", Some(&request.name))?;
     if request.graph.format != 1 {
         return Err(format!("graph.format: {} is not supported, only 1", request.graph.format));
     }

@@ -18,7 +18,8 @@ use super::checkpoint::Store;
 use super::downloads::Downloads;
 use super::feeds::Feed;
 use super::futures::{Futures, Outcome, Position, session_of};
-use super::job::{Job, WaitingBytes, Work};
+use super::job::{Counted, Job, Work};
+use super::limits::{check_metadata, check_name, cut_detail};
 use super::nn::LoraSpec;
 use super::queue::Queue;
 use super::reply::{Reply, refuse};
@@ -63,6 +64,12 @@ pub(super) struct State {
     queue: Arc<Queue>,
     /// Bytes of passes that wait.
     waiting: Arc<AtomicUsize>,
+    /// Bytes of samples that wait or run.
+    waiting_samples: Arc<AtomicUsize>,
+    /// Bytes of the custom losses of all sessions.
+    loss_bytes: Arc<AtomicUsize>,
+    /// Number of the clients of all samplers.
+    feeds: Arc<AtomicUsize>,
     downloads: Downloads,
     inner: Mutex<Inner>,
 }
@@ -175,8 +182,8 @@ struct SamplerEntry {
     model_path: Option<String>,
     slot: Slot,
     requests: RecentRequests,
-    /// Completion feeds of the clients of this sampler, by client number.
-    feeds: HashMap<u64, Arc<Feed>>,
+    /// Completion feeds of the clients of this sampler, by client number, and their counts in those of all samplers.
+    feeds: HashMap<u64, (Arc<Feed>, Counted)>,
     /// Number of clients that requested a client number.
     joined: u64,
 }
@@ -200,6 +207,8 @@ pub(super) struct Limits {
     pub(super) pause_after: Duration,
     pub(super) max_models: usize,
     pub(super) max_sessions: usize,
+    pub(super) max_samplers: usize,
+    pub(super) max_waiting_requests: usize,
 }
 
 impl State {
@@ -225,8 +234,20 @@ impl State {
             copies: VecDeque::new(),
         };
         inner.add_earlier_sessions(&catalogue);
-        let (waiting, downloads, inner) = (Arc::default(), Downloads::default(), Mutex::new(inner));
-        State { futures, store, catalogue, served, limits, queue, waiting, downloads, inner }
+        State {
+            futures,
+            store,
+            catalogue,
+            served,
+            limits,
+            queue,
+            waiting: Arc::default(),
+            waiting_samples: Arc::default(),
+            loss_bytes: Arc::default(),
+            feeds: Arc::default(),
+            downloads: Downloads::default(),
+            inner: Mutex::new(inner),
+        }
     }
 
     /// Queues jobs of a session for the engine thread. All jobs without a session are queued under the empty session
@@ -259,6 +280,11 @@ impl State {
     }
 
     fn add_session(&self, request: CreateSessionRequest, key: Option<&str>) -> Reply<String> {
+        check_metadata(&request.user_metadata)
+            .and_then(|()| check_name("display_name", request.display_name.as_deref()))
+            .and_then(|()| check_name("project_id", request.project_id.as_deref()))
+            .and_then(|()| check_name("X-Idempotency-Key", key))
+            .or_else(|it| refuse(400, it))?;
         let mut inner = self.inner.lock();
         if let Some(known) = key.and_then(|it| inner.session_keys.get(it)) {
             return Ok(known.clone());
@@ -339,7 +365,7 @@ impl State {
             if !inner.sessions.contains_key(session_id) {
                 return refuse(404, format!("session {session_id} does not exist"));
             }
-            let end = End::Finished { reason: request.reason, detail: request.detail };
+            let end = End::Finished { reason: request.reason, detail: request.detail.map(cut_detail) };
             self.end_session(&mut inner, session_id, end, "its session was finished");
         }
         self.catalogue.sessions.write(session_id);
@@ -418,8 +444,19 @@ impl State {
     }
 
     /// Counts bytes of a pass as waiting until the returned value is dropped.
-    pub(super) fn count_waiting(&self, bytes: usize) -> WaitingBytes {
-        WaitingBytes::count(bytes, &self.waiting)
+    pub(super) fn count_waiting(&self, bytes: usize) -> Counted {
+        Counted::count(bytes, &self.waiting)
+    }
+
+    /// Refuses a request if too many others wait or run.
+    fn check_pending(&self) -> Result<(), String> {
+        let max = self.limits.max_waiting_requests;
+        if max <= self.futures.pending() {
+            return Err(format!(
+                "{max} requests wait, as many as Options::max_waiting_requests allows; send this again later"
+            ));
+        }
+        Ok(())
     }
 
     /// As [`submit`](Self::submit), for a pass, which holds much memory while it waits. If too many bytes wait already,
@@ -475,7 +512,9 @@ impl State {
                 let next = model.order.next();
                 return refuse(429, format!("too many requests of model {model_id} wait for seq_id {next}"));
             }
-            Seen::Never => {}
+            // Others may be waiting for a request that can run before all other jobs of its session.
+            Seen::Never if seq_id == model.order.next() && self.queue.is_idle(session_of(model_id)) => {}
+            Seen::Never => self.check_pending().or_else(|it| refuse(429, it))?,
         }
         model.last_request = SystemTime::now();
         let work = work(model);

@@ -14,6 +14,7 @@ use super::super::catalogue::RunRecord;
 use super::super::checkpoint::{CheckpointId, Kind, Meta};
 use super::super::futures::session_of;
 use super::super::job::{Job, Load, Save, Work};
+use super::super::limits::check_metadata;
 use super::super::names::NANO;
 use super::super::nn::LoraSpec;
 use super::super::reply::{Reply, refuse};
@@ -53,6 +54,7 @@ impl State {
     ) -> Reply<UntypedFuture> {
         let served = self.served.find(&request.base_model)?;
         check_optimizer(&request.optimizer_config)?;
+        check_user_metadata(request.user_metadata.as_ref())?;
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         if let Some(again) = inner.repeated_model(&request.session_id, request.model_seq_id, fingerprint)? {
@@ -151,6 +153,7 @@ impl State {
         let (Some(session_id), Some(number)) = (request.session_id.clone(), request.model_seq_id) else {
             return refuse(422, TWO_FORMS);
         };
+        check_user_metadata(request.user_metadata.as_ref())?;
         let (load, meta) = self.resolve_load(&request)?;
         let served = self.served_of(&load.checkpoint, &meta)?;
         let alias = request.base_model.or(meta.base_alias.clone());
@@ -263,6 +266,7 @@ impl State {
     ) -> Result<Save, String> {
         let checkpoint = CheckpointId::new(model_id, kind, name)?;
         check_ttl(ttl_seconds)?;
+        user_metadata.as_ref().map_or(Ok(()), check_metadata)?;
         let meta = Meta {
             format: 1,
             run_id: model_id.into(),
@@ -372,6 +376,10 @@ fn lora_config(meta: &Meta) -> LoraConfig {
         train_mlp: meta.train_mlp,
         train_attn: meta.train_attn,
     }
+}
+
+fn check_user_metadata(metadata: Option<&BTreeMap<String, Value>>) -> Reply<()> {
+    metadata.map_or(Ok(()), check_metadata).or_else(|it| refuse(400, it))
 }
 
 fn check_optimizer(config: &OptimizerConfig) -> Reply<()> {

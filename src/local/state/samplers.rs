@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -10,15 +11,18 @@ use crate::wire::json::*;
 
 use super::super::checkpoint::{CheckpointId, Kind};
 use super::super::feeds::{Feed, client_of};
-use super::super::job::{Job, Work};
+use super::super::job::{Counted, Job, Work};
 use super::super::reply::{Reply, refuse};
 use super::super::request_order::Seen;
 use super::super::sampling::{Sample, Slot, Weights};
 use super::super::served::Served;
 use super::{Inner, SamplerEntry, State};
 
-/// Limit of the clients of one sampler, because each has a feed.
+/// Limit of the clients of one sampler, because each has a feed; and of those of all samplers.
 const MAX_FEEDS: usize = 4096;
+pub(super) const MAX_ALL_FEEDS: usize = 131_072;
+/// Limit of the bytes of samples that wait or run.
+pub(super) const MAX_SAMPLE_BYTES: usize = 256 << 20;
 
 impl State {
     /// Saves a model's weights for sampling: as a checkpoint if the request has a name, otherwise as a new sampling
@@ -51,11 +55,15 @@ impl State {
         };
         let sampler_id = format!("{session_id}:sample:{number}");
         let taken = inner.samplers.contains_key(&sampler_id);
+        let full = self.limits.max_samplers <= inner.samplers.len();
         let mut made = None;
         let reply = self.submit_locked(&mut inner, &model_id, request.seq_id, fingerprint, |model| {
             if taken {
                 let error = format!("sampling_session_seq_id {number} was used for another request");
                 return Work::Refused { error };
+            }
+            if full {
+                return Work::Refused { error: self.too_many_samplers() };
             }
             let slot = match request.kind {
                 SamplerKind::Snapshot => Slot::default(),
@@ -91,11 +99,13 @@ impl State {
         let number = request.sampling_session_seq_id;
         let sampling_session_id = format!("{}:sample:{number}", request.session_id);
         let taken = inner.samplers.contains_key(&sampling_session_id);
+        let full = self.limits.max_samplers <= inner.samplers.len();
         let session = inner.session(&request.session_id)?;
         match session.samplers.seen(number, fingerprint) {
             Seen::Same(sampling_session_id) => {
                 return Ok(CreateSamplingSessionResponse { sampling_session_id });
             }
+            Seen::Never if !taken && full => return refuse(429, self.too_many_samplers()),
             Seen::Never if !taken => {}
             _ => {
                 return refuse(409, format!("sampling_session_seq_id {number} was used for another request"));
@@ -155,11 +165,16 @@ impl State {
                 Seen::Never => {}
             }
         }
+        self.check_pending().or_else(|it| refuse(429, it))?;
         let seed = inner.seeds.u64(..) >> 1;
         let sample = Sample::new(&request, &served, seed).or_else(|it| refuse(400, it))?;
+        if MAX_SAMPLE_BYTES < self.waiting_samples.load(Ordering::Relaxed) + sample.bytes() {
+            return refuse(429, "too many bytes of samples wait for their turn; send this again later");
+        }
+        let waiting = Counted::count(sample.bytes(), &self.waiting_samples);
         let entry = request.sampling_session_id.as_ref().and_then(|it| inner.samplers.get_mut(it));
         let feed = match (entry, number) {
-            (Some(entry), Some(number)) => Some(entry.feed(client_of(number))?),
+            (Some(entry), Some(number)) => Some(entry.feed(client_of(number), &self.feeds)?),
             _ => None,
         };
         let owner = request.sampling_session_id.as_ref().and_then(|it| Some((it, inner.samplers.get(it)?)));
@@ -178,7 +193,7 @@ impl State {
             (None, Some((Some(checkpoint), served))) => self.load_slot(checkpoint, &served),
             (None, _) => base_slot(&served),
         };
-        let work = Work::Sample { slot, sample: Box::new(sample) };
+        let work = Work::Sample { slot, sample: Box::new(sample), waiting };
         self.enqueue(session_id.as_deref().unwrap_or_default(), [Job { ticket: Some(ticket), work }]);
         Ok(reply)
     }
@@ -198,7 +213,12 @@ impl State {
     /// Completion feed of a client of a sampling session.
     pub(in crate::local) fn feed(&self, target: &FuturesTarget) -> Reply<Arc<Feed>> {
         let FuturesTarget::SamplingSession { sampling_session_id, cloned_sampler_id } = target;
-        self.inner.lock().sampler(sampling_session_id)?.feed(*cloned_sampler_id)
+        self.inner.lock().sampler(sampling_session_id)?.feed(*cloned_sampler_id, &self.feeds)
+    }
+
+    fn too_many_samplers(&self) -> String {
+        let max = self.limits.max_samplers;
+        format!("{max} samplers exist, as many as Options::max_samplers allows; finish a session first")
     }
 
     /// Creates a slot and queues the job that loads a checkpoint's weights into it. This job comes before all samples
@@ -231,11 +251,20 @@ impl Inner {
 }
 
 impl SamplerEntry {
-    fn feed(&mut self, client: u64) -> Reply<Arc<Feed>> {
-        if MAX_FEEDS <= self.feeds.len() && !self.feeds.contains_key(&client) {
-            return refuse(429, format!("more than {MAX_FEEDS} clients share this sampler"));
+    /// The feed of a client. A new one is counted in `all`.
+    pub(super) fn feed(&mut self, client: u64, all: &Arc<AtomicUsize>) -> Reply<Arc<Feed>> {
+        if let Some((known, _)) = self.feeds.get(&client) {
+            return Ok(known.clone());
         }
-        Ok(self.feeds.entry(client).or_default().clone())
+        if MAX_FEEDS <= self.feeds.len() {
+            return refuse(429, format!("{MAX_FEEDS} clients share this sampler, the limit"));
+        }
+        if MAX_ALL_FEEDS <= all.load(Ordering::Relaxed) {
+            return refuse(429, format!("{MAX_ALL_FEEDS} clients of samplers exist, the limit"));
+        }
+        let feed: Arc<Feed> = Arc::default();
+        self.feeds.insert(client, (feed.clone(), Counted::count(1, all)));
+        Ok(feed)
     }
 }
 

@@ -12,6 +12,7 @@ use crate::wire::json::FinishReason;
 
 use super::super::catalogue::End;
 use super::super::futures::session_of;
+use super::super::limits::check_name;
 use super::super::reply::{Reply, refuse};
 use super::super::trace::Trace;
 use super::lists::texts;
@@ -194,6 +195,7 @@ impl State {
         if project_id.is_empty() {
             return refuse(400, "project_id: is empty");
         }
+        check_name("project_id", Some(&project_id)).or_else(|it| refuse(400, it))?;
         let of_session = self.catalogue.runs.all().into_iter().map(|it| it.run_id);
         let of_session: Vec<String> = of_session.filter(|it| session_of(it) == session_id).collect();
         match self.inner.lock().sessions.get_mut(session_id) {

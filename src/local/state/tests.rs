@@ -11,10 +11,21 @@ struct Harness {
     folder: std::path::PathBuf,
 }
 
+fn limits(session_timeout: Duration, pause_after: Duration) -> Limits {
+    Limits {
+        session_timeout,
+        pause_after,
+        max_models: 2,
+        max_sessions: 3,
+        max_samplers: 1000,
+        max_waiting_requests: 1000,
+    }
+}
+
 impl Harness {
     fn new(name: &str) -> Self {
         let (session_timeout, pause_after) = (Duration::from_secs(300), Duration::from_secs(60));
-        Harness::with(name, Limits { session_timeout, pause_after, max_models: 2, max_sessions: 3 })
+        Harness::with(name, limits(session_timeout, pause_after))
     }
 
     fn with(name: &str, limits: Limits) -> Self {
@@ -121,6 +132,73 @@ fn a_pass_is_refused_while_too_many_bytes_wait_unless_later_passes_wait_for_it()
     assert_eq!(refused(3, 3), Some(429), "two passes wait before it");
     drop(much);
     assert_eq!(refused(3, 3), None);
+}
+
+#[test]
+fn a_request_above_the_limit_is_refused_unless_others_may_wait_for_it() {
+    let (session_timeout, pause_after) = (Duration::from_secs(300), Duration::from_secs(60));
+    let few = Limits { max_waiting_requests: 3, ..limits(session_timeout, pause_after) };
+    let harness = Harness::with("waiting", few);
+    let (_, model_id) = harness.model();
+    let status = |number: u64| {
+        let work = |_: &Model| Work::Refused { error: "x".into() };
+        harness.state.submit(&model_id, Some(number), number, work).err().map(|it| it.status)
+    };
+    // The model itself is one request that is not finished.
+    assert_eq!([status(2), status(3), status(4)], [None, None, Some(429)]);
+    assert_eq!(status(2), None, "an accepted request stays accepted");
+    assert_eq!(status(1), None, "the others wait for it");
+    assert_eq!(status(4), Some(429), "three wait before it");
+}
+
+#[test]
+fn clients_and_bytes_of_samples_and_custom_losses_are_counted_over_all_sessions() {
+    let harness = Harness::new("totals");
+    let (session_id, _) = harness.model();
+    let body = serde_json::json!({
+        "session_id": session_id, "sampling_session_seq_id": 0, "base_model": NANO
+    });
+    let request = serde_json::from_value(body).expect("a request");
+    let id = harness.state.create_sampler(request, 0).expect("a sampler").sampling_session_id;
+    let sample = |number: u64| {
+        let body = serde_json::json!({
+            "sampling_session_id": id, "seq_id": number, "num_samples": 1, "sampling_params": {"max_tokens": 1},
+            "prompt": {"chunks": [{"type": "encoded_text", "tokens": [1]}]}
+        });
+        harness.state.sample(serde_json::from_value(body).expect("a request"), number)
+    };
+    let much = Counted::count(samplers::MAX_SAMPLE_BYTES, &harness.state.waiting_samples);
+    assert_eq!(sample(0).expect_err("too many bytes").status, 429);
+    drop(much);
+    sample(0).expect("room");
+    let clients = Counted::count(samplers::MAX_ALL_FEEDS, &harness.state.feeds);
+    sample(1).expect("a client that is known");
+    assert_eq!(sample(1_000_000_000).expect_err("a new client").status, 429);
+    drop(clients);
+    sample(1_000_000_000).expect("room");
+    assert_eq!(harness.state.feeds.load(Ordering::Relaxed), 2);
+    assert_ne!(harness.state.waiting_samples.load(Ordering::Relaxed), 0);
+    let create = |number: u64| {
+        let node = |op: &str, args: serde_json::Value| serde_json::json!({"op": op, "name": op, "target": "logprobs", "args": args, "kwargs": {}});
+        let mut total = node("call_method", serde_json::json!([{"ref": "placeholder"}]));
+        total["target"] = "sum".into();
+        let body = serde_json::json!({
+            "session_id": session_id, "custom_loss_seq_id": number, "name": "n",
+            "inputs": [{"name": "logprobs", "rank": 1}],
+            "graph": {"format": 1, "nodes": [node("placeholder", serde_json::json!([])), total,
+                                             node("output", serde_json::json!([{"ref": "call_method"}]))]}
+        });
+        harness.state.create_custom_loss(serde_json::from_value(body).expect("a request"), number)
+    };
+    let losses = Counted::count(custom_losses::MAX_BYTES, &harness.state.loss_bytes);
+    assert_eq!(create(0).expect_err("too many bytes").status, 429);
+    drop(losses);
+    create(0).expect("room");
+    let finish = serde_json::from_value(serde_json::json!({"reason": "success"})).expect("a request");
+    harness.state.finish_session(&session_id, finish).expect("a session");
+    while harness.next().is_some() {}
+    let totals = [&harness.state.feeds, &harness.state.waiting_samples, &harness.state.loss_bytes];
+    assert_eq!(totals.map(|it| it.load(Ordering::Relaxed)), [0; 3], "the end of a session frees all");
 }
 
 #[test]

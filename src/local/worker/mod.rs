@@ -29,7 +29,7 @@ use super::catalogue::Catalogue;
 use super::checkpoint::{ADAPTER, Kind, OPTIMIZER, Store, StoreError};
 use super::engine::{Base, Trainer};
 use super::futures::{Futures, Outcome, Ticket};
-use super::job::{Job, Load, Save, Work};
+use super::job::{Counted, Job, Load, Save, Work};
 use super::nn::{LoraSpec, shown};
 use super::queue::{Next, Queue};
 use super::sampling::{Sample, Slot, Weights as SlotWeights};
@@ -78,8 +78,10 @@ impl Worker {
                     self.futures.finish(&id, Outcome::server(self.panics.next_text()))
                 }
                 Next::Run(job) => match *job {
-                    Job { ticket, work: Work::Sample { slot, sample } } => {
-                        self.sample(queue, ticket, slot, sample);
+                    Job { ticket, work: Work::Sample { slot, sample, waiting } } => {
+                        let running =
+                            RunningSample { queue: queue.clone(), id: String::new(), _waiting: waiting };
+                        self.sample(running, ticket, slot, sample);
                     }
                     Job { ticket, work } => {
                         if let Some(ticket) = &ticket {
@@ -109,8 +111,8 @@ impl Worker {
 
     /// Starts a task on the pool that computes a sample and sets its result. A sample that was cancelled in the queue
     /// already has a result and is not started.
-    fn sample(&self, queue: &Arc<Queue>, ticket: Option<Ticket>, slot: Slot, sample: Box<Sample>) {
-        let mut running = RunningSample { queue: queue.clone(), id: String::new() };
+    fn sample(&self, mut running: RunningSample, ticket: Option<Ticket>, slot: Slot, sample: Box<Sample>) {
+        let queue = running.queue.clone();
         let Some(ticket) = ticket.filter(|it| !it.cancelled.load(Ordering::Relaxed)) else { return };
         running.id.clone_from(&ticket.id);
         let (futures, stop, snapshots) = (self.futures.clone(), self.stop.clone(), self.snapshots.clone());
@@ -138,7 +140,7 @@ impl Worker {
             };
             sample.run(sampler, Box::new(cancelled), done, slice);
         }));
-        self.spawn_runner(queue);
+        self.spawn_runner(&queue);
     }
 
     /// Runs `work` on a pool and waits for it. The error is the text of its panic.
@@ -384,6 +386,7 @@ impl Drop for CloseOnDrop {
 struct RunningSample {
     queue: Arc<Queue>,
     id: String,
+    _waiting: Counted,
 }
 
 impl Drop for RunningSample {
