@@ -82,7 +82,7 @@ impl MappedSlice {
         &self.file.bytes()[self.bytes.clone()][start * size..][..len * size]
     }
 
-    pub(super) fn format(&self) -> Format {
+    pub(crate) fn format(&self) -> Format {
         self.format
     }
 }

@@ -227,3 +227,87 @@ fn sums_and_maxima_agree_with_plain_loops_for_every_length() {
         assert!((sum - x.iter().map(|v| (v - 1.0).exp()).sum::<f32>()).abs() < 1e-4);
     }
 }
+
+/// A file of bf16 numbers, and these as 32-bit floats.
+fn halves(len: usize) -> (MappedSlice, Vec<f32>) {
+    let values = numbers(len).into_iter().map(|it| f32::from_bits(it.to_bits() & 0xffff_0000));
+    let values: Vec<f32> = values.collect();
+    // The numbers start at an address that is no multiple of their size.
+    let bytes: Vec<u8> = std::iter::once(0)
+        .chain(values.iter().flat_map(|it| [it.to_le_bytes()[2], it.to_le_bytes()[3]]))
+        .collect();
+    let path = std::env::temp_dir().join(format!("tinkex-halves-{}-{len}", std::process::id()));
+    std::fs::write(&path, &bytes).unwrap();
+    let file = MappedFile::open(&File::open(&path).unwrap()).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    (MappedSlice::new(file, 1..bytes.len(), Format::Bf16).unwrap(), values)
+}
+
+#[test]
+fn products_of_the_matrix_unit_are_as_precise_as_those_of_32_bit_floats() {
+    if !has_matrix_unit() {
+        return;
+    }
+    // Blocks and steps that are cut, several tasks, and an inner dimension that is added up in several parts.
+    for (rows, inner, cols) in [(17, 5, 3), (40, 33, 70), (64, 64, 64), (300, 600, 290)] {
+        let x: Vec<f32> = numbers(rows * inner).iter().map(|it| it * 1.234_567_8).collect();
+        let (weight, w) = halves(inner * cols);
+        let floats: Vec<f32> = w.iter().map(|it| it * 0.765_432_1).collect();
+        let transposed: Vec<f32> = (0..rows * inner).map(|i| x[i % rows * inner + i / rows]).collect();
+        let rights = [
+            (Right::Mapped { weight: &weight, first: 0, rows: inner, cols, transposed: false }, &w, false),
+            (
+                Right::Mapped { weight: &weight, first: 0, rows: cols, cols: inner, transposed: true },
+                &w,
+                true,
+            ),
+            (Right::Floats(Mat::new(&floats, inner, cols)), &floats, false),
+            (Right::Floats(Mat::new(&floats, cols, inner).t()), &floats, true),
+        ];
+        let lefts = [
+            Split::new(Mat::new(&x, rows, inner), 0.5, [inner]),
+            Split::new(Mat::new(&transposed, inner, rows).t(), 1.0, [inner]),
+        ];
+        for (right, w, is_transposed) in rights {
+            for (left, scale) in lefts.iter().zip([0.5, 1.0]) {
+                let stride = cols + 3;
+                let mut dst = vec![1.0f32; rows * stride];
+                let view = MatMut::strided(&mut dst[1..], rows, cols, stride);
+                matmul_split(view, 1.0, &[Term::new(left, 0, right)]);
+                for (at, value) in dst.iter().enumerate() {
+                    let (r, c) = (at / stride, (at % stride).wrapping_sub(1));
+                    let weight = |i: usize| if is_transposed { w[c * inner + i] } else { w[i * cols + c] };
+                    let product = |i: usize| f64::from(x[r * inner + i]) * f64::from(weight(i)) * scale;
+                    let sum = if c < cols { (0..inner).map(product).sum::<f64>() } else { 0.0 };
+                    assert!((f64::from(*value) - 1.0 - sum).abs() < 2e-4, "{rows} {r} {c}: {value} {sum}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_on_the_matrix_unit_for_any_other_rows_and_terms_are_added_up() {
+    if !has_matrix_unit() {
+        return;
+    }
+    let (rows, inner, cols) = (50, 40, 64);
+    let (x, w) = (numbers(rows * 2 * inner), numbers(inner * cols));
+    let product = |rows: usize| {
+        let left = Split::new(Mat::new(&x, rows, 2 * inner), 1.0, [inner, inner]);
+        let right = Right::Floats(Mat::new(&w, inner, cols));
+        let mut dst = vec![f32::NAN; rows * cols];
+        let terms = [Term::new(&left, 0, right), Term::new(&left, 1, right)];
+        matmul_split(MatMut::new(&mut dst, rows, cols), 0.0, &terms);
+        dst
+    };
+    let all = product(rows);
+    assert_eq!(all[..32 * cols], product(32));
+    assert_eq!(all[..17 * cols], product(17));
+    for (at, value) in all.iter().enumerate() {
+        let (r, c) = (at / cols, at % cols);
+        let term = |i: usize| x[r * 2 * inner + i] * w[i % inner * cols + c];
+        let sum: f32 = (0..2 * inner).map(term).sum();
+        assert!((value - sum).abs() < 1e-4, "{r} {c}: {value} {sum}");
+    }
+}

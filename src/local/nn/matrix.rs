@@ -2,7 +2,8 @@
 //! to `f32` block by block when they are used.
 
 use crate::local::kernel::{
-    MappedSlice, Mat, MatMut, Matrix, RowProduct, matmul, matmul_blocks, matmul_here,
+    Format, MappedSlice, Mat, MatMut, Matrix, Right, RowProduct, has_matrix_unit, matmul, matmul_blocks,
+    matmul_here,
 };
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -72,6 +73,37 @@ impl Stack {
     /// True if all elements are in memory.
     pub(super) fn is_owned(&self) -> bool {
         self.parts.iter().all(|part| matches!(part.1, Elements::Owned(_)))
+    }
+
+    /// Whether products with this number of rows use the matrix unit.
+    pub(super) fn splits(&self, rows: usize) -> bool {
+        let fits = |it: &Elements| matches!(it, Elements::Mapped(it) if it.format() == Format::Bf16);
+        FEW_ROWS < rows && has_matrix_unit() && self.parts.iter().all(|part| fits(&part.1))
+    }
+
+    /// The numbers of outputs of the matrices.
+    pub(super) fn widths(&self) -> impl Iterator<Item = usize> {
+        self.parts.iter().map(|part| part.0)
+    }
+
+    /// Some rows of one of the matrices as a right operand: their transpose, or they themselves.
+    pub(super) fn operand(&self, first: usize, rows: usize, transposed: bool) -> Right<'_> {
+        let (mut first, cols) = (first, self.inputs);
+        for (outputs, elements) in &self.parts {
+            if *outputs <= first {
+                first -= outputs;
+                continue;
+            }
+            assert!(first + rows <= *outputs, "the rows belong to several matrices");
+            return match elements {
+                Elements::Mapped(weight) => Right::Mapped { weight, first, rows, cols, transposed },
+                Elements::Owned(weight) => {
+                    let weight = Mat::new(&weight[first * cols..], rows, cols);
+                    Right::Floats(if transposed { weight.t() } else { weight })
+                }
+            };
+        }
+        unreachable!("the stack has no such rows");
     }
 
     /// Bytes of the elements that are in memory.

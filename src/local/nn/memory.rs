@@ -85,7 +85,12 @@ pub(super) fn group_bytes(model: &Model, lengths: &[usize], backward: bool, max_
     let chunk = rows.min(chunk_rows(c.vocab)) as u64;
     let head_floats = chunk * (c.vocab + 2 * head.inner()) as u64;
     let attention = attention::pass_scratch_len(c, lengths.iter().copied(), backward) as u64;
-    let forward = n * (of_layers + 2 * hidden + 1) + head_floats + attention;
+    let split_len = |l: usize| {
+        let (qkv, o, gate_up, down) = model.layer(l).linears();
+        [qkv, o, gate_up, down].iter().map(|it| it.split_len(rows)).max().unwrap_or(0)
+    };
+    let split = (0..c.layers).map(split_len).max().unwrap_or(0).max(head.split_len(chunk as usize)) as u64;
+    let forward = n * (of_layers + 2 * hidden + 1) + head_floats + attention + split;
     let scratch = if backward {
         let widest = |l: usize| {
             let (qkv, o, gate_up, down) = model.layer(l).linears();
