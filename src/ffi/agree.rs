@@ -6,7 +6,7 @@ use super::*;
 
 #[cfg(not(test))]
 const _: () = assert!(
-    library::fingerprint(include_bytes!("tinkex.h")) == 0x18fc0baa9a61482b,
+    library::fingerprint(include_bytes!("tinkex.h")) == 0xb11ec4800d7d3aa9,
     "tinkex.h was changed: run `TINKEX_WRITE=1 cargo test --features ffi --lib ffi::header`",
 );
 const _: unsafe extern "C" fn() -> *const c_char = library::tinkex_version;

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
+use ring::rand::{SecureRandom, SystemRandom};
 
 use super::checkpoint::CheckpointId;
 use super::issued::Issued;
@@ -52,11 +53,15 @@ impl Downloads {
     }
 }
 
-/// A random token of 128 bits. Its source is `RandomState`, a hasher that the standard library seeds with random
-/// numbers of the system.
+/// A random token of 128 bits.
 pub(super) fn random_token() -> String {
-    let half = || RandomState::new().hash_one(SystemTime::now());
-    format!("{:016x}{:016x}", half(), half())
+    let mut bytes = [0; 16];
+    // If the system refuses its random numbers, take those that the standard library got from it for its hashers.
+    if SystemRandom::new().fill(&mut bytes).is_err() {
+        let half = || RandomState::new().hash_one(SystemTime::now());
+        bytes = ((u128::from(half()) << 64) | u128::from(half())).to_be_bytes();
+    }
+    format!("{:032x}", u128::from_be_bytes(bytes))
 }
 
 #[cfg(test)]

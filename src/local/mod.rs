@@ -1,9 +1,10 @@
 //! The embedded engine: an HTTP server with the API of the Tinker service that runs inside this process. It really
 //! trains a small model, on the CPU.
 //!
-//! [`Server::start`] starts the engine on the loopback address of this machine, for any client of the API: examples run
-//! offline, tests train for real, and nothing is billed. The engine uses none of the code of this crate's client, only
-//! shared types, wire formats and small helpers; the client talks to the engine over HTTP as to any other server.
+//! [`Server::start`] starts the engine on the loopback address of this machine, or on another one ([`Options::listen`]),
+//! for any client of the API: examples run offline, tests train for real, and nothing is billed. The engine uses none of
+//! the code of this crate's client, only shared types, wire formats and small helpers; the client talks to the engine
+//! over HTTP as to any other server.
 //!
 //! One engine thread runs the jobs; a job is the work of one request, for example a training pass. The sessions are
 //! served round-robin, and the requests of one model run in their order. Samples run concurrently. Training and sampling

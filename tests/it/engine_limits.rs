@@ -302,7 +302,7 @@ fn loss(client: &Client, number: u64, name: &str, factor: f64) -> Value {
         {"op":"placeholder","name":"logprobs","target":"logprobs","args":[],"kwargs":{}},
         {"op":"call_function","name":"mul","target":"operator.mul","args":[{"ref":"logprobs"}, factor],"kwargs":{}},
         {"op":"call_method","name":"sum_1","target":"sum","args":[{"ref":"mul"}],"kwargs":{}},
-        {"op":"output","name":"output","target":"output","args":[{"ref":"sum_1"}],"kwargs":{}}]}})
+        {"op":"output","name":"output","target":"output","args":[{"tuple":[{"ref":"sum_1"},{"dict":{}}]}],"kwargs":{}}]}})
 }
 
 #[test]
@@ -320,7 +320,7 @@ fn a_session_has_custom_losses_up_to_the_limit() {
 fn the_end_of_a_session_is_taken_with_a_text_of_any_length() {
     let client = Client::new();
     let max = limit(DETAIL);
-    let body = json!({"reason": "errored", "detail": "x".repeat(max + 1)});
+    let body = json!({"reason": {"type": "errored"}, "detail": "x".repeat(max + 1)});
     assert_eq!(client.post(&format!("sessions/{}/finish", client.session), &body).0, 200);
     let (_, found) = client.post("sessions/search", &json!({"session_id": client.session}));
     let kept = found["sessions"][0]["status"]["detail"].as_str().expect("a text");
@@ -449,7 +449,9 @@ fn samplers_exist_up_to_the_limit_and_end_with_their_session() {
     let other = made["session_id"].as_str().expect("an id");
     assert_eq!(sampler(&client, other, 0).0, 429);
     assert_eq!(
-        client.post(&format!("sessions/{}/finish", client.session), &json!({"reason": "success"})).0,
+        client
+            .post(&format!("sessions/{}/finish", client.session), &json!({"reason": {"type": "success"}}))
+            .0,
         200
     );
     assert_eq!(sampler(&client, other, 0).0, 200);

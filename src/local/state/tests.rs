@@ -186,7 +186,7 @@ fn clients_and_bytes_of_samples_and_custom_losses_are_counted_over_all_sessions(
             "session_id": session_id, "custom_loss_seq_id": number, "name": "n",
             "inputs": [{"name": "logprobs", "rank": 1}],
             "graph": {"format": 1, "nodes": [node("placeholder", serde_json::json!([])), total,
-                                             node("output", serde_json::json!([{"ref": "call_method"}]))]}
+                                             node("output", serde_json::json!([{"tuple": [{"ref": "call_method"}, {"dict": {}}]}]))]}
         });
         harness.state.create_custom_loss(serde_json::from_value(body).expect("a request"), number)
     };
@@ -194,7 +194,8 @@ fn clients_and_bytes_of_samples_and_custom_losses_are_counted_over_all_sessions(
     assert_eq!(create(0).expect_err("too many bytes").status, 429);
     drop(losses);
     create(0).expect("room");
-    let finish = serde_json::from_value(serde_json::json!({"reason": "success"})).expect("a request");
+    let finish =
+        serde_json::from_value(serde_json::json!({"reason": {"type": "success"}})).expect("a request");
     harness.state.finish_session(&session_id, finish).expect("a session");
     while harness.next().is_some() {}
     let totals = [&harness.state.feeds, &harness.state.waiting_samples, &harness.state.loss_bytes];
