@@ -2,7 +2,8 @@
 
     python3 .ci/cookbook.py             the recipes of tests/python/cookbook.py, and the official SDK with torch
     python3 .ci/cookbook.py TEST...     the cookbook's own tests of recipes, as arguments of pytest, for example
-                                        tests/recipes or tests/recipes/test_recipe_dpo.py
+                                        tests/recipes or tests/recipes/test_recipe_dpo.py; some need the
+                                        example `serve` with the features local,text (strings as stop sequences)
 
 Needs Linux on x86-64, Python 3.11 or later, gcc, and the package index. The first run downloads 700 MB.
 """

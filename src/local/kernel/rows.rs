@@ -427,13 +427,13 @@ impl<K: Kind> Tiles<'_, K> {
             }
         }
         let whole = count * BLOCK;
-        for o in 0..O {
-            for r in 0..R {
+        for (o, sums) in sums.iter().enumerate() {
+            for (r, sum) in sums.iter().enumerate() {
                 let mut rest = 0.0;
-                for i in whole..inputs {
-                    rest += K::one(weight(o)[i]) * x(r)[i];
+                for (weight, x) in weight(o)[whole..].iter().zip(&x(r)[whole..]) {
+                    rest += K::one(*weight) * x;
                 }
-                self.out[(output + o) * self.rows + row + r] = simd.reduce_sum_f32s(sums[o][r]) + rest;
+                self.out[(output + o) * self.rows + row + r] = simd.reduce_sum_f32s(*sum) + rest;
             }
         }
     }
