@@ -184,9 +184,9 @@ fn answer(connection: &mut Connection) -> Response {
 fn a_client_that_closes_its_sending_side_is_answered() {
     let client = Client::with(Options { long_poll: HOUR, ..Options::default() });
     let key = client.server.api_key();
-    let get = |path: &str| {
-        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n\r\n").into_bytes()
-    };
+    let host = client.server.url().strip_prefix("http://").unwrap();
+    let get =
+        |path: &str| format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nX-API-Key: {key}\r\n\r\n").into_bytes();
     // Two requests at once; the engine answers them on its threads for slow work.
     let two = get("/api/v1/sessions").repeat(2);
     // A wait for a result that does not come ends at once.
