@@ -45,6 +45,7 @@ mod engine_losses;
 mod engine_memory;
 #[cfg(feature = "local")]
 mod engine_models;
+#[cfg(feature = "local")]
 mod engine_names;
 #[cfg(feature = "local")]
 mod engine_numbers;
