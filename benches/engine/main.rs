@@ -2,7 +2,7 @@
 //! two models in folders with random weights in bf16.
 //!
 //! ```text
-//! cargo bench --bench engine --features local -- [--threads N] [--python PATH] [--llama PATH] [--only WORD]
+//! cargo bench --bench engine --features local -- [--threads N] [--python PATH] [--jax PATH] [--llama PATH] [--only WORD]
 //! ```
 //!
 //! A step is `forward_backward` and `optim_step` of a LoRA adapter of rank 32, both submitted before the first wait. All
@@ -18,6 +18,7 @@
 //!
 //! With `--python`, that Python, which needs the packages `torch`, `transformers` and `peft`, runs the same work by
 //! `benches/engine/peers.py` with the same number of threads, in turns with the engine, and the table has the ratios.
+//! With `--jax`, that Python, which needs the package `jax`, runs the training steps as one compiled function each.
 //! With `--llama`, that Python, which needs the packages `xllamacpp` and `gguf`, samples from the same weights with
 //! llama.cpp in bf16. The computer should be idle: all use as many threads as they were given, and PyTorch loses more
 //! time than the engine if it does not get a processor for each.
@@ -81,6 +82,7 @@ const START: &str = "--measure-start";
 struct Arguments {
     threads: usize,
     python: Option<String>,
+    jax: Option<String>,
     llama: Option<String>,
     only: String,
     /// The shape to start an engine with, and the folder of its weights.
@@ -113,7 +115,7 @@ struct Bench {
 
 impl Bench {
     fn run(&self) {
-        let Arguments { threads, python, llama, .. } = &self.arguments;
+        let Arguments { threads, python, jax, llama, .. } = &self.arguments;
         let folders = [NANO, QWEN, LLAMA];
         for shape in folders {
             shape.write(&self.folder(shape)).unwrap();
@@ -123,7 +125,7 @@ impl Bench {
             r#"{{"bench":"engine","threads":{threads},"gemm_gflop_s":{peak:.0},"read_gb_s":{read:.1}}}"#
         );
         println!(
-            "| work | engine | PyTorch | llama.cpp | times as fast | of peak |\n|---|---|---|---|---|---|"
+            "| work | engine | PyTorch | JAX | llama.cpp | times as fast | of peak |\n|---|---|---|---|---|---|---|"
         );
         for shape in [NANO, LLAMA] {
             self.starts(shape);
@@ -131,9 +133,11 @@ impl Bench {
         let server = start(*threads, [QWEN, LLAMA].map(|it| (it, self.folder(it)))).0;
         let service = client(&server);
         let mut torch = python.as_ref().map(|path| Peer::start(path, "torch", *threads));
+        let mut jax = jax.as_ref().map(|path| Peer::start(path, "jax", *threads));
         for (shape, work) in STEPS {
-            self.steps(&service, shape, work, torch.as_mut(), peak);
+            self.steps(&service, shape, work, [torch.as_mut(), jax.as_mut()], peak);
         }
+        drop(jax);
         let mut llama = llama.as_ref().map(|path| Peer::start(path, "llama", *threads));
         for (shape, work) in SAMPLES {
             self.samples(&service, shape, work, [torch.as_mut(), llama.as_mut()], read);
@@ -168,11 +172,11 @@ impl Bench {
         };
         let starts: Vec<Value> = (0..STARTS).map(|_| once()).collect();
         let number = |key: &str| median(starts.iter().filter_map(|it| it[key].as_f64()).collect());
-        row(&name, number("ready_ms"), [None; 2], None, None);
+        row(&name, number("ready_ms"), [None; 3], None, None);
         if starts[0]["idle_mb"].is_number() {
             let files = number("mapped_mb");
             let name = format!("{} idle, MB, of these {files:.0} mapped", shape.name);
-            row(&name, number("idle_mb"), [None; 2], None, None);
+            row(&name, number("idle_mb"), [None; 3], None, None);
         }
     }
 
@@ -205,7 +209,7 @@ impl Bench {
             (steps, sampling.join().unwrap())
         });
         for (name, value) in names.iter().zip([median(steps), median(speeds)]) {
-            row(name, value, [None; 2], None, None);
+            row(name, value, [None; 3], None, None);
         }
     }
 
@@ -214,7 +218,7 @@ impl Bench {
         service: &ServiceClient,
         shape: Shape,
         (batch, tokens, steps): (usize, usize, usize),
-        mut torch: Option<&mut Peer>,
+        mut peers: [Option<&mut Peer>; 2],
         peak: f64,
     ) {
         let name = format!("{} {batch}×{tokens}, ms", shape.name);
@@ -226,20 +230,21 @@ impl Bench {
         let folder = self.folder(shape);
         let job =
             json!({"folder": folder, "batch": batch, "tokens": tokens, "steps": usize::div_ceil(steps, 2)});
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let (mut ours, mut theirs) = (Vec::new(), [Vec::new(), Vec::new()]);
         // The first round of each side warms it up.
         for round in 0..=ROUNDS {
             let own: Vec<f64> = (0..steps).map(|_| step(&training, &data)).collect();
-            let other = torch.as_mut().map(|it| it.steps(&job)).unwrap_or_default();
+            let others = peers.each_mut().map(|it| it.as_mut().map(|it| it.steps(&job)).unwrap_or_default());
             if round > 0 {
                 ours.extend(own);
-                theirs.extend(other);
+                theirs.iter_mut().zip(others).for_each(|(list, it)| list.extend(it));
             }
         }
         let ours = median(ours);
-        let theirs = (!theirs.is_empty()).then(|| median(theirs));
+        let [torch, jax] = theirs.map(|it| (!it.is_empty()).then(|| median(it)));
+        let best = torch.into_iter().chain(jax).reduce(f64::min);
         let share = shape.step_gflop(batch, tokens) / (ours / 1e3) / peak;
-        row(&name, ours, [theirs, None], theirs.map(|it| it / ours), Some(share));
+        row(&name, ours, [torch, jax, None], best.map(|it| it / ours), Some(share));
     }
 
     fn samples(
@@ -266,16 +271,17 @@ impl Bench {
             }
         }
         let ours = median(ours);
-        let theirs = theirs.map(|it| (!it.is_empty()).then(|| median(it)));
-        let best = theirs.iter().flatten().copied().reduce(f64::max);
+        let [torch, llama] = theirs.map(|it| (!it.is_empty()).then(|| median(it)));
+        let best = torch.into_iter().chain(llama).reduce(f64::max);
         let bytes = 2.0 * shape.multiplied() as f64;
         let share = (shape.name != NANO.name).then(|| ours / streams as f64 * bytes / 1e9 / read);
-        row(&name, ours, theirs, best.map(|it| ours / it), share);
+        row(&name, ours, [torch, None, llama], best.map(|it| ours / it), share);
     }
 }
 
 fn arguments() -> Arguments {
-    let mut all = Arguments { threads: 2, python: None, llama: None, only: String::new(), start: None };
+    let mut all =
+        Arguments { threads: 2, python: None, jax: None, llama: None, only: String::new(), start: None };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -283,6 +289,7 @@ fn arguments() -> Arguments {
                 all.threads = arguments.next().and_then(|it| it.parse().ok()).expect("--threads N");
             }
             "--python" => all.python = Some(arguments.next().expect("--python PATH")),
+            "--jax" => all.jax = Some(arguments.next().expect("--jax PATH")),
             "--llama" => all.llama = Some(arguments.next().expect("--llama PATH")),
             "--only" => all.only = arguments.next().expect("--only WORD"),
             START => all.start = arguments.next().zip(arguments.next().map(PathBuf::from)),
@@ -372,11 +379,13 @@ fn sampled(sampler: &SamplingClient, streams: usize, tokens: usize) -> f64 {
     n as f64 / seconds
 }
 
-fn row(name: &str, ours: f64, theirs: [Option<f64>; 2], ratio: Option<f64>, share: Option<f64>) {
+fn row(name: &str, ours: f64, theirs: [Option<f64>; 3], ratio: Option<f64>, share: Option<f64>) {
     let digits = |value: f64| if value < 100.0 { 1 } else { 0 };
     let mut line = format!("| {name} | {ours:.*} |", digits(ours));
-    let [torch, llama] = theirs;
-    for (value, unit) in [(torch, ""), (llama, ""), (ratio, ""), (share.map(|it| it * 100.0), " %")] {
+    let [torch, jax, llama] = theirs;
+    for (value, unit) in
+        [(torch, ""), (jax, ""), (llama, ""), (ratio, ""), (share.map(|it| it * 100.0), " %")]
+    {
         match value {
             Some(it) => write!(line, " {it:.*}{unit} |", digits(it)).unwrap(),
             None => line.push_str(" – |"),

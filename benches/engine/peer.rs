@@ -14,7 +14,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Starts a process for the peer `kind`, `torch` or `llama`.
+    /// Starts a process for the peer `kind`: `torch`, `jax` or `llama`.
     pub(crate) fn start(python: &str, kind: &str, threads: usize) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/engine/peers.py");
         let mut child = Command::new(python)
@@ -23,7 +23,7 @@ impl Peer {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("a Python at the path of --python or --llama");
+            .expect("a Python at the path of --python, --jax or --llama");
         let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         Peer { child, input, output }
     }

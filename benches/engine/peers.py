@@ -1,19 +1,20 @@
 """The same training steps and samples as the bench `engine`, on the CPU, with other programs.
 
-Started by `cargo bench --bench engine --features local -- --python PATH --llama PATH`. Arguments: the program, `torch` or
-`llama`, and the number of threads. `torch` needs the packages `torch`, `transformers` and `peft`, and `llama` needs
-`xllamacpp` and `gguf`. Reads one job a line from standard input, as JSON, and answers each with one line:
+Started by `cargo bench --bench engine --features local -- --python PATH --jax PATH --llama PATH`. Arguments: the program,
+`torch`, `jax` or `llama`, and the number of threads. `torch` needs the packages `torch`, `transformers` and `peft`, `jax`
+needs `jax`, and `llama` needs `xllamacpp` and `gguf`. Reads one job a line from standard input, as JSON, and answers each with one line:
 
   {"folder": "…", "batch": 8, "tokens": 128, "steps": 4}  ->  the milliseconds of each step
   {"folder": "…", "streams": 32, "tokens": 128}           ->  tokens per second
 
-The folder has a model with random weights in bf16. A step of `torch` is a forward and a backward pass in f32 with the
+The folder has a model with random weights in bf16. A step of `torch` and `jax` is a forward and a backward pass in f32 with the
 cross entropy of every token, and a step of AdamW, on LoRA matrices of rank 32 on all projections and the head. Samples
 of both programs use the weights in bf16.
 """
 
 import functools
 import json
+import os
 import sys
 import threading
 import time
@@ -82,6 +83,109 @@ class Torch:
         return streams * tokens / (time.perf_counter() - started)
 
 
+class Jax:
+    """The model is written out here, and compiled as one function with the gradients and the optimizer."""
+
+    def __init__(self):
+        # XLA takes as many threads as the process may use processors.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+
+    @functools.lru_cache(maxsize=1)
+    def trainer(self, folder):
+        import jax
+        import jax.numpy as jnp
+
+        config = json.load(open(f"{folder}/config.json"))
+        heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+        width, eps, layers = config["head_dim"], config["rms_norm_eps"], config["num_hidden_layers"]
+        weights = {name: jnp.asarray(value) for name, value in floats(folder).items()}
+        weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
+        layer_names = [it.split(".", 3)[3] for it in weights if it.startswith("model.layers.0.")]
+        stacked = {
+            name: jnp.stack([weights.pop(f"model.layers.{i}.{name}") for i in range(layers)]) for name in layer_names
+        }
+
+        def adapter(key, weight):
+            *stack, outputs, inputs = weight.shape
+            a = jax.random.normal(key, (*stack, 32, inputs)) / inputs**0.5
+            return {"a": a, "b": jnp.zeros((*stack, outputs, 32))}
+
+        keys = iter(jax.random.split(jax.random.key(0), 64))
+        names = sorted(it for it in stacked if it.split(".")[1] in PROJECTIONS)
+        lora = {
+            "layers": {it: adapter(next(keys), stacked[it]) for it in names},
+            "head": adapter(next(keys), weights["lm_head.weight"]),
+        }
+
+        def linear(x, weight, lora):
+            return x @ weight.T + (x @ lora["a"].T) @ lora["b"].T
+
+        def norm(x, weight):
+            return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + eps) * weight
+
+        def rotate(x, positions):
+            rates = config["rope_theta"] ** (-jnp.arange(0, width, 2) / width)
+            angles = positions[:, None, None] * rates
+            first, second = jnp.split(x, 2, -1)
+            sin, cos = jnp.sin(angles), jnp.cos(angles)
+            return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
+
+        def layer(x, parts):
+            weight, lora = parts
+            batch, tokens, _ = x.shape
+            project = lambda name, x: linear(x, weight[f"{name}.weight"], lora[f"{name}.weight"])
+            split = lambda x, n: x.reshape(batch, tokens, n, width)
+            h = norm(x, weight["input_layernorm.weight"])
+            q = split(project("self_attn.q_proj", h), heads)
+            k = split(project("self_attn.k_proj", h), kv_heads)
+            v = split(project("self_attn.v_proj", h), kv_heads)
+            if "self_attn.q_norm.weight" in weight:
+                q, k = norm(q, weight["self_attn.q_norm.weight"]), norm(k, weight["self_attn.k_norm.weight"])
+            positions = jnp.arange(tokens)
+            q, k = rotate(q, positions), rotate(k, positions)
+            mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+            x = x + project("self_attn.o_proj", mixed.reshape(batch, tokens, -1))
+            h = norm(x, weight["post_attention_layernorm.weight"])
+            gate = jax.nn.silu(project("mlp.gate_proj", h))
+            return x + project("mlp.down_proj", gate * project("mlp.up_proj", h)), None
+
+        def loss(lora, weights, stacked, inputs, targets):
+            x = weights["model.embed_tokens.weight"][inputs]
+            x, _ = jax.lax.scan(layer, x, (stacked, lora["layers"]))
+            logits = linear(norm(x, weights["model.norm.weight"]), weights["lm_head.weight"], lora["head"])
+            picked = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+            return (jax.nn.logsumexp(logits, -1) - picked).sum()
+
+        @jax.jit
+        def step(state, weights, stacked, inputs, targets):
+            lora, first, second, n = state
+            value, gradients = jax.value_and_grad(loss)(lora, weights, stacked, inputs, targets)
+            n = n + 1
+            first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradients)
+            second = jax.tree.map(lambda v, g: 0.95 * v + 0.05 * g * g, second, gradients)
+            update = lambda p, m, v: p - 1e-4 * (m / (1 - 0.9**n)) / (jnp.sqrt(v / (1 - 0.95**n)) + 1e-12)
+            return (jax.tree.map(update, lora, first, second), first, second, n), value
+
+        zeros = jax.tree.map(jnp.zeros_like, lora)
+        state = (lora, zeros, zeros, jnp.zeros(()))
+        return [state], lambda state, *data: step(state, weights, stacked, *data)
+
+    def train(self, folder, batch, tokens, steps):
+        import jax
+
+        kept, step = self.trainer(folder)
+        data = jax.random.randint(jax.random.key(1), (2, batch, tokens), 0, 256)
+        jax.block_until_ready(step(kept[0], *data))  # Compiles it.
+        times = []
+        for _ in range(steps):
+            started = time.perf_counter()
+            kept[0], value = step(kept[0], *data)
+            assert float(value) > 0
+            jax.block_until_ready(kept[0])
+            times.append((time.perf_counter() - started) * 1e3)
+        return times
+
+
 class Llama:
     @functools.lru_cache(maxsize=1)
     def server(self, folder):
@@ -118,16 +222,36 @@ class Llama:
         return streams * tokens / seconds
 
 
+def tensors(folder):
+    """The tensors of a folder, which are bf16: names, bytes and shapes."""
+    import numpy as np
+
+    data = np.fromfile(f"{folder}/model.safetensors", np.uint8)
+    start = 8 + int(data[:8].view(np.uint64)[0])
+    header = json.loads(data[8:start].tobytes())
+    for name, tensor in header.items():
+        first, end = tensor["data_offsets"]
+        yield name, data[start + first : start + end], tensor["shape"]
+
+
+def widened(values):
+    """The bytes of bf16 numbers as 32-bit floats."""
+    import numpy as np
+
+    return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def floats(folder):
+    """The tensors of a folder as 32-bit floats."""
+    return {name: widened(values).reshape(shape) for name, values, shape in tensors(folder)}
+
+
 def gguf_file(folder):
     """Writes the weights of a Llama's folder as GGUF, with the texts of a made-up vocabulary. Queries and keys keep the
     order that the folder has, which is another one than llama.cpp expects: random weights are as good either way."""
     import gguf
-    import numpy as np
 
     config = json.load(open(f"{folder}/config.json"))
-    data = np.fromfile(f"{folder}/model.safetensors", np.uint8)
-    start = 8 + int(data[:8].view(np.uint64)[0])
-    header = json.loads(data[8:start].tobytes())
     path = f"{folder}/model.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(config["max_position_embeddings"])
@@ -150,15 +274,12 @@ def gguf_file(folder):
     writer.add_eos_token_id(0)
     writer.add_add_bos_token(False)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
-    for name, tensor in header.items():
-        first, end = tensor["data_offsets"]
-        values = data[start + first : start + end]
+    for name, values, shape in tensors(folder):
         new = names.get_name(name, (".weight",))
-        if len(tensor["shape"]) == 1:
-            values = (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-            writer.add_tensor(new, values)
+        if len(shape) == 1:
+            writer.add_tensor(new, widened(values))
         else:
-            rows = values.reshape(tensor["shape"][0], -1)
+            rows = values.reshape(shape[0], -1)
             writer.add_tensor(new, rows, raw_dtype=gguf.GGMLQuantizationType.BF16)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -167,7 +288,7 @@ def gguf_file(folder):
     return path
 
 
-program = {"torch": Torch, "llama": Llama}[sys.argv[1]]()
+program = {"torch": Torch, "jax": Jax, "llama": Llama}[sys.argv[1]]()
 for line in sys.stdin:
     job = json.loads(line)
     answer = program.sample(**job) if "streams" in job else program.train(**job)
