@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-/// Time after which a task lets another task that waits for a thread go first. Long enough that the change costs little.
+/// Time after which a task lets another task go first. Long enough that the change costs little.
 const TASK_SLICE: Duration = Duration::from_millis(2);
 
 /// Work that may start.
@@ -90,9 +90,10 @@ impl Shares {
     }
 }
 
-/// True if a task that has been running for `ran` has to let another task go first, if one waits.
-pub(super) fn task_is_over(ran: Duration, another_waits: bool) -> bool {
-    another_waits && TASK_SLICE <= ran
+/// True if a task that has been running for `ran` has to let another task go first. `others`: there are others, which
+/// wait for a thread, or for a part of them whose thread this task occupies.
+pub(super) fn task_is_over(ran: Duration, others: bool) -> bool {
+    others && TASK_SLICE <= ran
 }
 
 #[cfg(test)]

@@ -164,6 +164,42 @@ fn all_tasks_move_although_there_are_more_than_threads() {
 }
 
 #[test]
+fn a_thread_that_takes_up_another_task_within_a_part_of_a_task_returns_to_the_part() {
+    let harness = Harness::new(2);
+    let (other, stop) = (Endless::default(), Arc::new(AtomicBool::new(false)));
+    let (steps, task, stopped) = (other.clone(), other.task(), stop.clone());
+    let (queue, (send, done)) = (harness.queue.clone(), unbounded());
+    harness.start(Box::new(move |_| {
+        let wait = |until: &(dyn Fn() -> bool + Sync)| {
+            while !until() && !stopped.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+        };
+        let [second, inner] = [AtomicBool::new(false), AtomicBool::new(false)];
+        let begun = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        // The second thread computes a part, and waits for a part of it that the first thread has taken. Meanwhile it
+        // begins the other task, which never ends.
+        let part_of_the_part = || {
+            inner.store(true, Ordering::Relaxed);
+            queue.start_task(task);
+            let queue = queue.clone();
+            rayon::spawn(move || queue.run_tasks());
+            wait(&|| 0 < steps.steps());
+        };
+        let part = || {
+            second.store(true, Ordering::Relaxed);
+            rayon::join(|| wait(&|| begun(&inner)), part_of_the_part)
+        };
+        rayon::join(|| wait(&|| begun(&second)), part);
+        let _ = send.send(());
+    }));
+    let ended = done.recv_timeout(LONG);
+    stop.store(true, Ordering::Relaxed);
+    other.stop.store(true, Ordering::Relaxed);
+    ended.expect("the end of the task");
+}
+
+#[test]
 fn after_a_panic_of_a_task_other_tasks_and_jobs_go_on() {
     for threads in [1, 2] {
         let harness = Harness::new(threads);
