@@ -112,8 +112,10 @@ mod pending;
 mod percent;
 mod policy;
 pub mod recovery;
-#[cfg(feature = "ffi")]
-mod report_json;
+/// For the program `tinkex` of this crate alone; not a part of the interface.
+#[cfg(any(feature = "cli", feature = "ffi"))]
+#[doc(hidden)]
+pub mod report_json;
 mod session;
 mod signals;
 pub mod sync;

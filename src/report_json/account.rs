@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 
 use crate::types::{ApiKeyInfo, Identity};
 
-pub(crate) fn identity(identity: &Identity) -> Value {
+pub fn identity(identity: &Identity) -> Value {
     json!({ "user_urn": identity.user_urn, "org_urn": identity.org_urn, "email": identity.email })
 }
 
-pub(crate) fn api_key(key: &ApiKeyInfo) -> Value {
+pub fn api_key(key: &ApiKeyInfo) -> Value {
     json!({
         "key_id": key.key_id,
         "name": key.name,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::time;
 use crate::types::AuditEntry;
 
-pub(crate) fn audit_log(entries: &[AuditEntry]) -> Value {
+pub fn audit_log(entries: &[AuditEntry]) -> Value {
     json!({ "entries": entries.iter().map(entry).collect::<Vec<_>>() })
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::time;
 use crate::types::{BillingUsage, StorageEntry, StorageUsage, UsageEvent, UsageKind};
 
-pub(crate) fn billing_usage(usage: &BillingUsage) -> Value {
+pub fn billing_usage(usage: &BillingUsage) -> Value {
     let session = |(id, session): (&String, &crate::types::UsageSession)| {
         (id.clone(), json!({ "user_metadata": session.user_metadata }))
     };
@@ -49,7 +49,7 @@ fn kind(kind: &UsageKind) -> Value {
     }
 }
 
-pub(crate) fn storage_usage(usage: &StorageUsage) -> Value {
+pub fn storage_usage(usage: &StorageUsage) -> Value {
     json!({
         "effective_rate_usd_per_gigabyte_month": usage.effective_rate_usd_per_gigabyte_month,
         "data": usage.entries.iter().map(storage_entry).collect::<Vec<_>>(),

@@ -6,7 +6,7 @@ use super::time;
 use crate::error::Result;
 use crate::types::{Checkpoint, CheckpointPath, CheckpointPlan};
 
-pub(crate) fn checkpoint(checkpoint: &Checkpoint) -> Value {
+pub fn checkpoint(checkpoint: &Checkpoint) -> Value {
     json!({
         "checkpoint_id": checkpoint.checkpoint_id,
         "checkpoint_type": checkpoint.checkpoint_type.as_ref().map(|it| it.as_str()),
@@ -20,7 +20,7 @@ pub(crate) fn checkpoint(checkpoint: &Checkpoint) -> Value {
 }
 
 /// Checkpoints of a run, or of all runs: the field `run_id` is left out then.
-pub(crate) fn checkpoints(run_id: Option<&str>, checkpoints: &[Checkpoint]) -> Value {
+pub fn checkpoints(run_id: Option<&str>, checkpoints: &[Checkpoint]) -> Value {
     let mut value = json!({ "checkpoints": all(checkpoints) });
     if let Some(id) = run_id {
         value["run_id"] = id.into();
@@ -29,7 +29,7 @@ pub(crate) fn checkpoints(run_id: Option<&str>, checkpoints: &[Checkpoint]) -> V
 }
 
 /// The checkpoints that a plan keeps and deletes, and the size of the latter as far as the server reported it.
-pub(crate) fn checkpoint_plan(plan: &CheckpointPlan) -> Value {
+pub fn checkpoint_plan(plan: &CheckpointPlan) -> Value {
     let sizes = plan.delete.iter().filter_map(|checkpoint| checkpoint.size_bytes);
     json!({
         "keep": all(&plan.keep),
@@ -39,7 +39,7 @@ pub(crate) fn checkpoint_plan(plan: &CheckpointPlan) -> Value {
 }
 
 /// The number of deleted checkpoints, and those that could not be deleted.
-pub(crate) fn deletion(results: &[(CheckpointPath, Result<()>)]) -> Value {
+pub fn deletion(results: &[(CheckpointPath, Result<()>)]) -> Value {
     let failed: Vec<Value> = results
         .iter()
         .filter_map(|(path, result)| {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{checkpoint, time};
 use crate::types::{ServerCapabilities, SupportedModel, TrainingRun};
 
-pub(crate) fn run(run: &TrainingRun) -> Value {
+pub fn run(run: &TrainingRun) -> Value {
     json!({
         "training_run_id": run.training_run_id,
         "base_model": run.base_model,
@@ -20,12 +20,12 @@ pub(crate) fn run(run: &TrainingRun) -> Value {
     })
 }
 
-pub(crate) fn runs(runs: &[TrainingRun]) -> Value {
+pub fn runs(runs: &[TrainingRun]) -> Value {
     json!({ "runs": runs.iter().map(run).collect::<Vec<_>>() })
 }
 
 /// The base models of a server.
-pub(crate) fn capabilities(capabilities: &ServerCapabilities) -> Value {
+pub fn capabilities(capabilities: &ServerCapabilities) -> Value {
     json!({ "models": capabilities.supported_models.iter().map(model).collect::<Vec<_>>() })
 }
 

@@ -7,11 +7,11 @@ use crate::error::Category;
 use crate::types::{FailureReason, FoundSession, SessionInfo, SessionPage, SessionStatus, SignedUrl};
 
 /// Ids of sessions.
-pub(crate) fn sessions(ids: &[String]) -> Value {
+pub fn sessions(ids: &[String]) -> Value {
     json!({ "sessions": ids })
 }
 
-pub(crate) fn session(session: &SessionInfo) -> Value {
+pub fn session(session: &SessionInfo) -> Value {
     json!({
         "training_run_ids": session.training_run_ids,
         "sampler_ids": session.sampler_ids,
@@ -21,7 +21,7 @@ pub(crate) fn session(session: &SessionInfo) -> Value {
 }
 
 /// One page of a search. `next_cursor` is exactly as received, because the server compares it.
-pub(crate) fn found_sessions(page: &SessionPage) -> Value {
+pub fn found_sessions(page: &SessionPage) -> Value {
     let sessions: Vec<Value> = page.sessions.iter().map(found_session).collect();
     json!({ "sessions": sessions, "next_cursor": page.next_cursor })
 }
@@ -82,7 +82,7 @@ fn failure_reason(reason: &FailureReason) -> Value {
 }
 
 /// The URL of an exported trace, which is a secret.
-pub(crate) fn trace_export(session_id: &str, url: &SignedUrl) -> Value {
+pub fn trace_export(session_id: &str, url: &SignedUrl) -> Value {
     json!({ "session_id": session_id, "url": url.expose() })
 }
 

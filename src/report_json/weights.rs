@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::time;
 use crate::types::{ArchiveUrl, ExternalWeightsUrls, SamplerInfo, SignedUrl, WeightsInfo};
 
-pub(crate) fn weights_info(info: &WeightsInfo) -> Value {
+pub fn weights_info(info: &WeightsInfo) -> Value {
     json!({
         "base_model": info.base_model,
         "optimizer_config": { "type": info.optimizer },
@@ -17,18 +17,18 @@ pub(crate) fn weights_info(info: &WeightsInfo) -> Value {
     })
 }
 
-pub(crate) fn archive_url(archive: &ArchiveUrl) -> Value {
+pub fn archive_url(archive: &ArchiveUrl) -> Value {
     json!({ "url": archive.url.expose(), "expires": time(archive.expires.as_ref()) })
 }
 
 /// The URL of each file, by its path within the checkpoint.
-pub(crate) fn external_urls(files: &ExternalWeightsUrls) -> Value {
+pub fn external_urls(files: &ExternalWeightsUrls) -> Value {
     let file = |(name, url): (&String, &SignedUrl)| (name.clone(), Value::from(url.expose()));
     let urls: Map<String, Value> = files.urls.iter().map(file).collect();
     json!({ "urls": urls, "expires": time(files.expires.as_ref()) })
 }
 
-pub(crate) fn sampler(sampler: &SamplerInfo) -> Value {
+pub fn sampler(sampler: &SamplerInfo) -> Value {
     json!({
         "sampler_id": sampler.sampler_id,
         "base_model": sampler.base_model,

@@ -54,7 +54,8 @@ impl Queue {
         inner.shares.samples_move();
         inner.tasks.running += 1;
         NESTED.set(nested + 1);
-        let slice = Slice { queue: self, nested: 0 < nested, began: Instant::now(), rest: RefCell::default() };
+        let slice =
+            Slice { queue: self, nested: 0 < nested, began: Instant::now(), rest: RefCell::default() };
         if !slice.nested {
             self.spawn_runner(&mut inner);
         }

@@ -1,0 +1,131 @@
+//! The command line: the commands, and the options that all of them have.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+
+use super::moments::parse_duration;
+
+/// Fine-tune, sample and manage models of a Tinker server without writing a program.
+#[derive(Debug, Parser)]
+#[command(name = "tinkex", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How data is written to stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    // A table on a terminal, otherwise TSV.
+    Table,
+    // One JSON document.
+    Json,
+    // One JSON value a line.
+    Jsonl,
+    // Tab-separated columns with a header.
+    Tsv,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// How the progress of long commands is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Progress {
+    // A bar on a terminal, otherwise plain lines.
+    #[default]
+    Auto,
+    // A bar.
+    Bar,
+    // A line now and then.
+    Plain,
+    // The rows of metrics as JSON on stdout.
+    Json,
+    // Nothing.
+    None,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Format of the data on stdout [default: table, which is TSV in a pipe]
+    #[arg(short, long, global = true, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+    /// Address of the server [env: TINKER_BASE_URL]
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "local")]
+    pub(crate) base_url: Option<String>,
+    /// Use the engine in this process instead of a server, offline; its checkpoints are in DIR [default: a folder of
+    /// the user]
+    #[arg(long, global = true, value_name = "DIR", num_args = 0..=1, require_equals = true)]
+    pub(crate) local: Option<Option<PathBuf>>,
+    /// Project of new sessions, and of lists [env: TINKER_PROJECT_ID]
+    #[arg(long = "project", global = true, value_name = "ID")]
+    pub(crate) project: Option<String>,
+    /// Command that prints the credential [env: TINKER_CREDENTIAL_CMD]
+    #[arg(long, global = true, value_name = "COMMAND")]
+    pub(crate) credential_command: Option<String>,
+    /// Limit of each operation, such as 90s or 2h
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Colors; NO_COLOR and CLICOLOR_FORCE are respected
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = false)]
+    pub(crate) color: Color,
+    /// How progress is shown
+    #[arg(long, global = true, value_name = "HOW", default_value = "auto")]
+    pub(crate) progress: Progress,
+    /// No notes on stderr, only errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Log on stderr; twice for more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Fine-tune a model on a file of examples
+    Train(Box<super::train::Args>),
+    /// Sample from a model or from saved weights
+    Sample(super::sample::Args),
+    /// Talk to a model
+    Chat(super::chat::Args),
+    /// Measure models on a file of examples
+    Eval(super::eval::Args),
+    /// Check, show, count and convert files of examples
+    Data(super::data::Args),
+    /// Write an HTML report of one or several training runs
+    Report(super::report::Args),
+    /// List, download, delete and manage checkpoints
+    Checkpoint(super::checkpoint::Args),
+    /// List training runs
+    Run(super::run::Args),
+    /// List base models
+    Model(super::model::Args),
+    /// List, search and manage sessions
+    Session(super::session::Args),
+    /// Show usage and costs
+    Billing(super::billing::Args),
+    /// Read the audit log
+    Audit(super::audit::Args),
+    /// Log in and out
+    Auth(super::auth::Args),
+    /// Run the engine as a server
+    Serve(super::serve::Args),
+    /// Examine the connection to a server
+    Doctor(super::doctor::Args),
+    /// Print the completions of a shell
+    Completions(super::shell::CompletionsArgs),
+    /// Print the manual page, or write the pages of all commands to a folder
+    Man(super::shell::ManArgs),
+    /// Print the version
+    Version,
+}

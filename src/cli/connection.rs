@@ -1,0 +1,134 @@
+//! What all commands share: the global options, stdout, signals, and the connection to a server or to the engine.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use tinkex::local::{Options, Server};
+use tinkex::{ErrorKind, ServiceClient, ServiceClientBuilder};
+
+use super::args::{Color, Global};
+use super::failure::Failure;
+use super::output::Out;
+use super::signals::Stop;
+use super::{logger, notes};
+
+/// What all commands share.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) global: Global,
+    pub(crate) out: Out,
+    pub(crate) stop: Stop,
+}
+
+/// A client of a server.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) service: ServiceClient,
+    /// The engine of `--local`, which lives as long as its clients. After `service`: fields are dropped in this order.
+    pub(crate) engine: Option<Server>,
+}
+
+impl App {
+    pub(crate) fn new(global: Global) -> Result<Self, Failure> {
+        logger::start(global.quiet, global.verbose);
+        let stdout_has_color = use_color(global.color, std::io::stdout().is_terminal());
+        let out = Out::new(global.format, stdout_has_color);
+        let stop = Stop::register()?;
+        Ok(App { global, out, stop })
+    }
+
+    /// Says something on stderr, unless `--quiet`.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.global.quiet {
+            notes::write(text);
+        }
+    }
+
+    /// Asks a question that is answered with y or n; `yes` is the option that answers it. Without a terminal nobody can
+    /// answer.
+    pub(crate) fn confirm(&self, question: &str, yes: bool) -> Result<bool, Failure> {
+        if yes {
+            return Ok(true);
+        }
+        if !std::io::stdin().is_terminal() || !notes::are_read() {
+            return Err(Failure::usage(format!("cannot ask \"{question}\" without a terminal"))
+                .with_remedy("add --yes"));
+        }
+        notes::write(&format!("{question} [y/N]"));
+        let mut answer = String::new();
+        std::io::stdin()
+            .read_line(&mut answer)
+            .map_err(|error| Failure::text(format!("cannot read the answer: {error}")))?;
+        Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    }
+
+    /// Connects to the server, or starts the engine of `--local`. Sends nothing yet.
+    pub(crate) fn connect(&self) -> Result<Connection, Failure> {
+        self.connect_with(|builder| builder)
+    }
+
+    /// As [`connect`](Self::connect), with further settings of the client.
+    pub(crate) fn connect_with(
+        &self,
+        change: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
+    ) -> Result<Connection, Failure> {
+        let global = &self.global;
+        let engine = match &global.local {
+            Some(dir) => Some(self.start_engine(dir.clone())?),
+            None => None,
+        };
+        let mut builder = ServiceClient::builder();
+        if let Some(engine) = &engine {
+            builder = builder.base_url(engine.url()).api_key(engine.api_key()).no_proxy();
+        }
+        if let Some(url) = &global.base_url {
+            builder = builder.base_url(url);
+        }
+        if let Some(project) = &global.project {
+            builder = builder.project_id(project);
+        }
+        if let Some(command) = global.credential_command.as_ref().filter(|_| engine.is_none()) {
+            builder = builder.credential_command(command);
+        }
+        if let Some(limit) = global.timeout {
+            builder = builder.timeouts(|it| it.operation = limit);
+        }
+        let service = change(builder).build().map_err(|error| {
+            let lacks_key = *error.kind() == ErrorKind::Config && error.message().contains("no API key");
+            let failure = Failure::from(error);
+            if lacks_key {
+                failure.with_remedy("`tinkex auth login`, or set TINKER_API_KEY")
+            } else {
+                failure
+            }
+        })?;
+        Ok(Connection { service, engine })
+    }
+
+    fn start_engine(&self, dir: Option<PathBuf>) -> Result<Server, Failure> {
+        let dir = dir.map_or_else(engine_folder, Ok)?;
+        std::fs::create_dir_all(&dir)
+            .map_err(|error| Failure::text(format!("cannot create {}: {error}", dir.display())))?;
+        Ok(Server::start(Options { data_dir: Some(dir), ..Default::default() })?)
+    }
+}
+
+/// Whether texts to a stream have colors.
+pub(crate) fn use_color(asked: Color, is_terminal: bool) -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|it| !it.is_empty() && it != "0");
+    match asked {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto if std::env::var_os("NO_COLOR").is_some_and(|it| !it.is_empty()) => false,
+        Color::Auto => is_set("CLICOLOR_FORCE") || is_terminal,
+    }
+}
+
+/// The folder of the engine if `--local` names none, so that one command finds what another has saved.
+fn engine_folder() -> Result<PathBuf, Failure> {
+    let of = |name| std::env::var_os(name).filter(|it| !it.is_empty()).map(PathBuf::from);
+    let data = of("XDG_DATA_HOME").or_else(|| of("HOME").map(|home| home.join(".local/share")));
+    let data =
+        data.ok_or_else(|| Failure::usage("HOME is not set").with_remedy("name a folder: --local=DIR"))?;
+    Ok(data.join("tinkex/engine"))
+}

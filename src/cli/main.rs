@@ -1,0 +1,84 @@
+//! The program `tinkex`: fine-tunes, samples and manages models of a Tinker server, or of the engine in this process.
+//!
+//! Each command is a module with its arguments (`Args`) and a function `run`. A command writes its data through
+//! [`output::Out`] and everything else through [`notes`], and ends with a [`failure::Failure`], from which the exit status
+//! follows.
+
+#![allow(dead_code)] // TEMPORARY: while the commands are being built
+
+mod args;
+mod audit;
+mod auth;
+mod billing;
+mod chat;
+mod checkpoint;
+mod connection;
+mod data;
+mod doctor;
+mod eval;
+mod failure;
+mod logger;
+mod model;
+mod moments;
+mod notes;
+mod output;
+mod report;
+mod run;
+mod sample;
+mod serve;
+mod session;
+mod shell;
+mod signals;
+mod table;
+mod train;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::args::{Cli, Command};
+use self::connection::App;
+use self::failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to stdout, whose reader may be gone; nothing can be told about that.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let app = match App::new(cli.global) {
+        Ok(app) => app,
+        Err(failure) => return failure.report(false),
+    };
+    match run(cli.command, &app) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(app.out.is_json()),
+    }
+}
+
+fn run(command: Command, app: &App) -> Result<(), Failure> {
+    match command {
+        Command::Auth(args) => auth::run(args, app),
+        Command::Model(args) => model::run(args, app),
+        Command::Run(args) => run::run(args, app),
+        Command::Checkpoint(args) => checkpoint::run(args, app),
+        Command::Session(args) => session::run(args, app),
+        Command::Billing(args) => billing::run(args, app),
+        Command::Audit(args) => audit::run(args, app),
+        Command::Train(args) => train::run(*args, app),
+        Command::Sample(args) => sample::run(args, app),
+        Command::Chat(args) => chat::run(args, app),
+        Command::Eval(args) => eval::run(args, app),
+        Command::Data(args) => data::run(args, app),
+        Command::Report(args) => report::run(args, app),
+        Command::Serve(args) => serve::run(args, app),
+        Command::Doctor(args) => doctor::run(args, app),
+        Command::Completions(args) => shell::completions(args, app),
+        Command::Man(args) => shell::man(args, app),
+        Command::Version => version::run(app),
+    }
+}

@@ -1,0 +1,56 @@
+//! Durations and sizes as people write and read them.
+
+use std::time::Duration;
+
+/// Reads `90s`, `15m`, `12h`, `30d`, `2w`, or a number of seconds.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    const HELP: &str = "give a number with a unit, such as 90s, 15m, 12h, 30d or 2w";
+    let digits = text.trim_end_matches(|it: char| it.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        "w" => 604_800.0,
+        unit => return Err(format!("{unit:?} is not a unit of time; {HELP}")),
+    };
+    let number: f64 = digits.parse().map_err(|_| HELP.to_owned())?;
+    Duration::try_from_secs_f64(number * unit).map_err(|_| format!("{text:?} is out of range; {HELP}"))
+}
+
+/// A size in decimal units, such as `1.5 GB`.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while 999.95 <= value && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        for (text, seconds) in
+            [("90", 90), ("90s", 90), ("1.5h", 5400), ("30d", 2_592_000), ("2w", 1_209_600)]
+        {
+            assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "d", "-1h", "3 d", "1y", "nan", "1e99w", "infs"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_decimal_units() {
+        let cases =
+            [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (1_500_000_000, "1.5 GB")];
+        for (bytes, text) in cases {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}

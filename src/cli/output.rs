@@ -1,0 +1,120 @@
+//! Stdout: the data of a command in the format that was asked for, and nothing else.
+
+use std::io::{IsTerminal, Write};
+
+use serde_json::Value;
+
+use super::args::Format;
+use super::failure::Failure;
+use super::table::{self, Column};
+
+/// Writes the data of a command. If the reader of stdout is gone, the writing functions return
+/// [`Failure::PipeClosed`].
+#[derive(Clone, Debug)]
+pub(crate) struct Out {
+    format: Format,
+    width: usize,
+    color: bool,
+}
+
+/// A list of entries, in all formats.
+#[derive(Debug)]
+pub(crate) struct Records<'a> {
+    pub(crate) columns: &'a [Column],
+    pub(crate) rows: Vec<Vec<String>>,
+    /// The whole as JSON, an object.
+    pub(crate) json: Value,
+    /// The key in `json` of the list of entries, each of which is a line of JSONL.
+    pub(crate) list: &'static str,
+}
+
+impl Out {
+    /// `format` is the one that was asked for; by default it is a table for people and TSV for programs.
+    pub(crate) fn new(format: Option<Format>, color: bool) -> Self {
+        let by_default = if std::io::stdout().is_terminal() { Format::Table } else { Format::Tsv };
+        let columns = std::env::var("COLUMNS").ok().and_then(|it| it.parse().ok());
+        let of_terminal = || terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
+        Out {
+            format: format.unwrap_or(by_default),
+            width: columns.or_else(of_terminal).unwrap_or(100),
+            color,
+        }
+    }
+
+    /// True if errors are also written as JSON.
+    pub(crate) fn is_json(&self) -> bool {
+        matches!(self.format, Format::Json | Format::Jsonl)
+    }
+
+    pub(crate) fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Number of columns of the terminal.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// True if texts on stdout may have colors.
+    pub(crate) fn has_color(&self) -> bool {
+        self.color
+    }
+
+    /// Writes a list of entries.
+    pub(crate) fn records(&self, records: &Records<'_>) -> Result<(), Failure> {
+        match self.format {
+            Format::Table => self.all(&table::lines(records.columns, &records.rows, self.width)),
+            Format::Tsv => self.all(&table::tsv(records.columns, &records.rows)),
+            Format::Json => self.json(&records.json),
+            Format::Jsonl => {
+                let entries = records.json[records.list].as_array();
+                let lines: Vec<String> = entries.into_iter().flatten().map(Value::to_string).collect();
+                self.all(&lines)
+            }
+        }
+    }
+
+    /// Writes the properties of one thing.
+    pub(crate) fn properties(&self, rows: Vec<(&str, String)>, json: Value) -> Result<(), Failure> {
+        const COLUMNS: [Column; 2] = [Column::never_cut("Property"), Column::never_cut("Value")];
+        let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+        match self.format {
+            Format::Json | Format::Jsonl => self.value(&json, String::new),
+            Format::Table | Format::Tsv => {
+                self.records(&Records { columns: &COLUMNS, rows, json, list: "properties" })
+            }
+        }
+    }
+
+    /// Writes one value: as JSON, or as the text that `text` returns.
+    pub(crate) fn value(&self, json: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => self.json(json),
+            Format::Jsonl => self.line(&json.to_string()),
+            Format::Table | Format::Tsv => self.line(&text()),
+        }
+    }
+
+    fn json(&self, json: &Value) -> Result<(), Failure> {
+        self.line(&format!("{json:#}"))
+    }
+
+    fn all(&self, lines: &[String]) -> Result<(), Failure> {
+        let mut text = lines.join("\n");
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        self.bytes(text.as_bytes())
+    }
+
+    /// Writes a line.
+    pub(crate) fn line(&self, line: &str) -> Result<(), Failure> {
+        self.bytes(format!("{line}\n").as_bytes())
+    }
+
+    /// Writes bytes as they are, and flushes them.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| Failure::of_stdout(&error))
+    }
+}

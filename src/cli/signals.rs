@@ -1,0 +1,49 @@
+//! Ctrl-C and SIGTERM. By default the first one ends the process, with status 130 or 143. A command that has something
+//! to save asks for a [`Stop`]: then the first one only sets a flag, and the second ends the process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use super::failure::Failure;
+
+/// Whether and by which signal the process was asked to stop.
+#[derive(Clone, Debug)]
+pub(crate) struct Stop {
+    /// If set, the next signal ends the process.
+    armed: Arc<AtomicBool>,
+    signal: Arc<AtomicUsize>,
+}
+
+impl Stop {
+    /// Lets signals end the process at once, until [`defer`](Self::defer).
+    pub(crate) fn register() -> Result<Self, Failure> {
+        let stop = Stop { armed: Arc::new(AtomicBool::new(true)), signal: Arc::default() };
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            let number = usize::try_from(signal).unwrap_or_default();
+            // In this order: the first signal sets what the second finds.
+            flag::register_conditional_shutdown(signal, 128 + signal, stop.armed.clone())
+                .and_then(|_| flag::register(signal, stop.armed.clone()))
+                .and_then(|_| flag::register_usize(signal, stop.signal.clone(), number))
+                .map_err(|error| Failure::text(format!("cannot handle signals: {error}")))?;
+        }
+        Ok(stop)
+    }
+
+    /// From now on the first signal only sets a flag.
+    pub(crate) fn defer(&self) {
+        self.armed.store(false, Ordering::Relaxed);
+    }
+
+    /// The signal that asks the process to stop.
+    pub(crate) fn signal(&self) -> Option<u8> {
+        let signal = self.signal.load(Ordering::Relaxed);
+        u8::try_from(signal).ok().filter(|it| *it != 0)
+    }
+
+    pub(crate) fn is_asked(&self) -> bool {
+        self.signal().is_some()
+    }
+}

@@ -1,0 +1,6 @@
+//! Runs the program `tinkex` as a person or a script does: against the engine and against scripted servers.
+
+#![allow(clippy::unwrap_used)]
+
+mod manners;
+mod util;

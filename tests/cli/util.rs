@@ -1,0 +1,45 @@
+//! Starts the program.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// The program with an environment that has nothing of the caller's: no key, no server, an empty home.
+pub(crate) fn tinkex(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tinkex"));
+    command.env_clear().env("HOME", home).env("COLUMNS", "80").stdin(std::process::Stdio::null());
+    command
+}
+
+/// Runs the program; returns its status, stdout and stderr.
+pub(crate) fn run(home: &Path, args: &[&str]) -> (i32, String, String) {
+    let output: Output = tinkex(home).args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// A folder that is removed at the end of the test.
+pub(crate) struct Folder(std::path::PathBuf);
+
+impl Folder {
+    /// A new folder; `name` is that of the test.
+    pub(crate) fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("tinkex-cli-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+}
+
+impl std::ops::Deref for Folder {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
