@@ -56,6 +56,7 @@
 //! | `hub` | `text`, and downloads of tokenizers from the Hugging Face hub: `tokenizer::Bpe::download` |
 //! | `jinja` | renderers made of chat templates: `chat::TemplateRenderer` |
 //! | `local` | the embedded engine, a server inside the program: [`local`] |
+//! | `cli` | the program `tinkex`, with `local`, `hub` and `jinja`; the library is the same |
 //! | `ffi` | the functions of the C library, [`docs::c`]; see `make -C src/ffi install` |
 //! | `native-roots` | TLS trusts the operating system's certificates instead of the compiled-in certificates |
 //! | `testing` | a scriptable server and a clock for tests, [`testing`]; may change in a minor version |
