@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod manners;
+mod shell;
 mod util;
