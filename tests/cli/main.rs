@@ -2,5 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod chat;
+mod data;
+mod eval;
 mod manners;
+mod sample;
 mod util;
