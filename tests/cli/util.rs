@@ -48,7 +48,13 @@ impl Drop for Folder {
 /// Runs the program with this stdin; returns its status, stdout and stderr.
 pub(crate) fn run_with_stdin(home: &Path, args: &[&str], stdin: &[u8]) -> (i32, String, String) {
     let mut command = tinkex(home);
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(args);
+    output_with_stdin(command, stdin)
+}
+
+/// Runs a command with this stdin; returns its status, stdout and stderr.
+pub(crate) fn output_with_stdin(mut command: Command, stdin: &[u8]) -> (i32, String, String) {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     // The program may end without reading all of it.
     let _ = child.stdin.take().unwrap().write_all(stdin);
