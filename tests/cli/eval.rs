@@ -25,7 +25,8 @@ fn checkpoints(home: &Folder, text: &str) -> [String; 2] {
     let service =
         ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).no_proxy().build().unwrap();
     let training = service.create_lora_training_client("tinkex/nano", Default::default()).unwrap();
-    let save = |name: &str| training.save_weights_for_sampler(name, Ttl::Never).wait().unwrap().path.to_string();
+    let save =
+        |name: &str| training.save_weights_for_sampler(name, Ttl::Never).wait().unwrap().path.to_string();
     let before = save("before");
     let bytes: Vec<i32> = text.bytes().map(i32::from).collect();
     for _ in 0..5 {
