@@ -1,10 +1,11 @@
 //! Files of examples: what is read, what is refused, and what is said about it.
 
 use std::io::Write;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::util::{Folder, run, run_with_stdin};
+use crate::util::{Folder, run, run_with_stdin, tinkex};
 
 /// A file in a folder of its own, and the name of the file.
 fn file(home: &Folder, name: &str, bytes: impl AsRef<[u8]>) -> String {
@@ -28,6 +29,10 @@ fn every_format_and_each_of_its_forms_is_read() {
     let a = r#"{"role":"assistant","content":"a"}"#;
     for (format, line) in [
         ("chat", format!(r#"{{"messages":[{u},{a}]}}"#)),
+        (
+            "chat",
+            format!(r#"{{"messages":[{u},{{"role":"assistant","content":"a","tool_call":null}}],"tool":null}}"#),
+        ),
         ("chat", format!(r#"{{"id":7,"messages":[{u},{a}],"text":"rendered","other":[1]}}"#)),
         ("chat", format!(r#"{{"messages":[{u},{{"role":"assistant","content":[{{"type":"text","text":"a"}}]}}]}}"#)),
         ("chat", format!(r#"{{"messages":[{u},{{"role":"assistant","content":"a","weight":1}}]}}"#)),
@@ -155,6 +160,10 @@ fn a_line_that_cannot_be_used_has_an_error_with_its_path() {
         (
             r#"{"input":{},"preferred_output":[],"non_preferred_output":[]}"#,
             r#"input: the key "messages" is missing"#,
+        ),
+        (
+            r#"{"comparison":{"prompt_conversation":[],"completion_a":[],"completion_B":[]},"label":"A"}"#,
+            r#"comparison: unknown key "completion_a"; did you mean "completion_A"?"#,
         ),
         (r#"{"comparison":{},"label":"C"}"#, r#"label: must be "A", "B" or "Tie", not "C""#),
     ] {
@@ -422,7 +431,7 @@ fn what_is_converted_says_the_same() {
     );
     let (status, stdout, stderr) =
         run_with_stdin(&home, &["data", "convert", "-", "--to", "preference"], tie.as_bytes());
-    assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, "", "note: 1 ties were left out\n"));
+    assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, "", "note: 1 tie was left out\n"));
 }
 
 #[test]
@@ -470,4 +479,92 @@ fn masks_follow_the_options() {
     assert_eq!(show(trl, &[]), "User: q\n\nAssistant:[[ a\n\nUser:]]");
     let pair = r#"{"prompt":"q","chosen":"a","rejected":"b"}"#;
     assert!(show(pair, &[]).contains("Assistant:[[ a\n\nUser:]]\n# stdin:1 rejected: 28 tokens, 9 trained"));
+}
+
+/// The folder of a tokenizer with a token for each byte and the markers of ChatML, and with a chat template.
+fn tokenizer_folder(home: &Folder) -> String {
+    let is_printable = |byte: u32| matches!(byte, 33..=126 | 161..=172 | 174..=255);
+    let mut n_others = 0;
+    let mut vocabulary = serde_json::Map::new();
+    for byte in 0..256_u32 {
+        let character = if is_printable(byte) {
+            byte
+        } else {
+            n_others += 1;
+            255 + n_others
+        };
+        vocabulary.insert(char::from_u32(character).unwrap().to_string(), json!(byte));
+    }
+    let markers = [
+        "<|im_start|>",
+        "<|im_end|>",
+        "<think>",
+        "</think>",
+        "<tool_call>",
+        "</tool_call>",
+        "<tool_response>",
+        "</tool_response>",
+    ];
+    let added: Vec<Value> = markers
+        .iter()
+        .enumerate()
+        .map(|(i, marker)| {
+            json!({ "id": 256 + i, "content": marker, "single_word": false, "lstrip": false, "rstrip": false,
+                    "normalized": false, "special": i < 2 })
+        })
+        .collect();
+    let split = json!({ "type": "Split", "pattern": { "Regex": r"\p{L}+|\s+|[^\s\p{L}]+" }, "behavior": "Isolated",
+                        "invert": false });
+    let bytes =
+        json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false });
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": { "type": "Sequence", "pretokenizers": [split, bytes] },
+        "post_processor": null, "decoder": bytes,
+        "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
+                   "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false,
+                   "vocab": vocabulary, "merges": [] }
+    });
+    file(home, "tokenizer.json", tokenizer.to_string());
+    file(home, "tokenizer_config.json", json!({ "eos_token": "<|im_end|>" }).to_string());
+    let template = "{% for message in messages %}<|im_start|>{{ message.role }}: {{ message.content }}<|im_end|>\n\
+                    {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}";
+    file(home, "chat_template.jinja", template);
+    home.display().to_string()
+}
+
+#[test]
+fn tokenizers_and_templates_come_from_files_too() {
+    let home = Folder::new("data-template");
+    let folder = tokenizer_folder(&home);
+    let [tokenizer, template] =
+        ["tokenizer.json", "chat_template.jinja"].map(|name| home.join(name).display().to_string());
+    let chat = r#"{"messages":[{"role":"user","content":"q<|im_end|>"},{"role":"assistant","content":"a"}]}"#;
+    let by_jinja = "<|im_start|>user: q<|im_end|><|im_end|>\n<|im_start|>assistant: [[a<|im_end|>]]\n";
+    let by_name = "<|im_start|>user\nq<|im_end|><|im_end|>\n<|im_start|>assistant\n[[a<|im_end|>]]\n";
+    for (options, expected) in [
+        (&["--tokenizer", &folder][..], by_jinja),
+        (&["--tokenizer", &folder, "--template", &template], by_jinja),
+        (&["--tokenizer", &folder, "--template", &folder], by_jinja),
+        (&["--tokenizer", &folder, "--template", "qwen3_instruct"], by_name),
+        (&["--tokenizer", &tokenizer, "--template", "qwen3_instruct"], by_name),
+        (&["--tokenizer", &tokenizer, "-m", "Qwen/Qwen3-4B-Instruct-2507", "--max-length", "99"], by_name),
+    ] {
+        let args: Vec<&str> = ["data", "show", "-"].iter().chain(options).copied().collect();
+        let (status, stdout, stderr) = run_with_stdin(&home, &args, chat.as_bytes());
+        assert_eq!((status, stderr.as_str()), (0, ""), "{options:?}");
+        assert_eq!(stdout.split_once('\n').unwrap().1, expected, "{options:?}");
+    }
+}
+
+#[test]
+fn a_closed_pipe_ends_a_conversion_quietly() {
+    let home = Folder::new("data-pipe");
+    let path = file(&home, "x.jsonl", "{\"prompt\":\"q\",\"completion\":\"a\"}\n".repeat(20_000));
+    let mut command = tinkex(&home);
+    command.args(["data", "convert", &path, "--to", "chat"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
 }

@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tinkex::ServiceClient;
+use tinkex::local::{Options, Server};
 use tinkex::testing::{Act, FakeServer, Listening, Seen};
+use tinkex::types::{ModelOptions, Ttl};
 
 use crate::util::{Folder, output_with_stdin, run, run_with_stdin, tinkex};
 
@@ -189,7 +192,7 @@ fn a_prompt_comes_from_the_argument_a_file_or_stdin() {
         (&["x", "--top-p", "2"], b"", 2, "--top-p: must be from 0 to 1"),
         (&["x", "--stop", ""], b"", 2, "--stop: the text is empty"),
         (&["x", "-i", "y"], b"", 2, "cannot be used with"),
-        (&["x", "-o", "y"], b"", 2, "required"),
+        (&["x", "-o", "y"], b"", 2, "-o and --ordered are for a file of prompts"),
     ] {
         let found = output_with_stdin(fake.command(args), stdin);
         assert_eq!((found.0, found.1.as_str()), (status, ""), "{args:?}: {}", found.2);
@@ -465,5 +468,43 @@ fn without_a_model_or_with_a_wrong_one_the_error_says_so() {
         );
         assert_eq!((status, stdout.as_str()), (1, ""), "{stderr}");
         assert!(stderr.starts_with("error: "), "{stderr}");
+    }
+}
+
+#[test]
+fn saved_weights_are_prompted_in_the_format_that_their_run_names() {
+    let home = Folder::new("sample-renderer");
+    let path = {
+        let options = Options { data_dir: Some(home.join("engine")), ..Default::default() };
+        let server = Server::start(options).unwrap();
+        let service = ServiceClient::builder()
+            .base_url(server.url())
+            .api_key(server.api_key())
+            .no_proxy()
+            .build()
+            .unwrap();
+        let options = ModelOptions {
+            user_metadata: Some([("renderer_name".to_owned(), "qwen3".to_owned())].into()),
+            ..Default::default()
+        };
+        let training =
+            service.create_lora_training_client_with("tinkex/nano", Default::default(), &options).unwrap();
+        training.save_weights_for_sampler("w", Ttl::Never).wait().unwrap().path.to_string()
+    };
+    let sample = |options: &[&str]| {
+        let local = local(&home);
+        let args: Vec<&str> = ["sample", "Hi", &local, "-m", &path, "--max-tokens", "2"]
+            .iter()
+            .chain(options)
+            .copied()
+            .collect();
+        run(&home, &args)
+    };
+    // The tokenizer of bytes has no markers, which the error names.
+    let (status, _, stderr) = sample(&[]);
+    assert!(status == 1 && stderr.contains("the renderer \"qwen3\" needs"), "{stderr}");
+    for options in [&["--template", "role_colon"][..], &["--raw"]] {
+        let (status, _, stderr) = sample(options);
+        assert_eq!((status, stderr.as_str()), (0, ""), "{options:?}");
     }
 }

@@ -22,9 +22,6 @@ pub(super) fn measure(subject: &Subject<'_>) -> Result<Figures, Failure> {
     let mut logprobs = Vec::with_capacity(data.len());
     for some in data.chunks(AT_ONCE) {
         logprobs.extend(sequence_logprobs(some, &subject.sampler)?);
-        if let Some(signal) = subject.app.stop.signal() {
-            return Err(Failure::Signal(signal));
-        }
     }
     let sums = sums(&data, &logprobs);
     let n_pairs = data.len() / 2;

@@ -14,6 +14,7 @@ use tinkex::{Error, ErrorKind};
 use super::Args;
 use super::item::{Item, Key, Prompt};
 use super::kept;
+use super::progress::Progress;
 use super::sampler::Sampler;
 use crate::connection::App;
 use crate::examples::{Source, file_name};
@@ -28,6 +29,8 @@ type Tag = (usize, Item);
 pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let Some(input) = &args.batch.input else { return Err(Failure::usage("-i is missing")) };
     let source = open(input)?;
+    // Before the file of answers is made: without a model there will be none.
+    let sampler = Sampler::open(&args.settings, args.raw, app)?;
     let (file, done) = match &args.batch.output {
         Some(path) => {
             let (file, done) = kept::open(path)?;
@@ -35,7 +38,6 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         }
         None => (None, HashSet::new()),
     };
-    let sampler = Sampler::open(&args.settings, args.raw, app)?;
     app.stop.defer();
     let cancel = CancelToken::new();
     let lines = read_lines(source, usize::from(args.batch.in_flight))?;
@@ -56,6 +58,7 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         n_running: 0,
         n_skipped: 0,
         n_failed: 0,
+        progress: Progress::new(app),
     };
     let ended = batch.work(&lines, &results);
     cancel.cancel();
@@ -120,6 +123,7 @@ struct Batch<'a> {
     n_running: usize,
     n_skipped: usize,
     n_failed: usize,
+    progress: Progress,
 }
 
 impl Batch<'_> {
@@ -152,7 +156,12 @@ impl Batch<'_> {
                 },
                 default(LOOK) => {}
             }
+            if self.progress.is_due() {
+                let state = self.state();
+                self.progress.show(self.app, &state);
+            }
         }
+        self.progress.end();
         // What is here already is not lost.
         for (tag, result) in results.try_iter() {
             self.n_running -= 1;
