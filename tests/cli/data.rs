@@ -568,3 +568,53 @@ fn a_closed_pipe_ends_a_conversion_quietly() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
 }
+
+#[test]
+fn damaged_lines_are_problems_and_never_more_than_that() {
+    let home = Folder::new("data-damaged");
+    let good = [
+        r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","reasoning_content":"t","content":[{"type":"text","text":"é"}],"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{\"a\":1}"}}],"weight":1}],"tools":[{"type":"function","function":{"name":"f","description":"d","parameters":{"type":"object"}}}]}"#,
+        r#"{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}],"system":"s","tools":"[]"}"#,
+        r#"{"prompt":[{"role":"user","content":"q"}],"completion":[{"role":"assistant","content":"a"}]}"#,
+        r#"{"tokens":[1,2,3],"weights":[0,1,0.5]}"#,
+        r#"{"input":{"messages":[{"role":"user","content":"q"}],"tools":[]},"preferred_output":[{"role":"assistant","content":"a"}],"non_preferred_output":[{"role":"assistant","content":"b"}]}"#,
+        r#"{"comparison":{"prompt_conversation":[{"role":"user","content":"q"}],"completion_A":[{"role":"assistant","content":"a"}],"completion_B":[{"role":"assistant","content":"b"}]},"label":"A"}"#,
+    ];
+    let mut state = 7_u64;
+    let mut random = |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % n
+    };
+    for line in good {
+        let mut lines = vec![line.as_bytes().to_vec()];
+        for _ in 0..3000 {
+            let mut damaged = line.as_bytes().to_vec();
+            for _ in 0..=random(3) {
+                if damaged.len() < 2 {
+                    break;
+                }
+                let at = random(damaged.len());
+                match random(5) {
+                    0 => damaged[at] = u8::try_from(random(256)).unwrap(),
+                    1 => damaged[at] = b"{}[]\",:0n\\"[random(10)],
+                    2 => drop(damaged.remove(at)),
+                    3 => damaged.truncate(at.max(1)),
+                    _ => {
+                        let piece = damaged[at..damaged.len().min(at + random(30))].to_vec();
+                        damaged.splice(at..at, piece);
+                    }
+                }
+            }
+            lines.push(damaged);
+        }
+        let path = file(&home, "x.jsonl", lines.join(&b'\n'));
+        let args = ["data", "check", &path, "--tokenizer", "bytes", "-f", "json"];
+        let (status, stdout, stderr) = run(&home, &args);
+        assert_eq!((status, stderr.as_str()), (1, ""), "{line}");
+        let json: Value = serde_json::from_str(&stdout).unwrap();
+        assert!(
+            0 < json["examples"].as_u64().unwrap() && 100 < json["num_problems"].as_u64().unwrap(),
+            "{json}"
+        );
+    }
+}

@@ -319,7 +319,8 @@ fn prompts_that_fail_have_an_error_and_are_tried_again() {
     });
     let (status, stdout, stderr) = fake.run(&args);
     assert_eq!((status, stdout.as_str()), (3, ""));
-    assert_eq!(stderr, "4 answered, 1 failed\nerror: 1 of 5 failed\n");
+    let again = "the lines with `error` say why; the same command tries them again";
+    assert_eq!(stderr, format!("4 answered, 1 failed\n{again}\nerror: 1 of 5 failed\n"));
     let failed: Vec<Value> =
         lines(fake.path("out.jsonl")).into_iter().filter(|line| line.get("error").is_some()).collect();
     assert_eq!((failed.len(), &failed[0]["id"]), (1, &json!("p3")));

@@ -7,6 +7,7 @@ use tinkex::types::Datum;
 use super::{Figures, Subject};
 use crate::examples::Fate;
 use crate::failure::Failure;
+use crate::sample::Progress;
 
 /// How many data are scored at the same time.
 pub(super) const AT_ONCE: usize = 64;
@@ -33,9 +34,12 @@ pub(super) fn measure(subject: &Subject<'_>) -> Result<Figures, Failure> {
             .note(&format!("note: {model}: {n_truncated} examples were cut, {n_dropped} were left out"));
     }
     let mut logprobs = Vec::with_capacity(data.len());
+    let mut progress = Progress::new(subject.app);
     for some in data.chunks(AT_ONCE) {
         logprobs.extend(sequence_logprobs(some, &subject.sampler)?);
+        progress.say(subject.app, || format!("{}: {} of {}", subject.model, logprobs.len(), data.len()));
     }
+    progress.end();
     let weights: Vec<&[f32]> = data.iter().map(weights).collect();
     let nll = mean_nll(&logprobs, &weights)?;
     let bits = match subject.encoder.tokenizer() {

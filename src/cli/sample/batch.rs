@@ -58,6 +58,7 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         n_running: 0,
         n_skipped: 0,
         n_failed: 0,
+        fatal: None,
         progress: Progress::new(app),
     };
     let ended = batch.work(&lines, &results);
@@ -71,6 +72,9 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         return Err(Failure::Signal(signal));
     }
     app.note(&batch.state());
+    if 0 < batch.n_failed && args.batch.output.is_some() {
+        app.note("the lines with `error` say why; the same command tries them again");
+    }
     match batch.n_failed {
         0 => Ok(()),
         n_failed => Err(Failure::Items { n_failed, n_items: batch.n_lines }),
@@ -123,6 +127,8 @@ struct Batch<'a> {
     n_running: usize,
     n_skipped: usize,
     n_failed: usize,
+    /// What ends the batch early.
+    fatal: Option<Failure>,
     progress: Progress,
 }
 
@@ -134,7 +140,7 @@ impl Batch<'_> {
         results: &Receiver<(Tag, Result<SampleResponse, Error>)>,
     ) -> Result<(), Failure> {
         let mut has_more = true;
-        while (has_more || 0 < self.n_running) && !self.app.stop.is_asked() {
+        while (has_more || 0 < self.n_running) && !self.app.stop.is_asked() && self.fatal.is_none() {
             let n_open = self.n_running + self.held.as_ref().map_or(0, BTreeMap::len);
             let room = has_more && n_open < usize::from(self.args.batch.in_flight);
             let closed = never();
@@ -150,7 +156,7 @@ impl Batch<'_> {
                     Ok(Ok(line)) => self.begin(&line)?,
                     Ok(Err(problem)) => {
                         let input = self.args.batch.input.as_deref().map(file_name).unwrap_or_default();
-                        return Err(Failure::text(format!("{input}:{}: {problem}", self.n_lines + 1)));
+                        self.fatal = Some(Failure::text(format!("{input}:{}: {problem}", self.n_lines + 1)));
                     }
                     Err(_) => has_more = false,
                 },
@@ -167,7 +173,7 @@ impl Batch<'_> {
             self.n_running -= 1;
             self.settle(tag, result)?;
         }
-        Ok(())
+        self.fatal.take().map_or(Ok(()), Err)
     }
 
     /// Asks for the answers to a line, unless they are there.
@@ -221,7 +227,9 @@ impl Batch<'_> {
             Err(error) if error.is_cancelled() => Ok(()),
             // The others would fail in the same way: they stay open for the next start.
             Err(error) if is_fatal(&error) => {
-                Err(Failure::from(error).with_remedy(format!("when that is mended: {}", this_command())))
+                let remedy = format!("when that is mended: {}", this_command());
+                self.fatal.get_or_insert(Failure::from(error).with_remedy(remedy));
+                Ok(())
             }
             Err(error) => self.failed(place, &item, problem_of(&error)),
         }

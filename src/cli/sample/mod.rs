@@ -16,6 +16,7 @@ use super::args::Format;
 use super::connection::App;
 use super::failure::Failure;
 
+pub(crate) use self::progress::Progress;
 pub(crate) use self::prompt::printed;
 pub(crate) use self::sampler::{Answer, Sampler};
 pub(crate) use self::settings::Settings;

@@ -1,4 +1,4 @@
-//! How far a file of prompts is.
+//! How far a long command is.
 
 use std::time::{Duration, Instant};
 
@@ -14,14 +14,14 @@ const PERIOD: Duration = Duration::from_secs(60);
 const REFRESH: Duration = Duration::from_millis(100);
 
 /// A line that changes on a terminal, or a line a minute elsewhere.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     last: Instant,
     is_shown: bool,
 }
 
 impl Progress {
-    pub(super) fn new(app: &App) -> Self {
+    pub(crate) fn new(app: &App) -> Self {
         let has_bar = match app.global.progress {
             How::Bar => true,
             How::Auto => notes::are_read() && !app.global.quiet,
@@ -38,13 +38,20 @@ impl Progress {
         Progress { bar, last: Instant::now(), is_shown }
     }
 
+    /// Says how far the command is, if it is time to.
+    pub(crate) fn say(&mut self, app: &App, state: impl FnOnce() -> String) {
+        if self.is_due() {
+            self.show(app, &state());
+        }
+    }
+
     /// True if it is time to say something.
-    pub(super) fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         let period = if self.bar.is_some() { REFRESH } else { PERIOD };
         self.is_shown && period <= self.last.elapsed()
     }
 
-    pub(super) fn show(&mut self, app: &App, state: &str) {
+    pub(crate) fn show(&mut self, app: &App, state: &str) {
         self.last = Instant::now();
         match &self.bar {
             Some(bar) => {
@@ -55,7 +62,7 @@ impl Progress {
         }
     }
 
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
