@@ -13,14 +13,12 @@ mod template;
 mod tokenizers;
 mod written;
 
-#[allow(unused_imports)] // TEMPORARY: `train` needs some of them
-pub(crate) use self::encoder::{Encoded, Encoder, Fate, context_of};
+pub(crate) use self::encoder::{Encoder, Fate, context_of};
 pub(crate) use self::format::DataFormat;
 pub(crate) use self::line::{Content, fields as line_fields};
-#[allow(unused_imports)] // TEMPORARY: `train` needs some of them
-pub(crate) use self::options::{DataOptions, FormatChoice, TooLong, TrainOn};
+pub(crate) use self::options::{DataOptions, FormatChoice, TooLong};
 pub(crate) use self::pairs::Pairs;
-#[allow(unused_imports)] // TEMPORARY: `train` needs some of them
+#[allow(unused_imports)] // TEMPORARY: `train` needs `FileFacts`
 pub(crate) use self::reader::{
     FileFacts, Keep, Lines, MOST_PROBLEMS, Record, Scan, file_name, read, read_keeping, scan,
 };
