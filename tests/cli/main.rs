@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod chat;
+mod data;
+mod eval;
 mod manners;
+mod sample;
 mod shell;
 mod util;
