@@ -44,13 +44,25 @@ impl App {
         }
     }
 
+    /// Says something on stderr if a person reads it, unless `--quiet`.
+    pub(crate) fn hint(&self, text: &str) {
+        if notes::are_read() {
+            self.note(text);
+        }
+    }
+
+    /// True if [`confirm`](Self::confirm) can ask.
+    pub(crate) fn can_ask(&self) -> bool {
+        std::io::stdin().is_terminal() && notes::are_read()
+    }
+
     /// Asks a question that is answered with y or n; `yes` is the option that answers it. Without a terminal nobody can
     /// answer.
     pub(crate) fn confirm(&self, question: &str, yes: bool) -> Result<bool, Failure> {
         if yes {
             return Ok(true);
         }
-        if !std::io::stdin().is_terminal() || !notes::are_read() {
+        if !self.can_ask() {
             return Err(Failure::usage(format!("cannot ask \"{question}\" without a terminal"))
                 .with_remedy("add --yes"));
         }

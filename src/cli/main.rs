@@ -10,6 +10,7 @@ mod args;
 mod audit;
 mod auth;
 mod billing;
+mod cells;
 mod chat;
 mod checkpoint;
 mod connection;

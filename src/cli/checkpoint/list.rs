@@ -1,0 +1,113 @@
+//! `tinkex checkpoint list`.
+
+use std::cmp::Reverse;
+
+use tinkex::types::{Checkpoint, CheckpointType};
+use tinkex::{RestClient, report_json};
+
+use super::selection::Kind;
+use crate::cells::{Cells, yes_or_no};
+use crate::connection::App;
+use crate::failure::Failure;
+use crate::output::Records;
+use crate::table::Column;
+
+/// Entries of a page; the server sends fewer if it wants to.
+const PAGE: u32 = 1000;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only the checkpoints of this training run
+    #[arg(long, value_name = "ID")]
+    run_id: Option<String>,
+    /// Most checkpoints to list; 0 lists all [default: 20, with --run-id all]
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Only checkpoints of this kind
+    #[arg(long = "type", value_name = "KIND")]
+    kind: Option<Kind>,
+    /// Order: newest first, or largest first [default: as the server sends them]
+    #[arg(long, value_name = "KEY")]
+    sort: Option<Sort>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Sort {
+    Time,
+    Size,
+}
+
+pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
+    let connection = app.connect()?;
+    let rest = connection.service.create_rest_client();
+    let limit = args.limit.unwrap_or(if args.run_id.is_some() { 0 } else { 20 });
+    let limit = if limit == 0 { usize::MAX } else { limit };
+    let is_wanted = |it: &Checkpoint| args.kind.is_none_or(|kind| kind.is_of(it));
+    let (mut checkpoints, total) = match &args.run_id {
+        Some(id) => {
+            let checkpoints = rest.list_checkpoints(id)?;
+            let total = checkpoints.len();
+            (checkpoints.into_iter().filter(is_wanted).collect(), total)
+        }
+        None => {
+            // A sorted list needs all checkpoints, and so may a list of one kind.
+            let needs_all = args.sort.is_some() || args.kind.is_some();
+            let page = if needs_all { PAGE } else { u32::try_from(limit).map_or(PAGE, |it| it.min(PAGE)) };
+            let mut listing = rest.list_user_checkpoints().page_size(page);
+            let n = if args.sort.is_some() { usize::MAX } else { limit };
+            let wanted = listing.by_ref().filter(|it| it.as_ref().map_or(true, is_wanted)).take(n);
+            let checkpoints = wanted.collect::<tinkex::Result<Vec<_>>>()?;
+            let total = listing.total_count().and_then(|it| usize::try_from(it).ok());
+            (checkpoints, total.unwrap_or_default())
+        }
+    };
+    match args.sort {
+        Some(Sort::Time) => {
+            checkpoints.sort_by_key(|it| Reverse(it.time.as_ref().and_then(|it| it.to_system_time())))
+        }
+        Some(Sort::Size) => checkpoints.sort_by_key(|it| Reverse(it.size_bytes)),
+        None => {}
+    }
+    checkpoints.truncate(limit);
+    write(&checkpoints, args.run_id.as_deref(), app)?;
+    if checkpoints.len() < total && args.kind.is_none() {
+        app.hint(&format!("{} of {total} checkpoints; --limit 0 lists all", checkpoints.len()));
+    }
+    Ok(())
+}
+
+/// Writes a list of checkpoints; `run_id` is that of the run that was asked for.
+pub(crate) fn write(checkpoints: &[Checkpoint], run_id: Option<&str>, app: &App) -> Result<(), Failure> {
+    const COLUMNS: [Column; 7] = [
+        Column::spare("Checkpoint ID"),
+        Column::new("Type"),
+        Column::new("Size"),
+        Column::new("Public"),
+        Column::new("Created"),
+        Column::new("Expires"),
+        Column::never_cut("Path"),
+    ];
+    let cells = Cells::of(app);
+    let row = |it: &Checkpoint| {
+        vec![
+            it.checkpoint_id.clone(),
+            cells.text(it.checkpoint_type.as_ref().map(CheckpointType::as_str)),
+            cells.size(it.size_bytes),
+            yes_or_no(it.public),
+            cells.time(it.time.as_ref()),
+            cells.expiry(it.expires_at.as_ref()),
+            it.tinker_path.clone(),
+        ]
+    };
+    let rows = checkpoints.iter().map(row).collect();
+    let json = report_json::checkpoints(run_id, checkpoints);
+    app.out.records(&Records { columns: &COLUMNS, rows, json, list: "checkpoints" })
+}
+
+/// All checkpoints of a run, or of all runs of the user.
+pub(super) fn all(rest: &RestClient, run_id: Option<&str>) -> tinkex::Result<Vec<Checkpoint>> {
+    match run_id {
+        Some(id) => rest.list_checkpoints(id),
+        None => rest.list_user_checkpoints().page_size(PAGE).collect(),
+    }
+}
