@@ -20,6 +20,10 @@ impl Cells {
         Cells { for_people: app.out.format() == Format::Table, now: SystemTime::now() }
     }
 
+    pub(crate) fn for_programs() -> Self {
+        Cells { for_people: false, now: SystemTime::now() }
+    }
+
     /// A time in the past or in the future; RFC 3339 for programs.
     pub(crate) fn time(&self, time: Option<&Timestamp>) -> String {
         let Some(time) = time else { return self.unknown() };
@@ -28,6 +32,11 @@ impl Cells {
             Some(at) => Timestamp::from(at).to_string(),
             None => time.to_string(),
         }
+    }
+
+    /// A time as RFC 3339 for people, too: as of entries of a log.
+    pub(crate) fn exact_time(&self, time: Option<&Timestamp>) -> String {
+        Cells { for_people: false, ..*self }.time(time)
     }
 
     /// The time at which something expires, if it does.

@@ -14,6 +14,7 @@ mod cells;
 mod chat;
 mod checkpoint;
 mod connection;
+mod csv;
 mod data;
 mod doctor;
 mod eval;
@@ -34,6 +35,7 @@ mod signals;
 mod table;
 mod train;
 mod version;
+mod web;
 
 use std::process::ExitCode;
 

@@ -2,5 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod manage_checkpoints;
+mod manage_delete;
+mod manage_site;
 mod manners;
 mod util;

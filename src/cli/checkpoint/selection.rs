@@ -9,13 +9,13 @@ use tinkex::types::{Checkpoint, CheckpointType, StorageUsage};
 /// A kind of checkpoint. The aliases are the words of paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Kind {
-    /// Weights with the state of the optimizer
+    // Weights with the state of the optimizer
     #[value(alias = "weights")]
     Training,
-    /// Weights for sampling
+    // Weights for sampling
     #[value(alias = "sampler_weights")]
     Sampler,
-    /// Exported weights
+    // Exported weights
     #[value(alias = "external_weights")]
     External,
 }
