@@ -30,11 +30,11 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Usage {
-    /// First hour, such as 2026-11-20, 2026-11-20T09:00:00Z or 7d ago
+    /// First hour, such as 2026-11-20 or 2026-11-20T09:00:00Z, or how long ago, such as 7d
     #[arg(value_name = "START", value_parser = parse_hour)]
     start: SystemTime,
-    /// End, which is not included; at most 14 days after the start
-    #[arg(value_name = "END", value_parser = parse_hour)]
+    /// End, which is not included; at most 14 days after the start [default: this hour]
+    #[arg(value_name = "END", value_parser = parse_hour, default_value = "0h", hide_default_value = true)]
     end: SystemTime,
     /// Write the rows as CSV to a file, or to stdout (-)
     #[arg(long, value_name = "FILE")]

@@ -47,6 +47,11 @@ impl Site {
             .script(move |seen| script(seen).or_else(|| answer(seen, &mut checkpoints.lock().unwrap())));
     }
 
+    /// An address of the server.
+    pub(crate) fn url(&self, path: &str) -> String {
+        self.listening.url() + path
+    }
+
     /// Paths of the checkpoints that are left.
     pub(crate) fn paths(&self) -> Vec<String> {
         let checkpoints = self.checkpoints.lock().unwrap();

@@ -1,6 +1,6 @@
 //! Reads a secret from the terminal, which does not show it, or from a pipe.
 
-use std::io::{IsTerminal, Read};
+use std::io::{BufRead, IsTerminal};
 
 use crate::failure::Failure;
 use crate::notes;
@@ -56,7 +56,7 @@ fn typed(byte: u8, line: &mut Vec<u8>) -> Key {
 }
 
 fn bytes_until(
-    input: &mut impl Read,
+    input: &mut impl BufRead,
     mut read: impl FnMut(u8, &mut Vec<u8>) -> Key,
 ) -> Result<Vec<u8>, Failure> {
     let mut line = Vec::new();
