@@ -96,7 +96,10 @@ const USAGE: [Column; 16] = [
 fn usage(args: &Usage, app: &App) -> Result<(), Failure> {
     let connection = app.connect()?;
     let admin = connection.service.create_admin_client();
-    let usage = admin.get_billing_usage(Timestamp::from(args.start), Timestamp::from(args.end))?;
+    let mut usage = admin.get_billing_usage(Timestamp::from(args.start), Timestamp::from(args.end))?;
+    if let Some(project) = &app.global.project {
+        usage.events.retain(|it| it.project_id.as_ref() == Some(project));
+    }
     if let Some(target) = &args.sessions_csv {
         csv::write(target, &["session_id", "user_metadata"], &session_rows(&usage), app)?;
     }

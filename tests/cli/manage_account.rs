@@ -68,6 +68,40 @@ fn the_status_without_a_key_or_with_a_refused_one_is_a_failure() {
 }
 
 #[test]
+fn the_identity_is_read_from_the_token() {
+    use base64::Engine;
+    let site = Site::new("whoami");
+    let claims = json!({
+        "exp": 4_000_000_000_u64, "sub": "tml:user:7", "org_id": "9", "email": "a@example.com", "iss": "passport-1",
+    });
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims.to_string());
+    let token = format!("eyJhbGciOiJub25lIn0.{claims}.sig");
+    let whoami =
+        |format| outcome(site.command(&["auth", "whoami", "-f", format]).env("TINKER_API_KEY", &token));
+    let (status, stdout, stderr) = whoami("json");
+    assert_eq!((status, stderr.as_str()), (0, ""));
+    let shown: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(
+        shown,
+        json!({ "user_urn": "tml:user:7", "org_urn": "tml:organization:9", "email": "a@example.com" })
+    );
+    let expected =
+        "property\tvalue\nEmail\ta@example.com\nUser\ttml:user:7\nOrganization\ttml:organization:9\n";
+    assert_eq!(whoami("tsv").1, expected);
+    let (status, _, stderr) = site.run(&["auth", "whoami"]);
+    assert!(status == 1 && stderr.contains("API key"), "{stderr}");
+}
+
+#[test]
+fn a_server_that_never_answers_is_given_up_after_the_time_limit() {
+    let site = Site::new("manage-timeout");
+    site.react(|_| Some(Act::Stall));
+    let (status, stdout, stderr) = site.run(&["run", "list", "--timeout", "1s"]);
+    assert_eq!((status, stdout.as_str()), (1, ""));
+    assert!(stderr.contains("error: list_training_runs") && stderr.contains("1s"), "{stderr}");
+}
+
+#[test]
 fn every_command_without_a_key_says_how_to_get_one() {
     let home = Folder::new("manage-no-key");
     for words in [

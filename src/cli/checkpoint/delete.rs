@@ -29,7 +29,7 @@ pub(crate) struct Args {
     #[arg(value_name = "PATH", value_parser = parse_path)]
     #[arg(conflicts_with_all = ["run_id", "kind", "before", "after", "older_than", "keep_last"])]
     paths: Vec<CheckpointPath>,
-    /// Checkpoints of this training run; without it, of all runs
+    /// Checkpoints of this training run; without it, of all runs, or of those of --project
     #[arg(long, value_name = "ID")]
     run_id: Option<String>,
     /// Only checkpoints of this kind
@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     }
     let connection = app.connect()?;
     let rest = connection.service.create_rest_client();
-    let plan = args.plan(&rest, &filter)?;
+    let plan = args.plan(&rest, &filter, app)?;
     if args.dry_run {
         return show(plan, app);
     }
@@ -109,10 +109,10 @@ impl Args {
         }
     }
 
-    fn plan(&self, rest: &RestClient, filter: &Filter) -> Result<CheckpointPlan, Failure> {
+    fn plan(&self, rest: &RestClient, filter: &Filter, app: &App) -> Result<CheckpointPlan, Failure> {
         let mut plan = CheckpointPlan::default();
         if self.paths.is_empty() {
-            let all = list::all(rest, self.run_id.as_deref())?;
+            let all = list::all(rest, self.run_id.as_deref(), app)?;
             (plan.keep, plan.delete) = filter.divide(all);
         } else {
             // The sizes are only needed for showing them.

@@ -1,6 +1,7 @@
 //! `tinkex checkpoint list`.
 
 use std::cmp::Reverse;
+use std::collections::HashSet;
 
 use tinkex::types::{Checkpoint, CheckpointType};
 use tinkex::{RestClient, report_json};
@@ -50,8 +51,10 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
             (checkpoints.into_iter().filter(is_wanted).collect(), total)
         }
         None => {
-            // A sorted list needs all checkpoints, and so may a list of one kind.
-            let needs_all = args.sort.is_some() || args.kind.is_some();
+            let runs = runs_of_project(&rest, app)?;
+            let is_wanted = |it: &Checkpoint| is_wanted(it) && is_of(it, runs.as_ref());
+            // A sorted list needs all checkpoints, and so may a filtered one.
+            let needs_all = args.sort.is_some() || args.kind.is_some() || runs.is_some();
             let page = if needs_all { PAGE } else { u32::try_from(limit).map_or(PAGE, |it| it.min(PAGE)) };
             let mut listing = rest.list_user_checkpoints().page_size(page);
             let n = if args.sort.is_some() { usize::MAX } else { limit };
@@ -70,7 +73,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     }
     checkpoints.truncate(limit);
     write(&checkpoints, args.run_id.as_deref(), app)?;
-    if checkpoints.len() < total && args.kind.is_none() {
+    if checkpoints.len() < total && args.kind.is_none() && app.global.project.is_none() {
         app.hint(&format!("{} of {total} checkpoints; --limit 0 lists all", checkpoints.len()));
     }
     Ok(())
@@ -104,10 +107,26 @@ pub(crate) fn write(checkpoints: &[Checkpoint], run_id: Option<&str>, app: &App)
     app.out.records(&Records { columns: &COLUMNS, rows, json, list: "checkpoints" })
 }
 
-/// All checkpoints of a run, or of all runs of the user.
-pub(super) fn all(rest: &RestClient, run_id: Option<&str>) -> tinkex::Result<Vec<Checkpoint>> {
-    match run_id {
-        Some(id) => rest.list_checkpoints(id),
-        None => rest.list_user_checkpoints().page_size(PAGE).collect(),
+/// All checkpoints of a run, or of all runs of the user in the project of `--project`, or in any.
+pub(super) fn all(rest: &RestClient, run_id: Option<&str>, app: &App) -> Result<Vec<Checkpoint>, Failure> {
+    if let Some(id) = run_id {
+        return Ok(rest.list_checkpoints(id)?);
     }
+    let runs = runs_of_project(rest, app)?;
+    let mut all: Vec<Checkpoint> =
+        rest.list_user_checkpoints().page_size(PAGE).collect::<tinkex::Result<_>>()?;
+    all.retain(|it| is_of(it, runs.as_ref()));
+    Ok(all)
+}
+
+/// Ids of the runs in the project of `--project`: checkpoints do not tell their project.
+fn runs_of_project(rest: &RestClient, app: &App) -> Result<Option<HashSet<String>>, Failure> {
+    const RUNS: u32 = 100;
+    let Some(project) = &app.global.project else { return Ok(None) };
+    let runs = rest.list_training_runs().project_id(project).page_size(RUNS);
+    Ok(Some(runs.map(|run| Ok(run?.training_run_id)).collect::<tinkex::Result<_>>()?))
+}
+
+fn is_of(checkpoint: &Checkpoint, runs: Option<&HashSet<String>>) -> bool {
+    runs.is_none_or(|runs| checkpoint.path().is_ok_and(|path| runs.contains(path.run_id())))
 }
