@@ -30,7 +30,7 @@ struct List {
     /// Only models that can be trained
     #[arg(long)]
     trainable: bool,
-    /// Also show the prices of the service in USD per million tokens
+    /// Also show the prices of the service in USD per million tokens [env: TINKEX_PRICES, a list or off]
     #[arg(long)]
     prices: bool,
 }

@@ -21,7 +21,10 @@ fn a_key_from_a_pipe_is_checked_and_stored_and_used_and_removed() {
     let site = Site::new("login");
     site.server.always("/api/v1/auth/apikey/me", key_info());
     let (status, stdout, stderr) = site.run_with_input(&["auth", "login"], "tml-secret\n");
-    assert_eq!((status, stderr.as_str()), (0, ""));
+    assert_eq!(
+        (status, stderr.as_str()),
+        (0, "TINKER_API_KEY is set and is used instead of the stored key\n")
+    );
     assert_eq!(
         stdout,
         "Logged in as a@example.com (Lab). Stored API key 'laptop' as the default credential.\n"

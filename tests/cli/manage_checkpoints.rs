@@ -93,6 +93,23 @@ fn lists_are_sorted_by_size_or_time_before_they_are_cut() {
 }
 
 #[test]
+fn a_server_that_cannot_list_all_checkpoints_is_asked_for_those_of_each_run() {
+    let site = Site::with_checkpoints("list-runs", 150);
+    site.react(|seen| {
+        let run = |i: usize| json!({ "training_run_id": format!("0f0e0d0c-0000-4000-8000-{i:012}:train:0") });
+        if seen.path.starts_with("/api/v1/checkpoints") {
+            return Some(Act::status(404, r#"{"detail":"Not Found"}"#));
+        }
+        let is_list = seen.path.starts_with("/api/v1/training_runs?");
+        is_list.then(|| Act::json(json!({ "training_runs": [run(0), run(1)] })))
+    });
+    let list = |limit: &str| site.json(&["checkpoint", "list", "--limit", limit])["checkpoints"].take();
+    assert_eq!((list("0").as_array().unwrap().len(), list("5").as_array().unwrap().len()), (150, 5));
+    let deleted = site.json(&["checkpoint", "delete", "--type", "sampler", "-y"]);
+    assert_eq!(deleted["deleted_count"], 50);
+}
+
+#[test]
 fn the_reader_of_a_list_may_leave_early() {
     let site = Site::with_checkpoints("list-head", 1000);
     let mut shell = std::process::Command::new("bash");

@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
-use tinkex::types::{Checkpoint, CheckpointType};
-use tinkex::{RestClient, report_json};
+use tinkex::types::{Checkpoint, CheckpointType, TrainingRun};
+use tinkex::{ErrorKind, RestClient, report_json};
 
 use super::selection::Kind;
 use crate::cells::{Cells, yes_or_no};
@@ -15,6 +15,7 @@ use crate::table::Column;
 
 /// Entries of a page; the server sends fewer if it wants to.
 const PAGE: u32 = 1000;
+const RUNS_PAGE: u32 = 100;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -59,7 +60,12 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
             let mut listing = rest.list_user_checkpoints().page_size(page);
             let n = if args.sort.is_some() { usize::MAX } else { limit };
             let wanted = listing.by_ref().filter(|it| it.as_ref().map_or(true, is_wanted)).take(n);
-            let checkpoints = wanted.collect::<tinkex::Result<Vec<_>>>()?;
+            let checkpoints = match wanted.collect::<tinkex::Result<Vec<_>>>() {
+                Err(error) if *error.kind() == ErrorKind::Incompatible => {
+                    over_runs(&rest)?.into_iter().filter(is_wanted).collect()
+                }
+                result => result?,
+            };
             let total = listing.total_count().and_then(|it| usize::try_from(it).ok());
             (checkpoints, total.unwrap_or_default())
         }
@@ -113,17 +119,26 @@ pub(super) fn all(rest: &RestClient, run_id: Option<&str>, app: &App) -> Result<
         return Ok(rest.list_checkpoints(id)?);
     }
     let runs = runs_of_project(rest, app)?;
-    let mut all: Vec<Checkpoint> =
-        rest.list_user_checkpoints().page_size(PAGE).collect::<tinkex::Result<_>>()?;
+    let mut all: Vec<Checkpoint> = match rest.list_user_checkpoints().page_size(PAGE).collect() {
+        Err(error) if *error.kind() == ErrorKind::Incompatible => over_runs(rest)?,
+        result => result?,
+    };
     all.retain(|it| is_of(it, runs.as_ref()));
     Ok(all)
 }
 
+/// The checkpoints of one run after the other, for servers that cannot list them all at once.
+fn over_runs(rest: &RestClient) -> tinkex::Result<Vec<Checkpoint>> {
+    let runs: Vec<TrainingRun> =
+        rest.list_training_runs().page_size(RUNS_PAGE).collect::<tinkex::Result<_>>()?;
+    let lists = runs.iter().map(|run| rest.list_checkpoints(&run.training_run_id));
+    Ok(lists.collect::<tinkex::Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
 /// Ids of the runs in the project of `--project`: checkpoints do not tell their project.
 fn runs_of_project(rest: &RestClient, app: &App) -> Result<Option<HashSet<String>>, Failure> {
-    const RUNS: u32 = 100;
     let Some(project) = &app.global.project else { return Ok(None) };
-    let runs = rest.list_training_runs().project_id(project).page_size(RUNS);
+    let runs = rest.list_training_runs().project_id(project).page_size(RUNS_PAGE);
     Ok(Some(runs.map(|run| Ok(run?.training_run_id)).collect::<tinkex::Result<_>>()?))
 }
 
