@@ -52,7 +52,7 @@ fn old_checkpoints_of_all_runs_are_deleted_but_the_newest_of_each_kind_and_run()
         &[&DELETE[..], &["--older-than", "30d", "--keep-last", "1", "--yes", "--concurrency", "3"]].concat(),
     );
     // Of each of the three runs stay the newest for training and for sampling, and the public one.
-    assert_eq!((status, stdout.as_str()), (0, "Deleted 243 checkpoints\n"));
+    assert_eq!((status, stdout.as_str()), (0, "Deleted 243 checkpoints, 243.0 GB\n"));
     assert_eq!(site.paths().len(), 7);
 }
 
@@ -93,7 +93,7 @@ fn deletions_that_all_fail_end_with_status_1_and_some_with_3() {
     assert!(stderr.contains("20 of 20 failed"), "{stderr}");
     site.react(|seen| refuse(seen).filter(|_| seen.path.ends_with("step-0003")));
     let (status, stdout, stderr) = site.run(&[&DELETE[..], &["--type", "training", "-y"]].concat());
-    assert_eq!((status, stdout.as_str()), (3, "Deleted 19 checkpoints\n"));
+    assert_eq!((status, stdout.as_str()), (3, "Deleted 19 checkpoints, 19.0 GB\n"));
     assert!(stderr.contains("step-0003: ") && stderr.contains("1 of 20 failed"), "{stderr}");
 }
 
@@ -122,7 +122,7 @@ fn a_busy_server_is_asked_again() {
         Some(Act::status(status, r#"{"detail":"later"}"#).with_header("retry-after", "0.01"))
     });
     let (status, stdout, stderr) = site.run(&[&DELETE[..], &["--after", "2020-01-01", "-y"]].concat());
-    assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, "Deleted 6 checkpoints\n", ""));
+    assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, "Deleted 6 checkpoints, 6.0 GB\n", ""));
     assert_eq!(site.paths(), Vec::<String>::new());
 }
 

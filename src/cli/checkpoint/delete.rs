@@ -1,12 +1,13 @@
 //! `tinkex checkpoint delete`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::time::{Duration, SystemTime};
 
 use tinkex::types::{Checkpoint, CheckpointPath, CheckpointPlan};
 use tinkex::{RestClient, report_json};
 
+use super::deletion::Deleted;
 use super::selection::{Filter, Kind, monthly_usd, total_size};
 use super::{deletion, list, parse_path};
 use crate::cells::usd;
@@ -90,7 +91,10 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let n_failed = deletion::report(&results);
     let n_deleted = results.len() - n_failed;
     let json = report_json::deletion(&results);
-    app.out.value(&json, || format!("Deleted {}", counted(n_deleted)))?;
+    app.out.value(&json, || match deleted_size(&plan, &results) {
+        Some(bytes) if 0 < n_deleted => format!("Deleted {}, {}", counted(n_deleted), size(bytes)),
+        _ => format!("Deleted {}", counted(n_deleted)),
+    })?;
     if let Some(signal) = app.stop.signal() {
         app.note(&format!("stopped: {n_deleted} of {} deleted", counted(n_items)));
         return Err(Failure::Signal(signal));
@@ -177,6 +181,14 @@ fn summary(plan: &CheckpointPlan, price: Option<f64>) -> String {
     }
     parts.push(price.map_or("price unknown".to_owned(), |it| format!("{} a month", usd(it))));
     parts.join(", ")
+}
+
+/// Size of what was deleted, if it is known.
+fn deleted_size(plan: &CheckpointPlan, results: &[Deleted]) -> Option<u64> {
+    let deleted: HashSet<&str> =
+        results.iter().filter(|(_, result)| result.is_ok()).map(|(path, _)| path.as_str()).collect();
+    let deleted = plan.delete.iter().filter(|it| deleted.contains(it.tinker_path.as_str()));
+    deleted.map(|it| it.size_bytes).sum()
 }
 
 /// What the checkpoints cost in a month, in USD. The engine costs nothing and has no rate.
