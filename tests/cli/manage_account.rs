@@ -46,6 +46,28 @@ fn a_key_from_a_pipe_is_checked_and_stored_and_used_and_removed() {
 }
 
 #[test]
+fn logging_out_deletes_a_generated_key_on_the_server_if_it_can() {
+    let site = Site::new("logout-generated");
+    let folder = site.home.join(".tinker");
+    std::fs::create_dir_all(&folder).unwrap();
+    let keys = json!({ "5": { "type": "generated", "key": "tml-generated", "name": "old" } });
+    let file = json!({ "version": 1, "default": "5", "keys": keys }).to_string();
+    let logout = |status: u16| {
+        std::fs::write(folder.join("credentials.json"), &file).unwrap();
+        site.server.always("/api/v1/auth/apikey/me", Act::status(status, "{}"));
+        site.run(&["auth", "logout", "-f", "json"])
+    };
+    let (status, stdout, _) = logout(200);
+    let shown: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((status, shown), (0, json!({ "key_id": "5", "name": "old", "revoked": true })));
+    let request = site.server.requests().pop().unwrap();
+    assert_eq!((request.method.as_str(), request.header("x-api-key")), ("DELETE", Some("tml-generated")));
+    let (status, stdout, stderr) = logout(403);
+    assert!(status == 0 && stdout.contains("false") && stderr.contains("could not delete"), "{stderr}");
+    assert_eq!(stored(&site)["keys"], json!({}));
+}
+
+#[test]
 fn a_refused_or_missing_key_is_not_stored() {
     let site = Site::new("login-refused");
     site.server.always("/api/v1/auth/apikey/me", Act::status(401, r#"{"detail":"unknown key"}"#));

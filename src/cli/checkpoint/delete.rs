@@ -48,7 +48,7 @@ pub(crate) struct Args {
     /// Keep the newest N of each kind of each run, and public ones
     #[arg(long, value_name = "N")]
     keep_last: Option<usize>,
-    /// Deletions at once
+    /// Number of deletions at a time
     #[arg(long, value_name = "N", default_value = "4")]
     concurrency: NonZeroUsize,
     /// Show what would be deleted, its size and its price, and delete nothing

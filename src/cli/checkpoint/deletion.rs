@@ -1,4 +1,4 @@
-//! Deletes checkpoints, some at once. The library repeats requests that the server refuses for a while.
+//! Deletes checkpoints, several at a time. The library repeats requests after 409, 425, 429 and 5xx.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
