@@ -5,6 +5,14 @@
 mod chat;
 mod data;
 mod eval;
+mod manage_account;
+mod manage_checkpoints;
+mod manage_delete;
+mod manage_engine;
+mod manage_help;
+mod manage_runs;
+mod manage_sessions;
+mod manage_site;
 mod manners;
 mod sample;
 mod shell;

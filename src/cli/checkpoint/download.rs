@@ -1,7 +1,7 @@
-//! STUB
+//! `tinkex checkpoint download`.
 
-use super::connection::App;
-use super::failure::Failure;
+use crate::connection::App;
+use crate::failure::Failure;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
