@@ -144,7 +144,7 @@ fn checkpoint_table(out: &mut String, checkpoints: &[&Map<String, Value>]) {
         }
         if has_expiry {
             let expiry = expiry(checkpoint).unwrap_or_else(|| "never".into());
-            let _ = write!(out, "<td>{}</td>", html(&expiry));
+            let _ = write!(out, "<td class=\"date\">{}</td>", html(&expiry));
         }
         out.push_str("</tr>\n");
     }

@@ -143,7 +143,7 @@ pub(crate) fn usd(value: f64) -> String {
     if value != 0.0 && value.abs() < 0.995 { format!("${value:.3}") } else { format!("${value:.2}") }
 }
 
-/// A time span: `0.32 s`, `42 s`, `3 min 10 s`, `2 h 05 min`.
+/// A time span: `0.32 s`, `42 s`, `3 min 10 s`, `31 min`, `2 h 05 min`.
 pub(crate) fn span(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {
         return "–".into();
@@ -154,9 +154,12 @@ pub(crate) fn span(seconds: f64) -> String {
         format!("{} s", short(seconds))
     } else if whole < 60.0 {
         format!("{whole:.0} s")
-    } else if whole < 3600.0 {
+    } else if whole < 600.0 {
         format!("{minutes:.0} min {rest:02.0} s")
+    } else if whole < 3570.0 {
+        format!("{:.0} min", whole / 60.0)
     } else {
+        let minutes = (whole / 60.0).round();
         format!("{} h {:02.0} min", grouped((minutes / 60.0).floor()), minutes % 60.0)
     }
 }
@@ -227,8 +230,8 @@ mod tests {
             assert_eq!(figure(value), text);
         }
         assert_eq!(
-            [0.321, 42.0, 190.0, 7500.0, f64::NAN].map(span),
-            ["0.32 s", "42 s", "3 min 10 s", "2 h 05 min", "–"]
+            [0.321, 42.0, 190.0, 1846.0, 3599.0, 7500.0, f64::NAN].map(span),
+            ["0.32 s", "42 s", "3 min 10 s", "31 min", "1 h 00 min", "2 h 05 min", "–"]
         );
         assert_eq!([0.0, 0.25, 3.0].map(usd), ["$0.00", "$0.250", "$3.00"]);
     }
