@@ -82,7 +82,7 @@ fn table(runs: &[Run], objectives: &[Objective], names: &[String]) -> String {
         // Writing to a `String` cannot fail, here and below.
         let _ = write!(
             out,
-            "<tr><td><span class=\"swatch b{i}\"></span>{}</td><td>{}</td><td>{state}</td>",
+            "<tr><td class=\"name\"><span class=\"swatch b{i}\"></span>{}</td><td>{}</td><td>{state}</td>",
             html(name),
             html(&cut(&facts::model(run), 100))
         );
@@ -166,7 +166,7 @@ fn settings(runs: &[Run], names: &[String]) -> String {
         "<section><h2>Settings that differ</h2><div class=\"scroll\"><table><tr><th>Setting</th>",
     );
     for (i, name) in names.iter().enumerate() {
-        let _ = write!(out, "<th><span class=\"swatch b{i}\"></span>{}</th>", html(name));
+        let _ = write!(out, "<th><span class=\"swatch b{i}\"></span><span>{}</span></th>", html(name));
     }
     out.push_str("</tr>\n");
     for key in keys.iter().take(MAX_SETTINGS) {

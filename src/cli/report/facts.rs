@@ -215,10 +215,14 @@ pub(crate) fn tiles(run: &Run, objective: &Objective) -> Vec<Tile> {
     };
     let at = |point: Option<Point>| point.map(|it| format!("step {}", grouped(it.0))).unwrap_or_default();
     let is_nll = objective.title == "Training loss";
-    let final_label = if is_nll { "Final NLL" } else { "Final" };
-    add(final_label, recent(&objective.points).map(figure), "mean of the last tenth".into());
+    let (last, best_label) = match objective.title {
+        "Training loss" => ("Final NLL", "Best NLL"),
+        "Reward" => ("Final reward", "Best reward"),
+        _ => ("Final loss", "Best loss"),
+    };
+    add(last, recent(&objective.points).map(figure), "mean of the last tenth".into());
     let best = objective.best();
-    add(if is_nll { "Best NLL" } else { "Best" }, best.map(|it| figure(it.1)), at(best));
+    add(best_label, best.map(|it| figure(it.1)), at(best));
     let test = objective.best_test();
     add("Best evaluation", test.map(|it| figure(it.1)), at(test));
     let judged = objective.test.last().map(|it| it.1).or_else(|| recent(&objective.points));

@@ -89,7 +89,8 @@ pub(crate) fn ticks(low: f64, high: f64, n: usize) -> Vec<f64> {
     if !step.is_normal() {
         return vec![low, high];
     }
-    let (from, to) = ((low / step).floor() as i64, (high / step).ceil() as i64);
+    // A bound that is a tick but for its last digits needs no further tick.
+    let (from, to) = ((low / step + 1e-9).floor() as i64, (high / step - 1e-9).ceil() as i64);
     (from..=to).take(4 * n + 8).map(|i| i as f64 * step).collect()
 }
 
@@ -158,6 +159,7 @@ mod tests {
     fn ticks_are_round_and_enclose_the_range() {
         assert_eq!(ticks(0.0, 1.0, 4), [0.0, 0.25, 0.5, 0.75, 1.0]);
         assert_eq!(ticks(0.13, 2.9, 4), [0.0, 1.0, 2.0, 3.0]);
+        assert_eq!(ticks(0.0, 1e-5, 4).len(), 5);
         assert_eq!(ticks(3.0, 3.0, 4), [3.0]);
         for (low, high) in [(0.0, 1e300), (-1e-300, 1e-300), (f64::MIN, f64::MAX), (0.0, f64::MIN_POSITIVE)] {
             assert!(ticks(low, high, 4).len() < 30, "{low} {high}");

@@ -164,9 +164,6 @@ impl Chart {
             return;
         }
         out.push_str("<ul class=\"legend\">");
-        for (kind, text) in events {
-            let _ = write!(out, "<li><span class=\"key tick {kind}\"></span>{text}</li>");
-        }
         for (class, color, label, note) in entries {
             let _ = write!(
                 out,
@@ -174,6 +171,9 @@ impl Chart {
                 html(label),
                 html(note)
             );
+        }
+        for (kind, text) in events {
+            let _ = write!(out, "<li><span class=\"key tick {kind}\"></span>{text}</li>");
         }
         out.push_str("</ul>");
     }
