@@ -2,5 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod doctor;
 mod manners;
+mod markup;
+mod report;
+mod serve;
 mod util;

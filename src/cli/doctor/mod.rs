@@ -308,7 +308,7 @@ fn examine_verbs(
     connection: Option<Connection>,
     findings: &[Finding],
 ) -> Result<(), Failure> {
-    let Some(connection) = connection else { return Err(Failure::text("there is no connection")) };
+    let Some(connection) = connection else { return Err(Failure::text("the server cannot be reached")) };
     let model = args.model.or_else(|| std::env::var("TINKEX_BASE_MODEL").ok().filter(|it| !it.is_empty()));
     let engine = connection.engine.as_ref().map(|it| (it.url().to_owned(), it.api_key().to_owned()));
     let (url, command) = (app.global.base_url.clone(), app.global.credential_command.clone());

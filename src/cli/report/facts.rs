@@ -295,8 +295,9 @@ pub(crate) fn warnings(run: &Run, objective: &Objective) -> Vec<String> {
     let mut all = Vec::new();
     let broken: Vec<f64> = objective.points.iter().filter(|it| !it.1.is_finite()).map(|it| it.0).collect();
     if let Some(first) = broken.first() {
-        let (n, first) = (grouped(broken.len() as f64), grouped(*first));
-        all.push(format!("The loss is not a finite number in {n} steps, first in step {first}: lower the learning rate, or look for examples without trained tokens."));
+        let (n, first) = (broken.len(), grouped(*first));
+        let n = if n == 1 { "1 step".into() } else { format!("{} steps", grouped(n as f64)) };
+        all.push(format!("The loss is not a finite number in {n}, first in step {first}: lower the learning rate, or look for examples without trained tokens."));
     }
     if let (Some(best), Some(last)) = (objective.best_test(), objective.test.last())
         && 3 <= objective.test.len()

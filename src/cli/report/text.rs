@@ -19,30 +19,39 @@ pub(crate) fn html(text: &str) -> String {
             '\r' => {}
             // The pictures of the control characters.
             '\0'..='\x1f' => out.push(char::from_u32(0x2400 + u32::from(char)).unwrap_or('\u{fffd}')),
-            '\x7f'..='\u{9f}'
-            | '\u{200e}'
-            | '\u{200f}'
-            | '\u{202a}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}'
-            | '\u{2028}'
-            | '\u{2029}'
-            | '\u{feff}'
-            | '\u{fff9}'..='\u{fffb}' => {
+            _ if is_hidden(char) => {
                 // Infallible: the target is a `String`.
                 let _ = write!(out, "⟨U+{:04X}⟩", u32::from(char));
             }
-            // Not characters, which the parsers of browsers complain about.
-            '\u{fdd0}'..='\u{fdef}' => out.push('\u{fffd}'),
-            _ if u32::from(char) & 0xfffe == 0xfffe => out.push('\u{fffd}'),
             _ => out.push(char),
         }
     }
     out
 }
 
+/// Characters that are not seen and change what is: control characters, marks of the direction of writing, separators of
+/// lines, and numbers that are no characters.
+fn is_hidden(char: char) -> bool {
+    let is_mark = matches!(char,
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}'
+        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fdd0}'..='\u{fdef}');
+    is_mark || char.is_control() || u32::from(char) & 0xfffe == 0xfffe
+}
+
 /// JSON that stands in a `<script>` element: nothing in it can end the element or begin a comment.
 pub(crate) fn json_in_script(json: &str) -> String {
-    json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+    let mut out = String::with_capacity(json.len() + 16);
+    for char in json.chars() {
+        if matches!(char, '<' | '>' | '&') || is_hidden(char) {
+            for unit in char.encode_utf16(&mut [0; 2]) {
+                // Infallible: the target is a `String`.
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(char);
+        }
+    }
+    out
 }
 
 /// The beginning of a text, of at most `n` characters.
