@@ -60,7 +60,7 @@ impl Serving {
             let read = stderr.read_to_string(&mut rest).map(|_| rest);
             drop(sender.send(read));
         });
-        let rest = ended.recv_timeout(LIMIT).expect("the server does not end").unwrap();
+        let rest = ended.recv_timeout(LIMIT).unwrap().unwrap();
         (self.child.wait().unwrap().code(), rest)
     }
 }

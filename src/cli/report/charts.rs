@@ -2,8 +2,8 @@
 
 use super::facts::{self, Objective};
 use super::read::Run;
-use super::series::{self, Point};
-use super::svg::{Chart, Layer, Line, Mark, Shape, fit};
+use super::series::{self, Point, fit};
+use super::svg::{Chart, Layer, Line, Mark, Shape};
 use super::text::{figure, span};
 
 /// Colors by what they show.
@@ -50,9 +50,9 @@ pub(crate) fn of(run: &Run, objective: &Objective, n: usize) -> Vec<Chart> {
     charts
 }
 
-/// Span of the average: a thirtieth of the run, so that the average hardly lags behind a steep beginning.
+/// Span of the average: a fortieth of the run.
 pub(super) fn span_of(points: &[Point]) -> f64 {
-    (points.len() as f64 / 30.0).clamp(6.0, 500.0)
+    (points.len() as f64 / 40.0).clamp(4.0, 400.0)
 }
 
 /// Pale values and their average.

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::facts::{self, Objective};
 use super::read::Run;
-use super::series::{self, Point};
-use super::svg::{Chart, Line, Shape, fit};
+use super::series::{self, Point, fit};
+use super::svg::{Chart, Line, Shape};
 use super::text::{cut, figure, grouped, html, span, usd};
 use super::{charts, page};
 
@@ -22,8 +22,9 @@ pub(super) fn page(runs: &[Run], n: usize) -> String {
     let objectives: Vec<Objective> = runs.iter().map(facts::objective).collect();
     let names = names(runs);
     let mut body = format!(
-        "<header><div class=\"eyebrow\"><span>Training runs</span></div>\n<h1>{} runs compared</h1>\n<p class=\"lede\">{}</p>\n</header>\n",
+        "<header><div class=\"eyebrow\"><span>Training runs</span></div>\n<h1>{} runs compared</h1>\n{}<p class=\"lede\">{}</p>\n</header>\n",
         runs.len(),
+        common_model(runs).map(|it| format!("<p class=\"about\">{}</p>\n", html(&it))).unwrap_or_default(),
         html(&lede(runs, &objectives, &names))
     );
     body.push_str(&table(runs, &objectives, &names));
@@ -70,9 +71,17 @@ fn lede(runs: &[Run], objectives: &[Objective], names: &[String]) -> String {
     }
 }
 
+/// The model, if all runs have the same.
+fn common_model(runs: &[Run]) -> Option<String> {
+    let model = facts::model(runs.first()?);
+    runs.iter().all(|run| facts::model(run) == model).then(|| cut(&model, 200))
+}
+
 fn table(runs: &[Run], objectives: &[Objective], names: &[String]) -> String {
-    let mut out = String::from(
-        "<section><h2>Runs</h2><div class=\"scroll\"><table><tr><th>Run</th><th>Model</th><th>State</th><th class=\"n\">Steps</th>\
+    let model = common_model(runs);
+    let model_head = if model.is_some() { "" } else { "<th>Model</th>" };
+    let mut out = format!(
+        "<section><h2>Runs</h2><div class=\"scroll\"><table><tr><th>Run</th>{model_head}<th>State</th><th class=\"n\">Steps</th>\
          <th class=\"n\">Final loss</th><th class=\"n\">Best loss</th><th class=\"n\">Best evaluation</th><th class=\"n\">Tokens</th>\
          <th class=\"n\">Time</th><th class=\"n\">Cost</th></tr>\n",
     );
@@ -80,12 +89,11 @@ fn table(runs: &[Run], objectives: &[Objective], names: &[String]) -> String {
     for (i, ((run, objective), name)) in runs.iter().zip(objectives).zip(names).enumerate() {
         let state = facts::state(run).name();
         // Writing to a `String` cannot fail, here and below.
-        let _ = write!(
-            out,
-            "<tr><td class=\"name\"><span class=\"swatch b{i}\"></span>{}</td><td>{}</td><td>{state}</td>",
-            html(name),
-            html(&cut(&facts::model(run), 100))
-        );
+        let _ = write!(out, "<tr><td class=\"name\"><span class=\"swatch b{i}\"></span>{}</td>", html(name));
+        if model.is_none() {
+            let _ = write!(out, "<td>{}</td>", html(&cut(&facts::model(run), 100)));
+        }
+        let _ = write!(out, "<td>{state}</td>");
         let cells = [
             Some(grouped(facts::steps(run) as f64)),
             facts::recent(&objective.points).map(figure),

@@ -6,6 +6,7 @@ mod compare;
 mod facts;
 mod page;
 mod read;
+mod scale;
 mod sections;
 mod series;
 mod svg;

@@ -42,7 +42,7 @@ pub(super) fn samples(run: &Run) -> String {
         if first.step < last.step {
             side(&mut out, if first.step == 0 { "before" } else { "first" }, first);
         }
-        side(&mut out, "last", last);
+        side(&mut out, "after", last);
         out.push_str("</div></div>\n");
     }
     if MAX_PROMPTS < prompts.len() {

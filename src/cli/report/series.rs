@@ -3,17 +3,24 @@
 /// A point: step and value.
 pub(crate) type Point = (f64, f64);
 
-/// The exponential moving average. `span` is the number of points whose weights make up most of an average. The
-/// beginning is corrected, so that the first points are not drawn towards the first value.
+/// The exponential moving average, forwards and then backwards over its result, so that it does not lag behind. `span`
+/// is the number of points whose weights make up most of an average. Points that are not finite are left out.
 pub(crate) fn ema(points: &[Point], span: f64) -> Vec<Point> {
     let keep = 1.0 - 2.0 / (span.max(1.0) + 1.0);
+    let mut smooth: Vec<Point> = points.iter().filter(|(_, y)| y.is_finite()).copied().collect();
+    one_way(smooth.iter_mut(), keep);
+    one_way(smooth.iter_mut().rev(), keep);
+    smooth
+}
+
+/// Averages in one direction. The beginning is corrected, so that it is not drawn towards the first value.
+fn one_way<'a>(points: impl Iterator<Item = &'a mut Point>, keep: f64) {
     let (mut sum, mut weight) = (0.0, 0.0);
-    let mut average = |value: f64| {
-        sum = keep * sum + (1.0 - keep) * value;
+    for (_, y) in points {
+        sum = keep * sum + (1.0 - keep) * *y;
         weight = keep * weight + (1.0 - keep);
-        sum / weight
-    };
-    points.iter().filter(|(_, y)| y.is_finite()).map(|(x, y)| (*x, average(*y))).collect()
+        *y = sum / weight;
+    }
 }
 
 /// At most `n` of the points, so that the line through them looks like the line through all: the largest triangle of
@@ -96,7 +103,7 @@ pub(crate) fn ticks(low: f64, high: f64, n: usize) -> Vec<f64> {
 
 /// Texts of ticks, all with the same number of decimals.
 pub(crate) fn tick_labels(ticks: &[f64]) -> Vec<String> {
-    use super::text::figure;
+    use super::text::{figure, grouped};
     let size = ticks.iter().fold(0.0_f64, |size, it| size.max(it.abs()));
     let step = if let [a, b, ..] = ticks { (b - a).abs() } else { size };
     if size == 0.0 || !(1e-3..1e4).contains(&size) || step <= 0.0 {
@@ -107,6 +114,9 @@ pub(crate) fn tick_labels(ticks: &[f64]) -> Vec<String> {
         (scaled - scaled.round()).abs() < 1e-6 * scaled.max(1.0)
     });
     let decimals = decimals.unwrap_or(6) as usize;
+    if decimals == 0 {
+        return ticks.iter().map(|it| grouped(*it)).collect();
+    }
     ticks.iter().map(|it| format!("{it:.decimals$}").replace('-', "−")).collect()
 }
 
@@ -114,6 +124,28 @@ pub(crate) fn tick_labels(ticks: &[f64]) -> Vec<String> {
 pub(crate) fn bins(len: usize, n: usize) -> Vec<std::ops::Range<usize>> {
     let n = n.min(len);
     (0..n).map(|i| i * len / n..(i + 1) * len / n).collect()
+}
+
+/// At most `n` points for a line, with its gaps.
+pub(crate) fn fit(points: &[Point], n: usize) -> Vec<Point> {
+    if points.len() <= n {
+        return points.to_vec();
+    }
+    let pieces = pieces(points);
+    let n_finite: usize = pieces.iter().map(|it| it.len()).sum();
+    if n / 4 < pieces.len() {
+        let finite: Vec<Point> = points.iter().filter(|it| it.1.is_finite()).copied().collect();
+        return lttb(&finite, n);
+    }
+    let mut out: Vec<Point> = Vec::new();
+    for piece in pieces {
+        let share = (n.saturating_sub(4 * out.len().min(1)) * piece.len() / n_finite.max(1)).max(3);
+        if let Some(last) = out.last() {
+            out.push((f64::midpoint(last.0, piece[0].0), f64::NAN));
+        }
+        out.extend(lttb(piece, share));
+    }
+    out
 }
 
 #[cfg(test)]
@@ -181,5 +213,16 @@ mod tests {
         assert_eq!(bins(5, 2), [0..2, 2..5]);
         assert_eq!(bins(2, 5), [0..1, 1..2]);
         assert!(bins(0, 5).is_empty());
+    }
+
+    #[test]
+    fn a_line_with_gaps_keeps_them_when_it_is_downsampled() {
+        let mut points: Vec<Point> = (0..10_000).map(|i| (f64::from(i), f64::from(i % 7))).collect();
+        points[5000].1 = f64::NAN;
+        let few = fit(&points, 1000);
+        assert!(few.len() <= 1004, "{}", few.len());
+        assert_eq!(few.iter().filter(|it| it.1.is_nan()).count(), 1);
+        let nothing = vec![(0.0, f64::NAN); 5000];
+        assert_eq!(fit(&nothing, 100), []);
     }
 }
