@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// File with the key that requests must carry [env: TINKEX_SERVE_KEY] [default: a random key]
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+    /// Accept every key, on a loopback address only
+    #[arg(long, conflicts_with = "api_key_file")]
+    any_key: bool,
     /// Name of this machine that requests may use, besides localhost
     #[arg(long, value_name = "NAME")]
     allow_host: Vec<String>,
@@ -65,6 +68,7 @@ pub(crate) struct Args {
 #[derive(Debug, PartialEq)]
 enum Key {
     Random,
+    Any,
     /// The shell command that prints it, and the key.
     Given(String, String),
 }
@@ -75,8 +79,8 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
             .with_remedy("leave --base-url and --local out; --data-dir names the folder"));
     }
     let variable = std::env::var(KEY_VARIABLE).ok().filter(|it| !it.is_empty());
-    let key = key(args.api_key_file.as_deref(), variable, app)?;
-    if !args.host.is_loopback() && key == Key::Random {
+    let key = if args.any_key { Key::Any } else { key(args.api_key_file.as_deref(), variable, app)? };
+    if !args.host.is_loopback() && matches!(key, Key::Random | Key::Any) {
         return Err(Failure::usage(format!("other machines can reach {}, so a key is needed", args.host))
             .with_remedy(format!("--api-key-file FILE, or set {KEY_VARIABLE}")));
     }
@@ -117,7 +121,7 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
 /// Prints the lines to paste. A key that was given stays where it is: what is printed may be kept in logs.
 fn announce(app: &App, server: &Server, key: &Key) -> Result<(), Failure> {
     let (shown, value) = match key {
-        Key::Random => (server.api_key().to_owned(), Some(server.api_key())),
+        Key::Random | Key::Any => (server.api_key().to_owned(), Some(server.api_key())),
         Key::Given(source, _) => (source.clone(), None),
     };
     let json = json!({ "base_url": server.url(), "api_key": value });
@@ -132,6 +136,7 @@ fn options(args: Args) -> Result<Options, Failure> {
         allowed_hosts: args.allow_host,
         seed: args.seed,
         threads: args.threads.unwrap_or(0),
+        any_key: args.any_key,
         stable_reinforce_as_cispo: args.stable_reinforce_as_cispo,
         ..Default::default()
     };

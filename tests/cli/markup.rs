@@ -31,7 +31,7 @@ pub(crate) fn check(page: &str) -> Result<(), String> {
         let tag = tag.trim_end_matches('/');
         let name = tag.split([' ', '\n']).next().unwrap_or_default();
         if name.is_empty() || !name.chars().all(|it| it.is_ascii_alphanumeric()) {
-            return Err(format!("<{tag:.60}> is no tag"));
+            return Err(format!("<{tag:.60}> is not a tag"));
         }
         check_attributes(&tag[name.len()..]).map_err(|problem| format!("<{tag:.200}>: {problem}"))?;
         if RAW.contains(&name) {

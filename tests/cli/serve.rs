@@ -204,3 +204,24 @@ fn the_lines_are_json_if_asked_for_and_aliases_are_served() {
         tinkex(&home).env("TINKER_API_KEY", key).args(["model", "list", "--base-url", url]).output().unwrap();
     assert!(String::from_utf8(listed.stdout).unwrap().contains("Qwen/Qwen3-8B"));
 }
+
+#[test]
+fn every_key_is_accepted_on_demand_but_only_from_this_machine() {
+    let home = Folder::new("serve-any-key");
+    let (status, _, stderr) = run(&home, &["serve", "--any-key", "--host", "0.0.0.0", "--port", "0"]);
+    assert_eq!(status, 2, "{stderr}");
+    let list = |url: &str| {
+        let mut command = tinkex(&home);
+        command.env("TINKER_API_KEY", "tml-mine").args(["model", "list", "--base-url", url]).status().unwrap()
+    };
+    for flag in ["pjwt_auth_enabled=false", "pjwt_auth_enabled=true"] {
+        let mut command = tinkex(&home);
+        let mut server = Serving::start(command.args(["serve", "--any-key", "--port", "0", "--flag", flag]));
+        let url = server.exported("TINKER_BASE_URL");
+        assert!(list(&url).success(), "{flag}");
+    }
+    let mut command = tinkex(&home);
+    let mut server = Serving::start(command.args(["serve", "--port", "0"]));
+    let url = server.exported("TINKER_BASE_URL");
+    assert!(!list(&url).success());
+}
