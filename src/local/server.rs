@@ -104,6 +104,19 @@ pub struct Options {
     /// The API key that requests must carry. Default none: a random key for each start, returned by
     /// [`Server::api_key`]. It must be given, and have at least 20 characters, if other machines can reach `listen`.
     pub api_key: Option<String>,
+    /// Accepts every key, so that programs run with whatever key they have. Only for a loopback address, and without
+    /// `api_key`. Requests must still carry a key. Default false.
+    ///
+    /// ```
+    /// use tinkex::ServiceClient;
+    /// use tinkex::local::{Options, Server};
+    ///
+    /// let server = Server::start(Options { any_key: true, ..Options::default() })?;
+    /// let service = ServiceClient::builder().base_url(server.url()).api_key("tml-whatever").build()?;
+    /// assert!(!service.get_server_capabilities()?.supported_models.is_empty());
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub any_key: bool,
     /// Host names, without a port, that requests may have in the headers `Host` and `Origin`, besides `127.0.0.1`,
     /// `localhost`, `[::1]` and the addresses that the engine listens on. Set them for access by a name of this machine,
     /// or through a proxy or a tunnel. Requests with any other host or origin are refused; otherwise a foreign web page
@@ -193,6 +206,7 @@ impl Default for Options {
             max_samplers: 65_536,
             max_waiting_requests: 65_536,
             api_key: None,
+            any_key: false,
             allowed_hosts: Vec::new(),
             seed: 0,
             threads: 0,
@@ -228,6 +242,12 @@ impl Options {
             return fail("api_key must be printable ASCII without spaces, and not empty");
         }
         hosts::check_key(self.listen, self.api_key.as_deref()).or_else(|problem| fail(&problem))?;
+        if self.any_key && self.api_key.is_some() {
+            return fail("any_key and api_key exclude each other");
+        }
+        if self.any_key && !hosts::is_private(self.listen) {
+            return fail("any_key is only for a loopback address: other machines can reach this one");
+        }
         if self.data_dir.as_ref().is_some_and(|it| it.as_os_str().is_empty()) {
             return fail("data_dir is empty: leave it out for a temporary folder");
         }
@@ -296,6 +316,7 @@ impl fmt::Debug for Options {
             .field("sample_use_retrieve_futures", &self.sample_use_retrieve_futures)
             .field("sample_join_sampling_session", &self.sample_join_sampling_session)
             .field("pjwt_auth_enabled", &self.pjwt_auth_enabled)
+            .field("any_key", &self.any_key)
             .field("sample_cancel_enabled", &self.sample_cancel_enabled)
             .field("stable_reinforce_as_cispo", &self.stable_reinforce_as_cispo)
             .finish_non_exhaustive()
@@ -441,6 +462,7 @@ impl Server {
             dynamic_flags,
             stands_in: options.stable_reinforce_as_cispo,
             api_key: server.api_key.clone(),
+            any_key: options.any_key,
             hosts: Hosts::new(options.listen, options.allowed_hosts),
             bodies: Bodies::new(options.stall_timeout),
             tokens: Default::default(),

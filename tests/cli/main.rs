@@ -4,6 +4,7 @@
 
 mod chat;
 mod data;
+mod doctor;
 mod eval;
 mod manage_account;
 mod manage_checkpoints;
@@ -14,6 +15,9 @@ mod manage_runs;
 mod manage_sessions;
 mod manage_site;
 mod manners;
+mod markup;
+mod report;
 mod sample;
+mod serve;
 mod shell;
 mod util;

@@ -52,6 +52,8 @@ pub(super) struct App {
     /// Whether a stand-in may be computed for a loss whose formula is not public.
     pub(super) stands_in: bool,
     pub(super) api_key: String,
+    /// Every key is accepted.
+    pub(super) any_key: bool,
     /// The hosts that requests may name.
     pub(super) hosts: Hosts,
     pub(super) bodies: Bodies,
