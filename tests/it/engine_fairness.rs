@@ -81,6 +81,24 @@ fn training_goes_on_while_long_samples_of_the_same_and_of_another_session_run() 
 }
 
 #[test]
+fn a_long_prompt_that_is_read_holds_up_neither_training_nor_other_samples() {
+    for threads in [1, 2] {
+        let client = client(threads);
+        let (model, sampler) = (client.model(0), base_sampler(&client, &client.session, 1));
+        let mut long = sample(&sampler, 0, json!({"max_tokens": 1}));
+        let tokens: Vec<u32> = (0..32_000).map(|i| i * 7 % 251).collect();
+        long["prompt"]["chunks"] = json!([{"type": "encoded_text", "tokens": tokens}]);
+        let long = client.submit("asample", &long);
+        for seq in 0..3 {
+            client.sample(&sampler, 1 + seq, json!({"max_tokens": 3}));
+            client.losses(&model, 1 + 2 * seq, 1);
+        }
+        assert!(is_pending(&client, &long), "{threads} threads: the long prompt is already read");
+        assert_eq!(cancel(&client, &long).0, 200);
+    }
+}
+
+#[test]
 fn training_overtakes_samples_of_its_session_that_have_not_started() {
     let client = client(2);
     let model = client.model(0);

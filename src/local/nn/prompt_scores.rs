@@ -4,6 +4,7 @@ use super::choose::{Chooser, top};
 use super::head::log_sum_exp;
 use super::rng::Rng;
 use super::sampler::{Generate, Generated, GeneratedSequence, TopLogprobs};
+use std::sync::Arc;
 
 /// The scores of a prompt, for [`Generated`].
 #[derive(Debug)]
@@ -31,20 +32,21 @@ impl PromptScores {
 
 /// Computes the scores of a prompt from the logits after its tokens.
 #[derive(Debug)]
-pub(super) struct Scorer<'a> {
-    req: &'a Generate,
+pub(super) struct Scorer {
+    req: Arc<Generate>,
     /// The row of the next logits.
     row: usize,
     /// Alternatives are drawn from all tokens, with a stream of random numbers that no sample uses.
     chooser: Chooser,
     rng: Rng,
-    targets: &'a [(usize, u32)],
+    /// Number of targets that are scored.
+    n_targets: usize,
     scratch: Vec<f32>,
     scores: PromptScores,
     failure: Option<String>,
 }
 
-impl<'a> Scorer<'a> {
+impl Scorer {
     /// The first row of the prompt whose logits a request needs, if it needs any.
     pub(super) fn first_row(req: &Generate) -> Option<usize> {
         let all = req.prompt_logprobs || 0 < req.topk_prompt_logprobs || 0 < req.alternatives;
@@ -53,7 +55,7 @@ impl<'a> Scorer<'a> {
     }
 
     /// The logits come from `row` on. The tokens before it were found in the cache.
-    pub(super) fn new(req: &'a Generate, row: usize) -> Self {
+    pub(super) fn new(req: &Arc<Generate>, row: usize) -> Self {
         let scores = PromptScores {
             cached: row,
             logprobs: req.prompt_logprobs.then(|| vec![None]),
@@ -62,11 +64,11 @@ impl<'a> Scorer<'a> {
             targets: Vec::new(),
         };
         Scorer {
-            req,
+            req: req.clone(),
             row,
             chooser: Chooser { temperature: req.temperature, top_k: -1, top_p: 1.0 },
             rng: Rng::stream(req.seed, u64::MAX),
-            targets: &req.targets,
+            n_targets: 0,
             scratch: Vec::new(),
             scores,
             failure: None,
@@ -86,9 +88,9 @@ impl<'a> Scorer<'a> {
                 let best = top(row, req.topk_prompt_logprobs).into_iter();
                 list.push(Some(best.map(|(id, logit)| (id as u32, logit - log_sum)).collect()));
             }
-            while let Some(((_, id), rest)) = self.targets.split_first().filter(|it| it.0.0 <= self.row) {
+            while let Some((_, id)) = req.targets.get(self.n_targets).filter(|it| it.0 <= self.row) {
                 scores.targets.push(row[*id as usize] - log_sum);
-                self.targets = rest;
+                self.n_targets += 1;
             }
             for _ in 0..req.alternatives {
                 match self.chooser.choose(row, &mut self.rng, &mut self.scratch) {

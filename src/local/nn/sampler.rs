@@ -5,7 +5,7 @@ use super::choose::Chooser;
 use super::decode::{Decoder, Row, StepScratch, Threads};
 use super::lora::LoraSpec;
 use super::pass::Model;
-use super::prefix_cache::PrefixCache;
+use super::prefix_cache::{Found, PrefixCache};
 use super::prompt::{CHUNK, PromptScratch, VisitLogits};
 use super::prompt_scores::{PromptScores, Scorer};
 use super::running::{Running, Stop};
@@ -46,6 +46,62 @@ pub(crate) struct Sampler {
     /// Number of this sampler in the cache.
     owner: u64,
     batch: Batch,
+}
+
+/// A prompt that is being read.
+#[derive(Debug)]
+pub(super) struct Reading {
+    req: Arc<Generate>,
+    /// The blocks that are read or were in the cache.
+    found: Found,
+    scorer: Scorer,
+    /// True if the logits are wanted.
+    has_scores: bool,
+    /// Number of tokens of the prompt in `found`.
+    n_read: usize,
+}
+
+/// A request whose prompt is being read, in one time slice or several.
+struct Beginning {
+    sampler: Arc<Sampler>,
+    reading: Reading,
+    stop: Box<Stop<'static>>,
+    cancelled: Box<dyn Fn() -> bool + Send>,
+    done: Box<dyn FnOnce(Result<Generated, String>) + Send>,
+}
+
+impl Beginning {
+    /// Reads chunks until the prompt is read, and joins the batch of the sampler. Pauses between two chunks if `slice` is
+    /// over: a long prompt takes seconds.
+    fn run(mut self, slice: &dyn TimeSlice) {
+        let sampler = self.sampler.clone();
+        let goes_on = sampler.with_workspace(|workspace, _| {
+            while !(self.cancelled)() {
+                if !sampler.read_chunk(&mut self.reading, workspace) {
+                    return false;
+                }
+                if slice.is_over() {
+                    return true;
+                }
+            }
+            false
+        });
+        if (self.cancelled)() {
+            return (self.done)(Err(CANCELLED.to_owned()));
+        }
+        if goes_on {
+            return slice.pause(Box::new(move |slice| self.run(slice)));
+        }
+        let Beginning { reading, stop, cancelled, done, .. } = self;
+        match sampler.with_workspace(|_, scratch| sampler.begin(reading, scratch)) {
+            Err(error) => done(Err(error)),
+            Ok((running, scores)) => {
+                let done =
+                    move |it: Result<Vec<GeneratedSequence>, String>| done(it.map(|it| scores.join(it)));
+                batch::join(&sampler, Member { running, stop, cancelled, done: Box::new(done) }, slice);
+            }
+        }
+    }
 }
 
 /// Unused workspaces, shared by all samplers of a base model.
@@ -161,7 +217,7 @@ impl Sampler {
 
     /// Continues a prompt on this thread, or together with other requests on the thread that generates theirs, and pauses
     /// when `slice` is over. Calls `stop` after every token; the sample ends if it returns true. Calls `cancelled` before
-    /// every step. Calls `done` with the result, or with an error: the request does not fit the model, it was
+    /// every chunk of the prompt and every step. Calls `done` with the result, or with an error: the request does not fit the model, it was
     /// cancelled (`"cancelled"`), or the logits are not finite.
     pub(crate) fn submit(
         self: &Arc<Self>,
@@ -171,15 +227,12 @@ impl Sampler {
         done: impl FnOnce(Result<Generated, String>) + Send + 'static,
         slice: &dyn TimeSlice,
     ) {
-        match self.read(req, &cancelled) {
-            Err(error) => done(Err(error)),
-            Ok((running, scores)) => {
-                let done =
-                    move |it: Result<Vec<GeneratedSequence>, String>| done(it.map(|it| scores.join(it)));
-                let (cancelled, done) = (Box::new(cancelled), Box::new(done));
-                batch::join(self, Member { running, stop, cancelled, done }, slice);
-            }
-        }
+        let reading = match self.open(req) {
+            Ok(reading) => reading,
+            Err(error) => return done(Err(error)),
+        };
+        let (cancelled, done) = (Box::new(cancelled), Box::new(done));
+        Beginning { sampler: self.clone(), reading, stop, cancelled, done }.run(slice);
     }
 
     /// Continues a prompt, apart from all other requests.
@@ -190,7 +243,17 @@ impl Sampler {
         stop: &mut (dyn FnMut(usize, &[u32]) -> bool + Send),
         cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Result<Generated, String> {
-        let (running, scores) = self.read(req, cancelled)?;
+        let mut reading = self.open(req)?;
+        let (running, scores) = self.with_workspace(|workspace, scratch| {
+            loop {
+                if cancelled() {
+                    return Err(CANCELLED.to_owned());
+                }
+                if !self.read_chunk(&mut reading, workspace) {
+                    return self.begin(reading, scratch);
+                }
+            }
+        })?;
         let mut result = Err(String::new());
         let done = Box::new(|it| result = it);
         let (stop, cancelled) = (Box::new(stop), Box::new(cancelled));
@@ -198,17 +261,30 @@ impl Sampler {
         result.map(|it| scores.join(it))
     }
 
-    /// Reads the prompt of a request.
-    fn read(&self, req: &Generate, cancelled: &dyn Fn() -> bool) -> Result<(Running, PromptScores), String> {
+    /// Checks a request, and takes from the cache what it has of the prompt, unless the request wants the scores there.
+    pub(super) fn open(&self, req: &Generate) -> Result<Reading, String> {
         let chooser = Chooser { temperature: req.temperature, top_k: req.top_k, top_p: req.top_p };
         chooser.check()?;
         self.check(&req.prompt)?;
-        if cancelled() {
-            return Err(CANCELLED.to_owned());
+        let mut found = self.cache.find(self.owner, &req.prompt[..req.prompt.len() - 1]);
+        let scored = Scorer::first_row(req).map(|row| row / BLOCK);
+        if let Some(block) = scored {
+            found.truncate(block);
         }
+        let req = Arc::new(req.clone());
+        Ok(Reading {
+            n_read: found.len(),
+            scorer: Scorer::new(&req, found.len()),
+            has_scores: scored.is_some(),
+            found,
+            req,
+        })
+    }
+
+    /// Calls a function with buffers, which later requests use again.
+    fn with_workspace<T>(&self, work: impl FnOnce(&mut PromptScratch, &mut Vec<StepScratch>) -> T) -> T {
         let (mut workspace, mut scratch) = self.idle.lock().pop().unwrap_or_default();
-        let (prefix, scores) = self.prefill(req, cancelled, &mut workspace)?;
-        let running = self.begin(req, prefix, &mut scratch);
+        let result = work(&mut workspace, &mut scratch);
         if workspace.bytes() <= MAX_IDLE_BYTES {
             scratch.truncate(MAX_IDLE_STEPS);
             let mut idle = self.idle.lock();
@@ -216,7 +292,7 @@ impl Sampler {
                 idle.push((workspace, scratch));
             }
         }
-        Ok((running, scores))
+        result
     }
 
     pub(super) fn batch(&self) -> &Batch {
@@ -255,36 +331,31 @@ impl Sampler {
         }
     }
 
-    /// Reads the prompt without its last token, which is the input of the first decoding step. Blocks of the prompt that
-    /// the cache has are not read again, unless the request wants their scores.
-    pub(super) fn prefill(
-        &self,
-        req: &Generate,
-        cancelled: &dyn Fn() -> bool,
-        scratch: &mut PromptScratch,
-    ) -> Result<(Vec<Arc<Segment>>, PromptScores), String> {
-        let vocab = self.vocab();
-        let tokens = &req.prompt[..req.prompt.len() - 1];
-        let mut found = self.cache.find(self.owner, tokens);
-        let scored = Scorer::first_row(req).map(|row| row / BLOCK);
-        if let Some(block) = scored {
-            found.truncate(block);
-        }
-        let mut scorer = Scorer::new(req, found.len());
-        for chunk in tokens[found.len()..].chunks(CHUNK) {
-            if cancelled() {
-                return Err(CANCELLED.to_owned());
-            }
+    /// Reads the next chunk of a prompt without its last token, which is the input of the first decoding step. Returns
+    /// false once nothing is left.
+    pub(super) fn read_chunk(&self, reading: &mut Reading, workspace: &mut PromptScratch) -> bool {
+        let Reading { req, found, scorer, has_scores, n_read } = reading;
+        let rest = &req.prompt[*n_read..req.prompt.len() - 1];
+        let chunk = &rest[..CHUNK.min(rest.len())];
+        if !chunk.is_empty() {
+            let vocab = self.vocab();
             let mut visit = |logits: &[f32]| scorer.add(logits, vocab);
-            let visit: Option<&mut VisitLogits<'_>> = if scored.is_some() { Some(&mut visit) } else { None };
-            let read = self.decoder.read(&self.model, &found.blocks, chunk, visit, scratch);
-            self.cache.add(self.owner, &mut found, chunk, read, &self.model.base);
+            let visit: Option<&mut VisitLogits<'_>> = if *has_scores { Some(&mut visit) } else { None };
+            let read = self.decoder.read(&self.model, &found.blocks, chunk, visit, workspace);
+            self.cache.add(self.owner, found, chunk, read, &self.model.base);
+            *n_read += chunk.len();
         }
-        Ok((found.blocks, scorer.finish()?))
+        chunk.len() < rest.len()
     }
 
     /// Runs the last token of the prompt, whose logits give the first token of each sample.
-    fn begin(&self, req: &Generate, prefix: Vec<Arc<Segment>>, scratch: &mut Vec<StepScratch>) -> Running {
+    fn begin(
+        &self,
+        reading: Reading,
+        scratch: &mut Vec<StepScratch>,
+    ) -> Result<(Running, PromptScores), String> {
+        let Reading { req, found, scorer, .. } = reading;
+        let (scores, prefix) = (scorer.finish()?, found.blocks);
         let base = &self.model.base;
         let c = &base.config;
         let max = if req.num_samples == 0 { 0 } else { req.max_tokens.min(c.max_len - req.prompt.len()) };
@@ -297,7 +368,7 @@ impl Sampler {
             self.step(&mut [row], &mut first, scratch);
         }
         let max_alive = (MAX_CACHE / Segment::bytes(base, max).max(1)).max(STEP_SAMPLES.0);
-        Running::new(req, (max, max_alive), prefix, begun, first)
+        Ok((Running::new(&req, (max, max_alive), prefix, begun, first), scores))
     }
 
     /// Feeds one token to each sample, on several threads. The results of a sample do not depend on the other samples, nor

@@ -154,7 +154,8 @@ fn the_memory_for_reading_a_prompt_does_not_depend_on_its_length() {
     let sampler = with_noise(&long(), 2).sampler();
     let bytes = |chunks: usize| {
         let mut scratch = PromptScratch::default();
-        sampler.prefill(&scored(&tokens(chunks * CHUNK + 1, 8)), &|| false, &mut scratch).unwrap();
+        let mut reading = sampler.open(&scored(&tokens(chunks * CHUNK + 1, 8))).unwrap();
+        while sampler.read_chunk(&mut reading, &mut scratch) {}
         scratch.bytes()
     };
     let two = bytes(2);
