@@ -299,3 +299,37 @@ fn a_page_that_cannot_be_written_leaves_the_old_one_and_no_draft() {
     assert!(stderr.contains("cannot write"), "{stderr}");
     assert_eq!(std::fs::read_dir(&*home).unwrap().count(), 2);
 }
+
+#[test]
+fn what_the_training_command_writes_is_shown() {
+    let home = Folder::new("report-train");
+    let folder = home.join("run");
+    let own = json!({
+        "version": "0.1.0", "status": "interrupted", "example": "User: hi\n\nAssistant:[[ Hello.]]",
+        "data": { "files": [{ "path": "chats.jsonl", "sha256": "c0ffee", "lines": 50 }], "lengths": [40, 45, 60, 79, 103] },
+    });
+    let config = json!({ "model": "tinkex/nano", "rank": 16, "local": "/engine", "ttl": "7d", "final-ttl": "never", "tinkex": own });
+    let last = json!({ "step": 20, "train_mean_nll": 0.6, "test/nll": 0.7, "tinkex/final_test_loss": 0.65 });
+    write_run(&folder, &config, &format!("{}{last}\n", falling(20)));
+    let path = |name: &str| json!({ "name": name, "next_batch": 20, "sampler_path": format!("tinker://r/sampler_weights/{name}") });
+    let mut end = path("final");
+    end["final"] = true.into();
+    std::fs::write(folder.join("checkpoints.jsonl"), format!("{}\n{end}\n", path("000020"))).unwrap();
+    let log = "2026-11-28T08:29:35Z warning: slow\n2026-11-28T08:30:35Z warning: slow\n2026-11-28T08:30:36Z 20 steps\n";
+    std::fs::write(folder.join("log.txt"), log).unwrap();
+    let page = page(&home, "run");
+    for part in [
+        "class=\"state interrupted\"",
+        "the best evaluation was 0.650 at step 21",
+        "<td class=\"date\">after 7d</td>",
+        "<td class=\"date\">never</td>",
+        "sampler_weights/final --local=/engine &#39;Hello&#39;",
+        "config.json --out NEW_FOLDER --local=/engine",
+        "<dt>90%</dt><dd>79 tokens</dd>",
+        "<td class=\"n\">50</td>",
+        "<mark> Hello.</mark>",
+        "<li>warning: slow (2 times)</li>",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+}

@@ -33,7 +33,8 @@ pub(crate) fn of(run: &Run, objective: &Objective, n: usize) -> Vec<Chart> {
         let line = Line { label: String::new(), color, shape: Shape::Line, points, note };
         Chart { title: title.into(), unit, lines: vec![line], steps, summary, ..Default::default() }
     };
-    let mut charts = vec![loss(objective, steps, marks.clone(), n)];
+    let last_test = objective.test.last().map_or(steps.1, |it| it.0.max(steps.1));
+    let mut charts = vec![loss(objective, (steps.0, last_test), marks.clone(), n)];
     charts.extend(preferences(run, steps, n));
     charts.push(Chart {
         from_zero: true,

@@ -114,8 +114,10 @@ fn table(runs: &[Run], objectives: &[Objective], names: &[String]) -> String {
 
 fn curves(runs: &[Run], objectives: &[Objective], names: &[String], n: usize) -> Vec<Chart> {
     let n = (6000 / runs.len().max(1)).min(n);
-    let ranges = runs.iter().filter(|it| !it.rows.is_empty()).map(charts::steps);
-    let steps = series::range(ranges.flat_map(|(from, to)| [from, to])).unwrap_or((0.0, 0.0));
+    let ranges =
+        runs.iter().filter(|it| !it.rows.is_empty()).map(charts::steps).flat_map(|(from, to)| [from, to]);
+    let tests = objectives.iter().filter_map(|it| it.test.last()).map(|it| it.0);
+    let steps = series::range(ranges.chain(tests)).unwrap_or((0.0, 0.0));
     let overlay = |title: &str, unit, is_wide, of: &dyn Fn(usize) -> Vec<Point>, shape| {
         let line = |i: usize| {
             let points = of(i);
@@ -211,10 +213,17 @@ fn flat(run: &Run) -> BTreeMap<String, String> {
             other => drop(out.insert(path.to_owned(), other.to_string())),
         }
     }
-    const ALWAYS: [&str; 6] =
-        ["log_path", "out", "tinkex.command", "tinkex.data.example", "tinkex.began", "tinkex.status"];
+    const ALWAYS: [&str; 7] = [
+        "log_path",
+        "out",
+        "tinkex.command",
+        "tinkex.example",
+        "tinkex.data.example",
+        "tinkex.data.lengths",
+        "tinkex.status",
+    ];
     let mut out = BTreeMap::new();
     walk("", &Value::Object(run.config.clone()), &mut out);
-    out.retain(|key, _| !ALWAYS.contains(&key.as_str()) && !key.starts_with("tinkex.data.lengths"));
+    out.retain(|key, _| !ALWAYS.contains(&key.as_str()));
     out
 }

@@ -7,6 +7,9 @@ use super::text::{figure, grouped, span, usd};
 /// Names under which programs write the metrics, the usual one first.
 pub(crate) const TRAIN: [&str; 4] = ["train_mean_nll", "train/mean_nll", "train_loss", "loss"];
 pub(crate) const TEST: [&str; 4] = ["test/nll", "eval/nll", "test/mean_nll", "eval_loss"];
+const DPO_TEST: [&str; 1] = ["test/dpo_loss"];
+/// The evaluation after the last step.
+const FINAL_TEST: [&str; 1] = ["tinkex/final_test_loss"];
 pub(crate) const REWARD: [&str; 3] = ["env/all/reward/total", "reward/total", "reward"];
 const TOKENS: [&str; 2] = ["num_tokens", "tokens/trained"];
 
@@ -69,17 +72,16 @@ pub(crate) fn state(run: &Run) -> State {
 }
 
 pub(crate) fn objective(run: &Run) -> Objective {
-    let of = |title, unit, names: &[&str], falls| {
-        let points = run.points(names);
-        let test = if names == TRAIN { run.points(&TEST) } else { Vec::new() };
-        Objective { title, unit, points, test, falls }
+    let of = |title, unit, names: &[&str], tests: &[&str], falls| {
+        let mut test = run.points(tests);
+        // A row has the evaluation before its step.
+        let last = run.points(&FINAL_TEST).last().map(|(step, value)| (step + 1.0, *value));
+        test.extend(last.filter(|_| falls));
+        Objective { title, unit, points: run.points(names), test, falls }
     };
-    let candidates = [
-        of("Training loss", "nats per token", &TRAIN, true),
-        of("Preference loss", "", &["dpo_loss"], true),
-        of("Reward", "", &REWARD, false),
-    ];
-    let [usual, dpo, reward] = candidates;
+    let usual = of("Training loss", "nats per token", &TRAIN, &TEST, true);
+    let dpo = of("Preference loss", "", &["dpo_loss"], &DPO_TEST, true);
+    let reward = of("Reward", "", &REWARD, &[], false);
     if !dpo.points.is_empty() {
         dpo
     } else if usual.points.is_empty() && !reward.points.is_empty() {

@@ -218,10 +218,13 @@ fn logged(folder: &Path) -> Vec<String> {
     let text = String::from_utf8_lossy(&bytes);
     let mut counts: Vec<(String, usize)> = Vec::new();
     for line in text.lines() {
-        let lower = line.to_ascii_lowercase();
-        if !["warn", "error"].iter().any(|word| lower.contains(word)) {
+        const MARKS: [&str; 4] = ["warning:", "error:", "WARNING", "ERROR"];
+        if !MARKS.iter().any(|mark| line.contains(mark)) {
             continue;
         }
+        // Without the time, equal lines are equal.
+        let is_time = |word: &str| word.starts_with("20") && word.ends_with('Z');
+        let line = line.split_once(' ').filter(|(word, _)| is_time(word)).map_or(line, |(_, rest)| rest);
         let line = cut(line.trim(), 300);
         match counts.iter().position(|(known, _)| *known == line) {
             Some(i) => counts[i].1 += 1,

@@ -72,10 +72,10 @@ pub(super) fn checkpoints(run: &Run) -> String {
     let newest: Vec<_> = run.checkpoints.iter().rev().collect();
     let (n_shown, n_most) = MAX_CHECKPOINTS;
     let (shown, folded) = newest.split_at(n_shown.min(newest.len()));
-    checkpoint_table(&mut out, shown);
+    checkpoint_table(&mut out, run, shown);
     if !folded.is_empty() {
         let _ = write!(out, "<details><summary>{} earlier checkpoints</summary>", folded.len());
-        checkpoint_table(&mut out, &folded[..folded.len().min(n_most)]);
+        checkpoint_table(&mut out, run, &folded[..folded.len().min(n_most)]);
         if n_most < folded.len() {
             out.push_str("<p class=\"label\">All others are in checkpoints.jsonl.</p>");
         }
@@ -83,7 +83,7 @@ pub(super) fn checkpoints(run: &Run) -> String {
     }
     let path = |name: &str| newest.iter().find_map(|it| it.get(name)?.as_str());
     if let Some(path) = path("sampler_path") {
-        let command = format!("tinkex sample -m {} 'Hello'", shell(path));
+        let command = format!("tinkex sample -m {}{} 'Hello'", shell(path), place(run));
         let _ = write!(
             out,
             "<p class=\"label\">Sample from the last one</p><code class=\"command\">{}</code>",
@@ -105,7 +105,32 @@ pub(super) fn checkpoints(run: &Run) -> String {
     out
 }
 
-fn checkpoint_table(out: &mut String, checkpoints: &[&Map<String, Value>]) {
+/// The options that name the server or the engine of a run.
+fn place(run: &Run) -> String {
+    let text = |name: &str| run.config.get(name).and_then(Value::as_str);
+    let url = text("base-url").or_else(|| text("base_url"));
+    match (run.config.get("local"), url) {
+        (Some(Value::String(dir)), _) => format!(" --local={}", shell(dir)),
+        (Some(Value::Bool(true)), _) => " --local".into(),
+        (_, Some(url)) => format!(" --base-url {}", shell(url)),
+        _ => String::new(),
+    }
+}
+
+/// When a checkpoint expires: as recorded, or else by the settings of the run.
+fn expiry(run: &Run, checkpoint: &Map<String, Value>) -> Option<String> {
+    let recorded = ["expires_at", "expires"].iter().find_map(|name| checkpoint.get(*name)?.as_str());
+    if let Some(time) = recorded {
+        return Some(time.replace('T', " ").chars().take(16).collect());
+    }
+    let is_final = checkpoint.get("final").and_then(Value::as_bool) == Some(true);
+    let of_final = run.setting(&["final-ttl"]).filter(|_| is_final);
+    of_final
+        .or_else(|| run.setting(&["ttl"]))
+        .map(|it| if it == "never" { it } else { cut(&format!("after {it}"), 40) })
+}
+
+fn checkpoint_table(out: &mut String, run: &Run, checkpoints: &[&Map<String, Value>]) {
     let text = |it: &Map<String, Value>, names: &[&str]| {
         names.iter().find_map(|name| it.get(*name)).and_then(|value| match value {
             Value::String(text) => Some(cut(text, 300)),
@@ -114,12 +139,8 @@ fn checkpoint_table(out: &mut String, checkpoints: &[&Map<String, Value>]) {
         })
     };
     let bytes = |it: &&Map<String, Value>| it.get("size_bytes").and_then(Value::as_u64).map(size);
-    let expiry = |it: &&Map<String, Value>| {
-        text(it, &["expires_at", "expires"])
-            .map(|it| it.replace('T', " ").chars().take(16).collect::<String>())
-    };
     let has_size = checkpoints.iter().any(|it| bytes(it).is_some());
-    let has_expiry = checkpoints.iter().any(|it| expiry(it).is_some());
+    let has_expiry = checkpoints.iter().any(|it| expiry(run, it).is_some());
     out.push_str("<div class=\"scroll\"><table><tr><th>Name</th><th class=\"n\">Steps</th><th>Paths</th>");
     out.push_str(if has_size { "<th class=\"n\">Size</th>" } else { "" });
     out.push_str(if has_expiry { "<th>Expires</th>" } else { "" });
@@ -143,7 +164,7 @@ fn checkpoint_table(out: &mut String, checkpoints: &[&Map<String, Value>]) {
             let _ = write!(out, "<td class=\"n\">{}</td>", bytes(checkpoint).unwrap_or_else(|| "–".into()));
         }
         if has_expiry {
-            let expiry = expiry(checkpoint).unwrap_or_else(|| "never".into());
+            let expiry = expiry(run, checkpoint).unwrap_or_else(|| "never".into());
             let _ = write!(out, "<td class=\"date\">{}</td>", html(&expiry));
         }
         out.push_str("</tr>\n");
@@ -176,8 +197,8 @@ pub(super) fn data(run: &Run) -> String {
     }
     for (label, names) in [
         ("Template", &["renderer_name", "template", "template_name"][..]),
-        ("Trained on", &["train_on_what", "train_on"]),
-        ("Longest length", &["max_length"]),
+        ("Trained on", &["train_on_what", "train_on", "train-on"]),
+        ("Longest length", &["max_length", "max-length"]),
         ("Data", &["data_path", "dataset", "dataset_path"]),
     ] {
         let has_files = get("files").is_some();
@@ -187,7 +208,11 @@ pub(super) fn data(run: &Run) -> String {
     }
     let files = get("files").and_then(Value::as_array).map(|it| files(it)).unwrap_or_default();
     let lengths = get("lengths").map(lengths).unwrap_or_default();
-    let example = get("example").and_then(Value::as_str).map(rendered).unwrap_or_default();
+    let example = get("example")
+        .or_else(|| run.own("example"))
+        .and_then(Value::as_str)
+        .map(rendered)
+        .unwrap_or_default();
     if facts.is_empty() && files.is_empty() {
         return String::new();
     }
@@ -208,7 +233,12 @@ fn files(files: &[Value]) -> String {
     );
     for file in files.iter().take(MAX_FILES) {
         let text = |name: &str| file.get(name).and_then(Value::as_str).unwrap_or_default();
-        let lines = file.get("n_lines").and_then(number).map(grouped).unwrap_or_default();
+        let lines = file
+            .get("n_lines")
+            .or_else(|| file.get("lines"))
+            .and_then(number)
+            .map(grouped)
+            .unwrap_or_default();
         let _ = writeln!(
             out,
             "<tr><td><span class=\"path\">{}</span></td><td class=\"n\">{lines}</td><td><span class=\"path\">{}</span></td></tr>",
@@ -248,6 +278,9 @@ fn lengths(value: &Value) -> String {
         0 => "shortest".to_owned(),
         i if i == last => "longest".to_owned(),
         i if 2 * i == last => "median".to_owned(),
+        // The quantiles that the training command writes.
+        1 if last == 4 => "10%".to_owned(),
+        3 if last == 4 => "90%".to_owned(),
         i => format!("{:.0}%", 100.0 * i as f64 / last as f64),
     };
     let rows: String = numbers
@@ -286,9 +319,12 @@ fn histogram(bins: &[(f64, f64)]) -> String {
     format!("<div class=\"bars\">{}</div>", chart.html())
 }
 
-/// The example as the model reads it. What is trained stands between ⟦ and ⟧.
+/// The example as the model reads it. What is trained stands between ⟦ and ⟧, or between [[ and ]].
 fn rendered(example: &str) -> String {
-    let example = html(&cut(example, 3000));
+    let mut example = html(&cut(example, 3000));
+    if !example.contains('⟦') {
+        example = example.replace("[[", "⟦").replace("]]", "⟧");
+    }
     let (mut marked, mut is_open) = (String::new(), false);
     for char in example.chars() {
         match char {
@@ -315,8 +351,13 @@ pub(super) fn details(run: &Run) -> String {
     let mut out = String::from("<section><h2>Details</h2>\n");
     let command = run.own("command").and_then(Value::as_str).map(str::to_owned);
     let folder = shell(&run.folder.to_string_lossy());
+    let is_own = run.own("version").is_some();
     let (what, command) = match command {
         Some(command) => ("Reproduce the run", command),
+        None if is_own => {
+            let config = shell(&run.folder.join("config.json").to_string_lossy());
+            ("Reproduce the run", format!("tinkex train --config {config} --out NEW_FOLDER{}", place(run)))
+        }
         None => ("Write this page again", format!("tinkex report {folder}")),
     };
     let _ = writeln!(
@@ -334,6 +375,7 @@ pub(super) fn details(run: &Run) -> String {
         if let Some(Value::Object(data)) = own.get_mut("data") {
             data.remove("example");
         }
+        own.remove("example");
         fold(&mut out, "Environment", &serde_json::to_string_pretty(&own).unwrap_or_default());
     }
     let names: std::collections::BTreeSet<&String> =
