@@ -22,6 +22,7 @@ mod model;
 mod moments;
 mod notes;
 mod output;
+mod prices;
 mod report;
 mod run;
 mod sample;

@@ -1,11 +1,24 @@
-//! STUB
+//! `tinkex checkpoint`.
+
+mod download;
 
 use super::connection::App;
 use super::failure::Failure;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
 
-pub(crate) fn run(_args: Args, _app: &App) -> Result<(), Failure> {
-    Err(Failure::text("this command is not built yet"))
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Download a checkpoint
+    Download(self::download::Args),
+}
+
+pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
+    match args.command {
+        Command::Download(args) => download::run(args, app),
+    }
 }
