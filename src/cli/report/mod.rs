@@ -1,11 +1,139 @@
-//! STUB
+//! `tinkex report`: a page about a training run, or about several side by side. The page is one file that needs nothing
+//! else: no network, no program of the browser.
+
+mod charts;
+mod compare;
+mod facts;
+mod page;
+mod read;
+mod sections;
+mod series;
+mod svg;
+mod text;
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::json;
 
 use super::connection::App;
 use super::failure::Failure;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Folders of runs; several are compared
+    #[arg(value_name = "DIR", required = true)]
+    folders: Vec<PathBuf>,
+    /// File to write, `-` for stdout [default: report.html in the run's folder, comparison.html for several runs]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Open the page in the browser
+    #[arg(long)]
+    open: bool,
+}
 
-pub(crate) fn run(_args: Args, _app: &App) -> Result<(), Failure> {
-    Err(Failure::text("this command is not built yet"))
+/// Largest page: mail and chats take it, and browsers show it at once.
+const MAX_BYTES: usize = 960_000;
+/// Numbers of points of a line, tried until the page is small enough.
+const POINTS: [usize; 7] = [2000, 1400, 1000, 600, 300, 120, 40];
+
+pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
+    let is_stdout = args.output.as_deref() == Some(Path::new("-"));
+    if is_stdout && args.open {
+        return Err(Failure::usage("a page on stdout cannot be opened").with_remedy("name a file: -o FILE"));
+    }
+    if compare::MAX_RUNS < args.folders.len() {
+        let (n, most) = (args.folders.len(), compare::MAX_RUNS);
+        return Err(Failure::usage(format!("{n} runs are too many for a page"))
+            .with_remedy(format!("name at most {most}")));
+    }
+    let page = match &args.folders[..] {
+        [folder] => page_of(folder)?,
+        folders => comparison(folders)?,
+    };
+    if is_stdout {
+        return app.out.bytes(page.as_bytes());
+    }
+    let path = args.output.unwrap_or_else(|| match &args.folders[..] {
+        [folder] => folder.join("report.html"),
+        _ => "comparison.html".into(),
+    });
+    replace(&path, page.as_bytes())?;
+    let shown = path.display().to_string();
+    app.out.value(&json!({ "path": shown, "bytes": page.len() }), || shown.clone())?;
+    if args.open {
+        open(&path)?;
+    }
+    Ok(())
+}
+
+/// Writes `report.html` of the run in `folder` into this folder, in one step. Returns the path of the file.
+///
+/// # Errors
+/// A folder without files of a run; a file that cannot be written.
+pub(crate) fn write(folder: &Path) -> Result<PathBuf, Failure> {
+    let path = folder.join("report.html");
+    replace(&path, page_of(folder)?.as_bytes())?;
+    Ok(path)
+}
+
+fn page_of(folder: &Path) -> Result<String, Failure> {
+    let run = read::read(folder)?;
+    Ok(fitting(|n| page::of_run(&run, n)))
+}
+
+fn comparison(folders: &[PathBuf]) -> Result<String, Failure> {
+    let runs = folders.iter().map(|folder| read::read(folder)).collect::<Result<Vec<_>, _>>()?;
+    Ok(fitting(|n| compare::page(&runs, n)))
+}
+
+/// The most detailed page that is small enough.
+fn fitting(page: impl Fn(usize) -> String) -> String {
+    let mut last = String::new();
+    for n in POINTS {
+        last = page(n);
+        if last.len() <= MAX_BYTES {
+            break;
+        }
+    }
+    last
+}
+
+/// Replaces a file in one step, so that a browser never reads half a page.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(format!(".{}.tmp", std::process::id()));
+    let draft = PathBuf::from(draft);
+    let write = || {
+        let mut file = File::create(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&draft, path)
+    };
+    write().map_err(|error: std::io::Error| {
+        // A draft that cannot be removed only takes room.
+        let _ = std::fs::remove_file(&draft);
+        Failure::text(format!("cannot write {}: {error}", path.display()))
+    })
+}
+
+/// Opens a file with the program that the desktop has for it.
+fn open(path: &Path) -> Result<(), Failure> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let program = if cfg!(target_os = "macos") {
+        "open"
+    } else if cfg!(windows) {
+        "explorer"
+    } else {
+        "xdg-open"
+    };
+    let mut command = Command::new(program);
+    command.arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // Not waited for: the program may stay as long as the browser.
+    command.spawn().map(drop).map_err(|error| {
+        Failure::text(format!("cannot start {program}: {error}"))
+            .with_remedy(format!("open {}", path.display()))
+    })
 }

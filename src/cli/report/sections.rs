@@ -1,0 +1,354 @@
+//! The parts of the page below the charts: samples, checkpoints, data, details.
+
+use std::fmt::Write;
+
+use serde_json::{Map, Value};
+
+use super::super::moments::size;
+use super::facts;
+use super::read::{Run, Sample, number};
+use super::svg::{Chart, Layer};
+use super::text::{cut, figure, grouped, html, shell};
+
+const MAX_PROMPTS: usize = 8;
+const MAX_SHOWN_TEXT: usize = 1200;
+/// Checkpoints that are shown at once, and with a click.
+const MAX_CHECKPOINTS: (usize, usize) = (8, 150);
+const MAX_FILES: usize = 40;
+
+/// The samples of each prompt, the first beside the last.
+pub(super) fn samples(run: &Run) -> String {
+    let mut prompts: Vec<&str> = Vec::new();
+    for sample in &run.samples {
+        if !prompts.contains(&sample.prompt.as_str()) && prompts.len() < 200 {
+            prompts.push(&sample.prompt);
+        }
+    }
+    if prompts.is_empty() {
+        return String::new();
+    }
+    let mut out = String::from("<section><h2>Samples</h2>\n");
+    for prompt in prompts.iter().take(MAX_PROMPTS) {
+        let mut of: Vec<&Sample> = run.samples.iter().filter(|it| it.prompt == *prompt).collect();
+        of.sort_by_key(|it| it.step);
+        let (Some(first), Some(last)) = (of.first(), of.last()) else { continue };
+        let prompt = if prompt.is_empty() { "(no prompt)".into() } else { cut(prompt, 600) };
+        // Writing to a `String` cannot fail, here and below.
+        let _ = write!(
+            out,
+            "<div class=\"sample\"><p class=\"prompt text\" dir=\"auto\">{}</p><div class=\"sides\">",
+            html(&prompt)
+        );
+        if first.step < last.step {
+            side(&mut out, if first.step == 0 { "before" } else { "first" }, first);
+        }
+        side(&mut out, "last", last);
+        out.push_str("</div></div>\n");
+    }
+    if MAX_PROMPTS < prompts.len() {
+        let n = grouped((prompts.len() - MAX_PROMPTS) as f64);
+        let _ = write!(out, "<p class=\"label\">{n} more prompts are in samples.jsonl.</p>");
+    }
+    out.push_str("</section>\n");
+    out
+}
+
+fn side(out: &mut String, label: &str, sample: &Sample) {
+    let text = if sample.text.is_empty() { "(empty)".into() } else { cut(&sample.text, MAX_SHOWN_TEXT) };
+    let _ = write!(
+        out,
+        "<div class=\"side\"><h3>{label}, step {}</h3><div class=\"text\" dir=\"auto\">{}</div></div>",
+        grouped(sample.step as f64),
+        html(&text)
+    );
+}
+
+/// The checkpoints, the last one first, and the command that samples from it.
+pub(super) fn checkpoints(run: &Run) -> String {
+    if run.checkpoints.is_empty() {
+        return String::new();
+    }
+    let mut out = String::from("<section><h2>Checkpoints</h2>\n");
+    let newest: Vec<_> = run.checkpoints.iter().rev().collect();
+    let (n_shown, n_most) = MAX_CHECKPOINTS;
+    let (shown, folded) = newest.split_at(n_shown.min(newest.len()));
+    checkpoint_table(&mut out, shown);
+    if !folded.is_empty() {
+        let _ = write!(out, "<details><summary>{} earlier checkpoints</summary>", folded.len());
+        checkpoint_table(&mut out, &folded[..folded.len().min(n_most)]);
+        if n_most < folded.len() {
+            out.push_str("<p class=\"label\">All others are in checkpoints.jsonl.</p>");
+        }
+        out.push_str("</details>");
+    }
+    let path = |name: &str| newest.iter().find_map(|it| it.get(name)?.as_str());
+    if let Some(path) = path("sampler_path") {
+        let command = format!("tinkex sample -m {} 'Hello'", shell(path));
+        let _ = write!(
+            out,
+            "<p class=\"label\">Sample from the last one</p><code class=\"command\">{}</code>",
+            html(&cut(&command, 600))
+        );
+    }
+    if facts::state(run) != facts::State::Finished
+        && let Some(path) = path("state_path")
+    {
+        let command = format!("tinkex train --resume {}", shell(&run.folder.to_string_lossy()));
+        let _ = write!(
+            out,
+            "<p class=\"label\">Continue from {}</p><code class=\"command\">{}</code>",
+            html(&cut(path, 300)),
+            html(&cut(&command, 600))
+        );
+    }
+    out.push_str("</section>\n");
+    out
+}
+
+fn checkpoint_table(out: &mut String, checkpoints: &[&Map<String, Value>]) {
+    let text = |it: &Map<String, Value>, names: &[&str]| {
+        names.iter().find_map(|name| it.get(*name)).and_then(|value| match value {
+            Value::String(text) => Some(cut(text, 300)),
+            Value::Number(number) => number.as_f64().map(grouped),
+            _ => None,
+        })
+    };
+    let bytes = |it: &&Map<String, Value>| it.get("size_bytes").and_then(Value::as_u64).map(size);
+    let expiry = |it: &&Map<String, Value>| {
+        text(it, &["expires_at", "expires"])
+            .map(|it| it.replace('T', " ").chars().take(16).collect::<String>())
+    };
+    let has_size = checkpoints.iter().any(|it| bytes(it).is_some());
+    let has_expiry = checkpoints.iter().any(|it| expiry(it).is_some());
+    out.push_str("<div class=\"scroll\"><table><tr><th>Name</th><th class=\"n\">Steps</th><th>Paths</th>");
+    out.push_str(if has_size { "<th class=\"n\">Size</th>" } else { "" });
+    out.push_str(if has_expiry { "<th>Expires</th>" } else { "" });
+    out.push_str("</tr>\n");
+    for checkpoint in checkpoints {
+        let name = text(checkpoint, &["name"]).unwrap_or_default();
+        let steps = text(checkpoint, &["next_batch", "batch"]).unwrap_or_default();
+        let paths: Vec<String> = ["state_path", "sampler_path"]
+            .iter()
+            .filter_map(|it| text(checkpoint, &[it]))
+            .map(|it| format!("<span class=\"path\">{}</span>", html(&it)))
+            .collect();
+        let _ = write!(
+            out,
+            "<tr><td>{}</td><td class=\"n\">{}</td><td>{}</td>",
+            html(&name),
+            html(&steps),
+            paths.join("<br>")
+        );
+        if has_size {
+            let _ = write!(out, "<td class=\"n\">{}</td>", bytes(checkpoint).unwrap_or_else(|| "–".into()));
+        }
+        if has_expiry {
+            let expiry = expiry(checkpoint).unwrap_or_else(|| "never".into());
+            let _ = write!(out, "<td>{}</td>", html(&expiry));
+        }
+        out.push_str("</tr>\n");
+    }
+    out.push_str("</table></div>");
+}
+
+/// What the run was trained on, as `config.json` tells it.
+pub(super) fn data(run: &Run) -> String {
+    let own = run.own("data");
+    let get = |name: &str| own.and_then(|it| it.get(name));
+    let mut facts: Vec<(&str, String)> = Vec::new();
+    let count = |name: &str| get(name).and_then(number);
+    let share = |part: Option<f64>, whole: Option<f64>| match (part, whole) {
+        (Some(part), Some(whole)) if 0.0 < whole => format!(" ({})", facts::percent(part / whole)),
+        _ => String::new(),
+    };
+    let n_tokens = count("n_tokens");
+    for (label, name) in [
+        ("Examples", "n_examples"),
+        ("Tokens", "n_tokens"),
+        ("Trained tokens", "n_trained_tokens"),
+        ("Cut to the limit", "n_truncated"),
+        ("Left out", "n_dropped"),
+    ] {
+        if let Some(n) = count(name) {
+            let of_all = if name == "n_trained_tokens" { share(Some(n), n_tokens) } else { String::new() };
+            facts.push((label, grouped(n) + &of_all));
+        }
+    }
+    for (label, names) in [
+        ("Template", &["renderer_name", "template", "template_name"][..]),
+        ("Trained on", &["train_on_what", "train_on"]),
+        ("Longest length", &["max_length"]),
+        ("Data", &["data_path", "dataset", "dataset_path"]),
+    ] {
+        let has_files = get("files").is_some();
+        facts.extend(
+            run.setting(names).filter(|_| label != "Data" || !has_files).map(|it| (label, cut(&it, 300))),
+        );
+    }
+    let files = get("files").and_then(Value::as_array).map(|it| files(it)).unwrap_or_default();
+    let lengths = get("lengths").map(lengths).unwrap_or_default();
+    let example = get("example").and_then(Value::as_str).map(rendered).unwrap_or_default();
+    if facts.is_empty() && files.is_empty() {
+        return String::new();
+    }
+    let facts: String =
+        facts.iter().map(|(label, value)| format!("<dt>{label}</dt><dd>{}</dd>", html(value))).collect();
+    let facts = if facts.is_empty() { facts } else { format!("<dl class=\"facts\">{facts}</dl>") };
+    let top = if lengths.is_empty() {
+        facts
+    } else {
+        format!("<div class=\"pair\"><div>{facts}</div>{lengths}</div>")
+    };
+    format!("<section><h2>Data</h2>\n{top}\n{files}{example}</section>\n")
+}
+
+fn files(files: &[Value]) -> String {
+    let mut out = String::from(
+        "<div class=\"scroll\"><table class=\"files\"><tr><th>File</th><th class=\"n\">Lines</th><th>SHA-256</th></tr>\n",
+    );
+    for file in files.iter().take(MAX_FILES) {
+        let text = |name: &str| file.get(name).and_then(Value::as_str).unwrap_or_default();
+        let lines = file.get("n_lines").and_then(number).map(grouped).unwrap_or_default();
+        let _ = write!(
+            out,
+            "<tr><td><span class=\"path\">{}</span></td><td class=\"n\">{lines}</td><td><span class=\"path\">{}</span></td></tr>\n",
+            html(&cut(text("path"), 300)),
+            html(&cut(text("sha256"), 64))
+        );
+    }
+    out.push_str("</table></div>");
+    if MAX_FILES < files.len() {
+        let _ = write!(out, "<p class=\"label\">and {} more files</p>", files.len() - MAX_FILES);
+    }
+    out
+}
+
+/// The lengths of the examples: a histogram of `[length, count]` (upper bounds) or of objects `{"to", "n"}`, or a list of
+/// quantiles from the shortest to the longest.
+fn lengths(value: &Value) -> String {
+    let Some(items) = value.as_array().filter(|it| it.len() <= 400) else { return String::new() };
+    let bin = |it: &Value| match it {
+        Value::Array(pair) => Some((number(pair.first()?)?, number(pair.get(1)?)?)),
+        Value::Object(bin) => {
+            let to = bin.get("to").or_else(|| bin.get("max"))?;
+            let n = bin.get("n").or_else(|| bin.get("count"))?;
+            Some((number(to)?, number(n)?))
+        }
+        _ => None,
+    };
+    if let Some(bins) = items.iter().map(bin).collect::<Option<Vec<_>>>().filter(|it| !it.is_empty()) {
+        return histogram(&bins);
+    }
+    let Some(numbers) = items.iter().map(number).collect::<Option<Vec<f64>>>() else { return String::new() };
+    if numbers.is_empty() {
+        return String::new();
+    }
+    let last = numbers.len() - 1;
+    let label = |i: usize| match i {
+        0 => "shortest".to_owned(),
+        i if i == last => "longest".to_owned(),
+        i if 2 * i == last => "median".to_owned(),
+        i => format!("{:.0}%", 100.0 * i as f64 / last as f64),
+    };
+    let rows: String = numbers
+        .iter()
+        .enumerate()
+        .map(|(i, n)| format!("<dt>{}</dt><dd>{} tokens</dd>", label(i), grouped(*n)))
+        .collect();
+    format!("<div><h3>Lengths of the examples</h3><dl class=\"facts\">{rows}</dl></div>")
+}
+
+fn histogram(bins: &[(f64, f64)]) -> String {
+    let mut edges = Vec::with_capacity(bins.len());
+    let mut from = 0.0;
+    for (to, _) in bins {
+        edges.push((from, *to));
+        from = *to;
+    }
+    let steps = (0.0, from);
+    let total: f64 = bins.iter().map(|it| it.1).sum();
+    let most = bins.iter().zip(&edges).max_by(|a, b| a.0.1.total_cmp(&b.0.1));
+    let most = most.map(|(bin, edge)| {
+        format!("most, {}, between {} and {} tokens", figure(bin.1), figure(edge.0), figure(edge.1))
+    });
+    let values = bins.iter().map(|it| it.1).collect();
+    let layer = Layer { label: "examples".into(), color: 0, values, note: figure(total) };
+    let chart = Chart {
+        title: "Lengths of the examples".into(),
+        unit: "tokens",
+        layers: vec![layer],
+        bins: edges,
+        steps,
+        summary: most.unwrap_or_default(),
+        is_histogram: true,
+        ..Default::default()
+    };
+    format!("<div class=\"bars\">{}</div>", chart.html())
+}
+
+/// The example as the model reads it. What is trained stands between ⟦ and ⟧.
+fn rendered(example: &str) -> String {
+    let example = html(&cut(example, 3000));
+    let (mut marked, mut is_open) = (String::new(), false);
+    for char in example.chars() {
+        match char {
+            '⟦' if !is_open => {
+                is_open = true;
+                marked.push_str("<mark>");
+            }
+            '⟧' if is_open => {
+                is_open = false;
+                marked.push_str("</mark>");
+            }
+            other => marked.push(other),
+        }
+    }
+    marked.push_str(if is_open { "</mark>" } else { "" });
+    format!(
+        "<p class=\"label\">An example as the model reads it; the <mark>marked part</mark> is trained</p>\
+         <pre class=\"rendered text\" dir=\"auto\">{marked}</pre>"
+    )
+}
+
+/// What only some readers want to see.
+pub(super) fn details(run: &Run) -> String {
+    let mut out = String::from("<section><h2>Details</h2>\n");
+    let command = run.own("command").and_then(Value::as_str).map(str::to_owned);
+    let folder = shell(&run.folder.to_string_lossy());
+    let (what, command) = match command {
+        Some(command) => ("Reproduce the run", command),
+        None => ("Write this page again", format!("tinkex report {folder}")),
+    };
+    let _ = write!(
+        out,
+        "<details open><summary>{what}</summary><code class=\"command\">{}</code></details>\n",
+        html(&cut(&command, 3000))
+    );
+    let mut settings = run.config.clone();
+    let own = settings.remove("tinkex");
+    if !settings.is_empty() {
+        let text = serde_json::to_string_pretty(&settings).unwrap_or_default();
+        fold(&mut out, "Settings", &text);
+    }
+    if let Some(Value::Object(mut own)) = own {
+        if let Some(Value::Object(data)) = own.get_mut("data") {
+            data.remove("example");
+        }
+        fold(&mut out, "Environment", &serde_json::to_string_pretty(&own).unwrap_or_default());
+    }
+    let names: std::collections::BTreeSet<&String> =
+        run.rows.iter().flat_map(|it| it.values.keys()).collect();
+    if !names.is_empty() {
+        let last = |name: &String| run.last(&[name.as_str()]).map(figure).unwrap_or_default();
+        let lines: Vec<String> =
+            names.iter().take(200).map(|name| format!("{}  {}", cut(name, 100), last(name))).collect();
+        fold(&mut out, "Metrics and their last values", &lines.join("\n"));
+    }
+    out.push_str("</section>\n");
+    out
+}
+
+fn fold(out: &mut String, title: &str, text: &str) {
+    let text = html(&cut(text, 20_000));
+    let _ = write!(out, "<details><summary>{title}</summary><pre class=\"text\">{text}</pre></details>\n");
+}
