@@ -16,6 +16,7 @@ mod connection;
 mod data;
 mod doctor;
 mod eval;
+mod examples;
 mod failure;
 mod logger;
 mod model;

@@ -16,8 +16,8 @@ use crate::client::{RestClient, ServiceClient, TrainingClient};
 use crate::error::{Error, Result};
 use crate::pending::Pending;
 use crate::types::{
-    FromStateOptions, LoraConfig, ModelOptions, SaveStateOutput, SaveWeightsForSamplerOutput, TrainingPath,
-    Ttl,
+    FromStateOptions, LoraConfig, ModelOptions, OptimizerConfig, SaveStateOutput,
+    SaveWeightsForSamplerOutput, TrainingPath, Ttl,
 };
 
 /// Key of the renderer's name in the metadata of a training run, as the Tinker cookbook has it.
@@ -517,7 +517,7 @@ fn started(
     };
     let from_state = FromStateOptions {
         user_metadata: model.user_metadata.clone(),
-        optimizer: Some(model.optimizer.clone()),
+        optimizer: Some(model.optimizer.clone()).filter(|optimizer| *optimizer != OptimizerConfig::default()),
         ..Default::default()
     };
     service.create_training_client_from_state_with(path, &from_state)

@@ -3,4 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod manners;
+mod train;
+mod train_resume;
 mod util;

@@ -10,6 +10,7 @@ use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 use serde_json::{Map, Value};
 
 use super::args::Args;
+use super::dataset::absolute;
 use crate::args::Cli;
 use crate::failure::Failure;
 
@@ -164,6 +165,36 @@ impl Given {
         })
     }
 
+    /// The settings of a run as an object, with paths that mean the same in another folder.
+    pub(super) fn to_object(&self) -> Map<String, Value> {
+        let command = command();
+        let mut object = Map::new();
+        for (name, values) in self.0.iter().filter(|(name, _)| !NOT_SETTINGS.contains(&name.as_str())) {
+            let arg = command.get_arguments().find(|arg| arg.get_long().unwrap_or(DATA) == name);
+            let value = |text: &String| match name.as_str() {
+                "data" | "eval-data" | "prompts" => absolute(Path::new(text)).into(),
+                "template" | "tokenizer" if Path::new(text).is_file() => absolute(Path::new(text)).into(),
+                "name" | "tag" | "metadata" | "model" => text.as_str().into(),
+                _ => number_or_text(text),
+            };
+            let is_list = arg.is_some_and(|arg| matches!(arg.get_action(), ArgAction::Append));
+            let value = if is_list {
+                Value::Array(values.iter().map(value).collect())
+            } else if let Some(text) = values.last() {
+                value(text)
+            } else {
+                continue;
+            };
+            object.insert(name.clone(), value);
+        }
+        object
+    }
+
+    /// Removes an option.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
     /// The values of an option.
     pub(super) fn get(&self, name: &str) -> Option<&[String]> {
         self.0.get(name).map(Vec::as_slice)
@@ -181,6 +212,16 @@ fn has_option(name: &str) -> bool {
 
 fn is_switch(arg: &clap::Arg) -> bool {
     matches!(arg.get_action(), ArgAction::SetTrue)
+}
+
+fn number_or_text(text: &str) -> Value {
+    match (text, text.parse::<u64>(), text.parse::<f64>()) {
+        ("true", ..) => true.into(),
+        ("false", ..) => false.into(),
+        (_, Ok(number), _) => number.into(),
+        (_, _, Ok(number)) if number.is_finite() => number.into(),
+        _ => text.into(),
+    }
 }
 
 /// A value as texts of the command line; `None` for an object or a list of lists.

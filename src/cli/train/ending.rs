@@ -1,0 +1,125 @@
+//! What is said at the end of a run.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tinkex::train::CheckpointRecord;
+
+use super::plan::{count, usd};
+use super::progress::clock;
+use super::settings::{Chosen, Settings};
+use super::steps::Summary;
+use crate::connection::App;
+
+/// The command that continues a run.
+pub(super) fn resume_command(folder: &Path) -> String {
+    format!("tinkex train --resume {}", quoted(&folder.display().to_string()))
+}
+
+/// The options by which another command finds the checkpoints of this run.
+fn place(app: &App) -> String {
+    match (&app.global.local, &app.global.base_url) {
+        (Some(Some(dir)), _) => format!(" {}", quoted(&format!("--local={}", dir.display()))),
+        (Some(None), _) => " --local".into(),
+        (None, Some(url)) => format!(" {}", quoted(&format!("--base-url={url}"))),
+        (None, None) => String::new(),
+    }
+}
+
+/// The lines at the end of a finished run.
+pub(super) fn lines(
+    app: &App,
+    settings: &Settings,
+    chosen: &Chosen,
+    summary: &Summary,
+    record: &CheckpointRecord,
+    report: Option<&Path>,
+) -> Vec<String> {
+    let totals = &summary.totals;
+    let mut first = format!(
+        "{} steps in {}, {} tokens trained",
+        count(chosen.n_steps),
+        clock(totals.seconds),
+        count(totals.tokens.trained)
+    );
+    if 0.0 < totals.usd {
+        first.push_str(&format!(", {}", usd(totals.usd)));
+    }
+    let mut lines = vec![first, losses(summary)];
+    lines.extend(record.state_path.as_ref().map(ToString::to_string));
+    if let Some(sampler) = &record.sampler_path {
+        lines.push(sampler.to_string());
+        lines.push(format!("tinkex sample -m {sampler}{} PROMPT", place(app)));
+    }
+    let kept = match settings.final_ttl.text.as_str() {
+        "never" => "kept until deleted, and storage is billed".to_owned(),
+        text => format!("kept for {text}"),
+    };
+    if let Some(path) = record.sampler_path.as_ref() {
+        let kept = if app.global.local.is_some() { kept.replace(", and storage is billed", "") } else { kept };
+        lines.push(format!("{kept}: tinkex checkpoint set-ttl {path}{} --ttl 30d", place(app)));
+    }
+    lines.extend(report.map(|path| format!("report {}", path.display())));
+    lines
+}
+
+fn losses(summary: &Summary) -> String {
+    let mut text = match summary.last_loss {
+        Some(loss) => format!("loss {loss:.4} at the last step"),
+        None => "no loss".into(),
+    };
+    if let Some((best, step)) = summary.best_loss {
+        text.push_str(&format!(", best {best:.4} at step {step}"));
+    }
+    if let Some(test) = summary.final_test {
+        text.push_str(&format!("; evaluation {test:.4} at the end"));
+    }
+    if let Some((best, step)) = summary.best_test {
+        text.push_str(&format!(", best {best:.4} before step {step}"));
+    }
+    text
+}
+
+pub(super) fn to_json(
+    chosen: &Chosen,
+    summary: &Summary,
+    record: &CheckpointRecord,
+    folder: &Path,
+    report: Option<&Path>,
+) -> Value {
+    json!({
+        "folder": super::dataset::absolute(folder),
+        "n_steps": chosen.n_steps,
+        "seconds": summary.totals.seconds,
+        "n_trained_tokens": summary.totals.tokens.trained,
+        "usd": summary.totals.usd,
+        "loss": summary.last_loss,
+        "best_loss": summary.best_loss.map(|best| best.0),
+        "eval_loss": summary.final_test,
+        "best_eval_loss": summary.best_test.map(|best| best.0),
+        "state_path": record.state_path.as_ref().map(ToString::to_string),
+        "sampler_path": record.sampler_path.as_ref().map(ToString::to_string),
+        "report": report.map(|path| path.display().to_string()),
+    })
+}
+
+/// A word for a shell.
+fn quoted(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=@%+,".contains(letter);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.into()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_to_resume_can_be_pasted() {
+        assert_eq!(resume_command(Path::new("runs/a-1")), "tinkex train --resume runs/a-1");
+        assert_eq!(resume_command(Path::new("it's here")), r"tinkex train --resume 'it'\''s here'");
+    }
+}

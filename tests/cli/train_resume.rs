@@ -1,0 +1,218 @@
+//! `tinkex train --resume`: a run that was stopped has the curve of an unbroken one.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use serde_json::Value;
+use tinkex::local::{Options, Server};
+use tinkex::train::CheckpointLog;
+
+use crate::train::{chats, rows, small, train, with};
+use crate::util::{Folder, run, tinkex};
+
+/// Environment variable with the number of runs that are killed. Default 3.
+const KILLS: &str = "TINKEX_TEST_TRAIN_KILLS";
+
+/// A run that writes its rows to stdout.
+struct Running {
+    child: Child,
+    rows: BufReader<ChildStdout>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        command.args(["--progress", "json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let rows = BufReader::new(child.stdout.take().unwrap());
+        Running { child, rows }
+    }
+
+    /// Waits for the next row; false at the end of the run.
+    fn next(&mut self) -> bool {
+        let mut line = String::new();
+        self.rows.read_line(&mut line).unwrap() != 0
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    }
+
+    /// Waits for the end; returns the status and stderr.
+    fn end(mut self) -> (Option<i32>, String) {
+        while self.next() {}
+        let output = self.child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+fn command(folder: &Path, options: &[String], further: &[&str]) -> Command {
+    let mut command = tinkex(folder);
+    command.args(options).args(further);
+    command
+}
+
+/// The losses of all steps, each of which must be there once and in order.
+fn curve(run: &Path) -> Vec<(f64, Option<f64>)> {
+    let rows = rows(run);
+    for (step, row) in rows.iter().enumerate() {
+        assert_eq!(row["step"], step, "{row}");
+    }
+    rows.iter().map(|row| (row["train_mean_nll"].as_f64().unwrap(), row["test/nll"].as_f64())).collect()
+}
+
+fn assert_same(whole: &Path, broken: &Path, what: &str) {
+    let (whole, broken) = (curve(whole), curve(broken));
+    assert_eq!(whole.len(), broken.len(), "{what}");
+    for (step, (a, b)) in whole.iter().zip(&broken).enumerate() {
+        let is_same = (a.0 - b.0).abs() < 1e-4 && (a.1.unwrap_or(0.0) - b.1.unwrap_or(0.0)).abs() < 1e-4;
+        assert!(is_same && a.1.is_some() == b.1.is_some(), "{what}, step {step}: {a:?} and {b:?}");
+    }
+}
+
+#[test]
+fn a_killed_run_that_is_resumed_has_the_curve_of_an_unbroken_one() {
+    let n_kills: u64 = std::env::var(KILLS).map_or(3, |text| text.parse().unwrap());
+    const STEPS: u64 = 14;
+    for seed in 0..n_kills {
+        let folder = Folder::new(&format!("train-killed-{seed}"));
+        let data = chats(&folder, 18);
+        let seed = seed.to_string();
+        let further = ["--seed", &seed, "--eval-split", "0.2", "--eval-every", "3", "-o"];
+        let options = small(&folder, &data, STEPS);
+        let (whole, broken) = (folder.join("whole"), folder.join("broken"));
+        let start = |out: &Path| Running::start(command(&folder, &options, &[&further[..], &[out.to_str().unwrap()]].concat()));
+        let (status, stderr) = start(&whole).end();
+        assert_eq!(status, Some(0), "{stderr}");
+
+        let mut running = start(&broken);
+        let mut killed = Vec::new();
+        for _ in 0..2 {
+            let n = fastrand::u64(0..STEPS / 2);
+            killed.push((0..n).take_while(|_| running.next()).count());
+            // A run that has not begun has nothing to resume.
+            while !broken.join("config.json").exists() && running.child.try_wait().unwrap().is_none() {
+                std::thread::yield_now();
+            }
+            running.child.kill().unwrap();
+            running.child.wait().unwrap();
+            // All that is needed is in the folder.
+            running = Running::start(command(&folder, &[], &["train", "--resume", broken.to_str().unwrap()]));
+        }
+        let (status, stderr) = running.end();
+        assert_eq!(status, Some(0), "seed {seed}, killed after {killed:?} rows: {stderr}");
+        assert_same(&whole, &broken, &format!("seed {seed}, killed after {killed:?} rows"));
+    }
+}
+
+#[test]
+fn a_signal_saves_the_state_and_the_run_goes_on_when_it_is_resumed() {
+    for (signal, expected) in [("-INT", 130), ("-TERM", 143)] {
+        let folder = Folder::new(&format!("train-signal{signal}"));
+        let data = chats(&folder, 10);
+        let options = small(&folder, &data, 60);
+        let (whole, broken) = (folder.join("whole"), folder.join("broken"));
+        let (status, _, stderr) = train(&folder, &options, &["-o", whole.to_str().unwrap()]);
+        assert_eq!(status, 0, "{stderr}");
+        // No checkpoint is due: only the signal saves one.
+        let further = ["-o", broken.to_str().unwrap()];
+        let options = with(&options, "--save-every", "1000");
+        let mut running = Running::start(command(&folder, &options, &further));
+        assert!(running.next() && running.next() && running.next());
+        running.signal(signal);
+        let (status, stderr) = running.end();
+        assert_eq!(status, Some(expected), "{stderr}");
+        let resume = format!("resume with: tinkex train --resume {}", broken.display());
+        assert!(stderr.lines().any(|line| line == resume), "{stderr}");
+        let next = CheckpointLog::open(&broken).unwrap().last_resumable().unwrap().next_batch.unwrap();
+        assert_eq!(next, rows(&broken).len() as u64);
+        assert!((3..60).contains(&next), "{next}");
+        let (status, _, stderr) = run(&folder, &["train", "--resume", broken.to_str().unwrap()]);
+        assert_eq!(status, 0, "{stderr}");
+        assert!(stderr.contains(&format!("from step {next} of 60")), "{stderr}");
+        assert_same(&whole, &broken, signal);
+    }
+}
+
+#[test]
+fn a_run_whose_data_or_settings_changed_is_not_resumed() {
+    let folder = Folder::new("train-changed");
+    let data = chats(&folder, 8);
+    let out = folder.join("run");
+    let resume = |further: &[&str]| {
+        run(&folder, &[&["train", "--resume", out.to_str().unwrap()], further].concat())
+    };
+    let (status, _, stderr) = train(&folder, &small(&folder, &data, 2), &["-o", out.to_str().unwrap()]);
+    assert_eq!(status, 0, "{stderr}");
+    let (status, _, stderr) = resume(&["--seed", "5", "--batch-size", "2"]);
+    assert_eq!(status, 2);
+    assert!(stderr.contains("seed: was 0, is 5") && stderr.contains("batch-size: was 4, is 2"), "{stderr}");
+    // More steps are fine, and said.
+    let (status, _, stderr) = resume(&["--max-steps", "4"]);
+    assert_eq!(status, 0, "{stderr}");
+    assert!(stderr.contains("the run now has 4 steps, not 2"), "{stderr}");
+    assert_eq!(rows(&out).len(), 4);
+    let text = std::fs::read_to_string(&data).unwrap();
+    std::fs::write(&data, text.replace("answer", "reply")).unwrap();
+    let (status, _, stderr) = resume(&["--max-steps", "6"]);
+    assert_eq!(status, 2);
+    assert!(stderr.contains("chats.jsonl has changed") && stderr.contains("--force-resume"), "{stderr}");
+    let (status, _, stderr) = resume(&["--max-steps", "6", "--force-resume"]);
+    assert_eq!(status, 0, "{stderr}");
+    assert_eq!(rows(&out).len(), 6);
+}
+
+#[test]
+fn a_folder_in_use_is_refused_with_the_process() {
+    let folder = Folder::new("train-used");
+    let data = chats(&folder, 8);
+    let out = folder.join("run");
+    let mut running = Running::start(command(&folder, &small(&folder, &data, 2000), &["-o", out.to_str().unwrap()]));
+    assert!(running.next());
+    let (status, _, stderr) = run(&folder, &["train", "--resume", out.to_str().unwrap()]);
+    assert_eq!(status, 1);
+    assert!(stderr.contains(&format!("run is in use by pid {}", running.child.id())), "{stderr}");
+    running.child.kill().unwrap();
+    running.child.wait().unwrap();
+}
+
+#[test]
+fn a_run_whose_server_went_away_can_be_resumed_elsewhere() {
+    let folder = Folder::new("train-server");
+    let data = chats(&folder, 8);
+    let engine = || {
+        let key = Some("tml-key-of-the-test".to_owned());
+        Server::start(Options { data_dir: Some(folder.join("engine")), api_key: key, ..Default::default() }).unwrap()
+    };
+    let server = engine();
+    let out = folder.join("run");
+    let further = ["-m", "tinkex/nano", "--timeout", "3s", "-o", out.to_str().unwrap()];
+    let mut options = small(&folder, &data, 300);
+    options.retain(|it| !it.starts_with("--local"));
+    let start = |options: &[String], further: &[&str]| {
+        let mut command = command(&folder, options, further);
+        command.env("TINKER_API_KEY", "tml-key-of-the-test").env("TINKEX_PRICES", "off");
+        command
+    };
+    let mut command = start(&options, &further);
+    command.args(["--base-url", server.url()]);
+    let mut running = Running::start(command);
+    for _ in 0..5 {
+        assert!(running.next());
+    }
+    drop(server);
+    let (status, stderr) = running.end();
+    assert_eq!(status, Some(1), "{stderr}");
+    assert!(stderr.contains("resume with: tinkex train --resume "), "{stderr}");
+    let config: Value =
+        serde_json::from_str(&std::fs::read_to_string(out.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["tinkex"]["status"], "failed");
+    let n = rows(&out).len();
+    assert!((5..300).contains(&n), "{n}");
+    let server = engine();
+    let further = ["train", "--resume", out.to_str().unwrap(), "--base-url", server.url(), "--max-steps", "8", "--force-resume"];
+    let mut command = start(&[], &further);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
