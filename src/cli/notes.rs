@@ -20,6 +20,12 @@ pub(crate) fn write(line: &str) {
     }
 }
 
+/// Writes a text to stderr without an end of line, after which a person answers.
+pub(crate) fn ask(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = write!(stderr, "{text}").and_then(|()| stderr.flush());
+}
+
 /// Adds a bar on stderr, above which later notes are written.
 pub(crate) fn add(bar: ProgressBar) -> ProgressBar {
     let mut bars = BARS.lock();

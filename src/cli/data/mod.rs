@@ -1,11 +1,100 @@
-//! STUB
+//! `tinkex data`: checks, shows, counts and converts files of examples.
+
+mod check;
+mod convert;
+mod show;
+mod stats;
+
+use std::path::PathBuf;
 
 use super::connection::App;
+use super::examples::{DataOptions, Encoder, Lines, context_of};
 use super::failure::Failure;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
 
-pub(crate) fn run(_args: Args, _app: &App) -> Result<(), Failure> {
-    Err(Failure::text("this command is not built yet"))
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Check all lines of files of examples
+    Check(Files),
+    /// Show examples as the model sees them, with their trained tokens marked
+    Show(Show),
+    /// Count examples and tokens
+    Stats(Files),
+    /// Write examples in another format to stdout
+    Convert(Convert),
+}
+
+/// Files of examples and the model that they are for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Files {
+    /// Files of one JSON object a line, which may be compressed with gzip or zstd; - is stdin
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Model whose tokenizer and template are used [default: tinkex/nano with --local]
+    #[arg(short, long, value_name = "MODEL")]
+    model: Option<String>,
+    #[command(flatten)]
+    options: DataOptions,
+}
+
+#[derive(Debug, clap::Args)]
+struct Show {
+    #[command(flatten)]
+    files: Files,
+    /// Number of examples
+    #[arg(short, value_name = "N", default_value_t = 3)]
+    n: usize,
+}
+
+#[derive(Debug, clap::Args)]
+struct Convert {
+    #[command(flatten)]
+    files: Files,
+    /// Format to write
+    #[arg(long, value_name = "FORMAT")]
+    to: convert::To,
+}
+
+impl Files {
+    /// The model whose tokenizer is used.
+    fn model(&self, app: &App) -> Option<&str> {
+        let of_engine = || app.global.local.is_some().then_some("tinkex/nano");
+        self.model.as_deref().or_else(of_engine)
+    }
+
+    fn encoder(&self, app: &App, lines: &Lines) -> Result<Encoder, Failure> {
+        let model = self.model(app);
+        let max = match (self.options.max_length, model) {
+            (None, Some(model)) => largest(app, model),
+            (max, _) => max,
+        };
+        Encoder::of(model, max, &self.options, lines.format)
+    }
+}
+
+/// The context of a model, if it can be found out quickly: the files of examples can be looked at without a server.
+fn largest(app: &App, model: &str) -> Option<usize> {
+    let limit = std::time::Duration::from_secs(10);
+    let connection = app.connect_with(|it| it.timeouts(|it| it.operation = it.operation.min(limit)));
+    let known = connection.and_then(|connection| context_of(&connection.service, model));
+    if !matches!(known, Ok(Some(_))) {
+        app.note(&format!(
+            "note: the context of {model} is not known here; --max-length N finds examples that are too long"
+        ));
+    }
+    known.ok().flatten()
+}
+
+pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
+    match args.command {
+        Command::Check(files) => check::run(&files, app),
+        Command::Show(show) => show::run(show.files, show.n, app),
+        Command::Stats(files) => stats::run(files, app),
+        Command::Convert(convert) => convert::run(&convert.files, convert.to, app),
+    }
 }

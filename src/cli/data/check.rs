@@ -1,0 +1,77 @@
+//! `tinkex data check`.
+
+use serde_json::{Value, json};
+
+use super::Files;
+use crate::connection::App;
+use crate::examples::{DataFormat, Encoder, Lines, MOST_PROBLEMS, Scan, file_name, scan};
+use crate::failure::Failure;
+
+pub(super) fn run(files: &Files, app: &App) -> Result<(), Failure> {
+    // Only with a tokenizer can more be told than what the lines say by themselves.
+    let encodes = files.model(app).is_some() || files.options.tokenizer.is_some();
+    let mut scan = scan(&files.files, &files.options, encodes);
+    if encodes && let Some(format) = scan.format {
+        encode_all(files, app, &mut scan, format)?;
+    }
+    let json = json(&scan);
+    app.out.value(&json, || text(&scan))?;
+    if scan.n_problems == 0 { Ok(()) } else { Err(Failure::Negative) }
+}
+
+/// Makes tokens of all examples, and adds the problems of that.
+fn encode_all(files: &Files, app: &App, scan: &mut Scan, format: DataFormat) -> Result<(), Failure> {
+    let lines = Lines {
+        format,
+        records: std::mem::take(&mut scan.records),
+        files: scan.files.clone(),
+        n_ties: scan.n_ties,
+    };
+    let encoder: Encoder = files.encoder(app, &lines)?;
+    for record in &lines.records {
+        let problem = match format {
+            DataFormat::Preference => encoder.pair(&lines, record).err(),
+            _ => encoder.encode(&lines, record).err(),
+        };
+        if let Some(Failure::Text { message, .. }) = problem {
+            scan.n_problems += 1;
+            if scan.problems.len() < MOST_PROBLEMS {
+                scan.problems.push(message);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn json(scan: &Scan) -> Value {
+    let files = scan
+        .files
+        .iter()
+        .map(|file| json!({ "path": file_name(&file.path), "lines": file.n_lines, "sha256": file.sha256 }));
+    json!({
+        "ok": scan.n_problems == 0,
+        "format": scan.format.map(DataFormat::name),
+        "examples": scan.n_examples(),
+        "ties": scan.n_ties,
+        "files": files.collect::<Vec<_>>(),
+        "problems": scan.problems,
+        "num_problems": scan.n_problems,
+    })
+}
+
+fn text(scan: &Scan) -> String {
+    let mut lines = scan.problems.clone();
+    let n_more = scan.n_problems - scan.problems.len();
+    if 0 < n_more {
+        lines.push(format!("… and {n_more} more"));
+    }
+    let format = scan.format.map_or("unknown", DataFormat::name);
+    let problems = match scan.n_problems {
+        0 => "no problems".to_owned(),
+        1 => "1 problem".to_owned(),
+        n => format!("{n} problems"),
+    };
+    let ties = if scan.n_ties == 0 { String::new() } else { format!(", {} ties", scan.n_ties) };
+    lines.push(format!("{problems}: {} examples, format {format}{ties}", scan.n_examples()));
+    lines.join("\n")
+}

@@ -1,0 +1,38 @@
+//! `tinkex data convert`.
+
+use clap::ValueEnum;
+
+use super::Files;
+use crate::connection::App;
+use crate::examples::{DataFormat, read, written_as};
+use crate::failure::Failure;
+
+/// The formats that can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum To {
+    Chat,
+    Completion,
+    Preference,
+}
+
+pub(super) fn run(files: &Files, to: To, app: &App) -> Result<(), Failure> {
+    let to = match to {
+        To::Chat => DataFormat::Chat,
+        To::Completion => DataFormat::Completion,
+        To::Preference => DataFormat::Preference,
+    };
+    let lines = read(&files.files, &files.options)?;
+    let mut converted = Vec::with_capacity(lines.records.len());
+    for record in &lines.records {
+        let line = written_as(&record.content, to)
+            .map_err(|problem| Failure::text(format!("{}: {problem}", lines.place(record))))?;
+        converted.extend(line);
+    }
+    for line in converted {
+        app.out.line(&line)?;
+    }
+    if 0 < lines.n_ties {
+        app.note(&format!("note: {} ties were left out", lines.n_ties));
+    }
+    Ok(())
+}

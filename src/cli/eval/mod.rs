@@ -1,0 +1,161 @@
+//! `tinkex eval`: measures models on files of examples.
+
+mod choice;
+mod exact;
+mod nll;
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde_json::{Map, Value, json};
+use tinkex::SamplingClient;
+
+use super::connection::{App, Connection};
+use super::examples::{DataFormat, DataOptions, Encoder, Lines, base_model_of, file_name, read};
+use super::failure::Failure;
+use super::output::Records;
+use super::table::Column;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Files of examples, as for `train`; - is stdin
+    #[arg(required = true, value_name = "DATA")]
+    files: Vec<PathBuf>,
+    /// Base model, or tinker:// path of saved weights; several are compared [default: tinkex/nano with --local]
+    #[arg(short, long, value_name = "MODEL|PATH")]
+    model: Vec<String>,
+    /// What is measured [default: choice for preferences, otherwise nll]
+    #[arg(long, value_name = "METRIC")]
+    metric: Option<Metric>,
+    /// Largest number of tokens of an answer, for --metric exact
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
+    #[command(flatten)]
+    options: DataOptions,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Metric {
+    /// The mean negative log-likelihood of the trained tokens, and bits per byte
+    Nll,
+    /// The part of preferences whose better answer the model finds more likely
+    Choice,
+    /// The part of examples whose answer the model gives, at temperature 0
+    Exact,
+}
+
+impl Metric {
+    fn name(self) -> &'static str {
+        match self {
+            Metric::Nll => "nll",
+            Metric::Choice => "choice",
+            Metric::Exact => "exact",
+        }
+    }
+}
+
+/// A model and what examples are for it.
+struct Subject<'a> {
+    app: &'a App,
+    lines: &'a Lines,
+    encoder: Encoder,
+    sampler: SamplingClient,
+    max_tokens: u32,
+}
+
+/// The figures of a model: name, value, and the number of digits that are shown.
+struct Figures(Vec<(&'static str, Option<f64>, usize)>);
+
+pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
+    let lines = read(&args.files, &args.options)?;
+    let metric = args.metric.unwrap_or(match lines.format {
+        DataFormat::Preference => Metric::Choice,
+        _ => Metric::Nll,
+    });
+    fits(metric, lines.format)?;
+    let models = match (args.model.is_empty(), &app.global.local) {
+        (false, _) => args.model,
+        (true, Some(_)) => vec!["tinkex/nano".to_owned()],
+        (true, None) => {
+            return Err(
+                Failure::usage("no model is named").with_remedy("-m MODEL|PATH, once or several times")
+            );
+        }
+    };
+    let connection = app.connect()?;
+    let mut all = Vec::new();
+    for model in models {
+        let figures = measure(metric, &model, &connection, &lines, &args.options, args.max_tokens, app)?;
+        all.push((model, figures));
+    }
+    write(app, &lines, metric, &all)
+}
+
+/// Refuses a metric that has no meaning for these data.
+fn fits(metric: Metric, format: DataFormat) -> Result<(), Failure> {
+    let needs = match (metric, format) {
+        (Metric::Choice, DataFormat::Preference) => return Ok(()),
+        (Metric::Nll, DataFormat::Preference) => "all formats but preference; --metric choice is for these",
+        (Metric::Nll, _) | (Metric::Exact, DataFormat::Chat | DataFormat::Completion) => return Ok(()),
+        (Metric::Choice, _) => "preferences",
+        (Metric::Exact, _) => "chats and completions",
+    };
+    Err(Failure::usage(format!(
+        "--metric {} is for {needs}; the data have the format {}",
+        metric.name(),
+        format.name()
+    )))
+}
+
+fn measure(
+    metric: Metric,
+    model: &str,
+    connection: &Connection,
+    lines: &Lines,
+    options: &DataOptions,
+    max_tokens: u32,
+    app: &App,
+) -> Result<Figures, Failure> {
+    let base = base_model_of(&connection.service, model)?;
+    let encoder = Encoder::new(&base, &connection.service, options, lines.format)?;
+    let sampler = connection.service.create_sampling_client(model)?;
+    let subject = Subject { app, lines, encoder, sampler, max_tokens };
+    match metric {
+        Metric::Nll => nll::measure(&subject),
+        Metric::Choice => choice::measure(&subject),
+        Metric::Exact => exact::measure(&subject),
+    }
+}
+
+fn write(app: &App, lines: &Lines, metric: Metric, all: &[(String, Figures)]) -> Result<(), Failure> {
+    let mut columns = vec![Column::never_cut("Model")];
+    if let Some((_, figures)) = all.first() {
+        columns.extend(figures.0.iter().map(|(name, ..)| Column::new(name)));
+    }
+    let rows = all.iter().map(|(model, figures)| {
+        let cells = figures.0.iter().map(|(_, value, digits)| match value {
+            Some(value) => format!("{value:.digits$}"),
+            None => String::new(),
+        });
+        [model.clone()].into_iter().chain(cells).collect()
+    });
+    let results: Vec<Value> = all
+        .iter()
+        .map(|(model, figures)| {
+            let figures = figures.0.iter().map(|(name, value, digits)| {
+                let value = match (value, digits) {
+                    (Some(value), 0) => json!(*value as u64),
+                    (value, _) => json!(value),
+                };
+                (name.to_lowercase().replace(' ', "_"), value)
+            });
+            let model = [("model".to_owned(), json!(model))];
+            Value::Object(model.into_iter().chain(figures).collect::<Map<_, _>>())
+        })
+        .collect();
+    let files: Vec<String> = lines.files.iter().map(|file| file_name(&file.path)).collect();
+    let json =
+        json!({ "metric": metric.name(), "format": lines.format.name(), "files": files, "results": results });
+    app.out.records(&Records { columns: &columns, rows: rows.collect(), json, list: "results" })
+}

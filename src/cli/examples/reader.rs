@@ -1,0 +1,255 @@
+//! Reads files of examples, all lines of them.
+
+use std::path::{Path, PathBuf};
+
+use tinkex::data::Preferred;
+
+use super::format::{DataFormat, Shape, detect};
+use super::line::{self, Content};
+use super::options::DataOptions;
+use super::source::{Source, hash};
+use crate::failure::Failure;
+
+/// How many problems are told one by one.
+pub(crate) const MOST_PROBLEMS: usize = 20;
+
+/// The examples of some files.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    pub(crate) format: DataFormat,
+    pub(crate) records: Vec<Record>,
+    pub(crate) files: Vec<FileFacts>,
+    /// Number of preferences without a better answer.
+    pub(crate) n_ties: usize,
+}
+
+/// A file that was read.
+#[derive(Clone, Debug)]
+pub(crate) struct FileFacts {
+    pub(crate) path: PathBuf,
+    /// Of the file as it lies on the disk.
+    pub(crate) sha256: String,
+    /// Number of lines that are not blank.
+    pub(crate) n_lines: usize,
+}
+
+/// An example.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    /// Index of the file.
+    pub(crate) file: usize,
+    /// Number of the line, from 1.
+    pub(crate) line: usize,
+    /// A number of the line's bytes, for a split that is the same in each run.
+    pub(crate) raw_hash: u64,
+    pub(crate) content: Content,
+    /// Keys that the format does not have, with their JSON.
+    pub(crate) further: Vec<(String, String)>,
+}
+
+impl Lines {
+    /// `file:line`.
+    pub(crate) fn place(&self, record: &Record) -> String {
+        format!("{}:{}", self.file_name(record), record.line)
+    }
+
+    pub(crate) fn file_name(&self, record: &Record) -> String {
+        self.files.get(record.file).map(|file| file_name(&file.path)).unwrap_or_default()
+    }
+}
+
+/// What was found in some files, problems included.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    /// `None` if no line tells the format.
+    pub(crate) format: Option<DataFormat>,
+    pub(crate) records: Vec<Record>,
+    pub(crate) files: Vec<FileFacts>,
+    pub(crate) n_ties: usize,
+    /// The first problems, as `file:line: path: problem`.
+    pub(crate) problems: Vec<String>,
+    pub(crate) n_problems: usize,
+    /// Number of lines that were read, good and bad.
+    n_read: usize,
+    n_bad: usize,
+}
+
+impl Scan {
+    /// Number of lines that are examples.
+    pub(crate) fn n_examples(&self) -> usize {
+        self.n_read - self.n_bad
+    }
+}
+
+/// All lines of the files, each read and checked. `-` is stdin.
+///
+/// # Errors
+/// Lists the problems as `file:line: path: problem`, at most 20 and the number of the others.
+pub(crate) fn read(files: &[PathBuf], options: &DataOptions) -> Result<Lines, Failure> {
+    let Scan { format, records, files, n_ties, problems, n_problems, .. } = scan(files, options, true);
+    let format = match (format, n_problems) {
+        (Some(format), 0) => format,
+        _ => {
+            let mut message = problems.join("\n");
+            if problems.len() < n_problems {
+                message += &format!("\n… and {} more problems", n_problems - problems.len());
+            }
+            return Err(Failure::text(message));
+        }
+    };
+    Ok(Lines { format, records, files, n_ties })
+}
+
+/// Reads all lines of the files. Without `keep`, the examples are not kept in memory.
+pub(crate) fn scan(files: &[PathBuf], options: &DataOptions, keep: bool) -> Scan {
+    let mut scan = Scanner {
+        asked: options.data_format.and_then(super::options::FormatChoice::format),
+        limit: options.limit.unwrap_or(usize::MAX),
+        needs_answers: options.train_on != Some(super::options::TrainOn::All),
+        keep,
+        scan: Scan {
+            format: None,
+            records: Vec::new(),
+            files: Vec::new(),
+            n_ties: 0,
+            problems: Vec::new(),
+            n_problems: 0,
+            n_read: 0,
+            n_bad: 0,
+        },
+    };
+    for (i, path) in files.iter().enumerate() {
+        if let Err(problem) = scan.file(i, path) {
+            scan.problem(format!("{}: {problem}", file_name(path)));
+        }
+    }
+    scan.scan
+}
+
+/// The name of a file in messages.
+pub(crate) fn file_name(path: &Path) -> String {
+    if path.as_os_str() == "-" { "stdin".into() } else { path.display().to_string() }
+}
+
+struct Scanner {
+    asked: Option<DataFormat>,
+    limit: usize,
+    needs_answers: bool,
+    keep: bool,
+    scan: Scan,
+}
+
+impl Scanner {
+    fn problem(&mut self, text: String) {
+        self.scan.n_problems += 1;
+        if self.scan.problems.len() < MOST_PROBLEMS {
+            self.scan.problems.push(text);
+        }
+    }
+
+    fn file(&mut self, index: usize, path: &Path) -> Result<(), String> {
+        let mut source = Source::open(path)?;
+        let mut facts = FileFacts { path: path.to_owned(), sha256: String::new(), n_lines: 0 };
+        let mut first: Option<(usize, Shape)> = None;
+        let (mut line, mut number) = (Vec::new(), 0);
+        loop {
+            number += 1;
+            match source.next(&mut line) {
+                Ok(Some(())) => {}
+                Ok(None) => break,
+                Err(problem) => {
+                    self.problem(format!("{}:{number}: {problem}", file_name(path)));
+                    self.scan.files.push(facts);
+                    return Ok(());
+                }
+            }
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            facts.n_lines += 1;
+            if self.limit <= self.scan.n_read {
+                continue;
+            }
+            self.scan.n_read += 1;
+            match self.record(&line, &mut first, number) {
+                Ok((content, further)) => {
+                    if matches!(&content, Content::Preference(it) if it.preferred == Preferred::Tie) {
+                        self.scan.n_ties += 1;
+                    }
+                    if self.keep {
+                        let raw_hash = hash(&line);
+                        self.scan.records.push(Record {
+                            file: index,
+                            line: number,
+                            raw_hash,
+                            content,
+                            further,
+                        });
+                    }
+                }
+                Err(problem) => {
+                    self.scan.n_bad += 1;
+                    self.problem(format!("{}:{number}: {problem}", file_name(path)));
+                }
+            }
+        }
+        let is_empty = facts.n_lines == 0;
+        facts.sha256 = source.sha256()?;
+        self.scan.files.push(facts);
+        if is_empty { Err("has no examples".into()) } else { Ok(()) }
+    }
+
+    /// Reads a line. `first` is the number and the shape of the first line of the file that has one.
+    fn record(
+        &mut self,
+        line: &[u8],
+        first: &mut Option<(usize, Shape)>,
+        number: usize,
+    ) -> Result<(Content, Vec<(String, String)>), String> {
+        let fields = line::fields(line)?;
+        let shape = match *first {
+            None => {
+                let shape = detect(&fields.keys(), self.asked)?;
+                let format = *self.scan.format.get_or_insert(shape.format());
+                if format != shape.format() {
+                    return Err(format!(
+                        "has the format {}, but the lines before have the format {}",
+                        shape.format().name(),
+                        format.name()
+                    ));
+                }
+                *first = Some((number, shape));
+                shape
+            }
+            Some((first, shape)) => {
+                let needed = shape.words();
+                if !needed.split(", ").all(|key| fields.has(key)) {
+                    // The better of two errors: a misspelt key, or another shape than that of the first line.
+                    return Err(match detect(&fields.keys(), Some(shape.format())) {
+                        Ok(_) | Err(_) if detect(&fields.keys(), self.asked).is_ok() => {
+                            let keys = fields.keys().join(", ");
+                            format!(
+                                "has the keys {keys}, but line {first} has {needed}; all lines must have the same format"
+                            )
+                        }
+                        Ok(_) => format!("the keys {needed} are needed, as in line {first}"),
+                        Err(problem) => problem,
+                    });
+                }
+                shape
+            }
+        };
+        let content = line::content(&fields, shape)?;
+        if self.needs_answers
+            && let Content::Chat(chat) = &content
+            && !chat
+                .messages
+                .iter()
+                .any(|message| message.role == "assistant" || message.trainable == Some(true))
+        {
+            return Err("messages: has no message of the assistant, so that nothing is trained".into());
+        }
+        let further = if self.keep { line::further(&fields, shape) } else { Vec::new() };
+        Ok((content, further))
+    }
+}

@@ -1,0 +1,101 @@
+//! The lines of a file, which may be compressed, and the digest of its bytes.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use ring::digest::{Context, SHA256};
+
+const LONGEST_LINE: u64 = 64 << 20;
+
+/// The lines of a file.
+pub(crate) struct Source {
+    lines: Box<dyn BufRead + Send>,
+    digest: Arc<Mutex<Context>>,
+    is_first: bool,
+}
+
+/// A reader that digests what passes through it.
+struct Digested<R> {
+    inner: R,
+    digest: Arc<Mutex<Context>>,
+}
+
+impl<R: Read> Read for Digested<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.digest.lock().update(&buffer[..n]);
+        Ok(n)
+    }
+}
+
+impl Source {
+    /// Opens a file; `-` is stdin. What it is compressed with is told by its first bytes.
+    pub(crate) fn open(path: &Path) -> Result<Self, String> {
+        let inner: Box<dyn Read + Send> = if path.as_os_str() == "-" {
+            Box::new(io::stdin())
+        } else {
+            if path.is_dir() {
+                return Err("is a folder; name the files in it".into());
+            }
+            Box::new(File::open(path).map_err(|error| format!("cannot be opened: {error}"))?)
+        };
+        let digest = Arc::new(Mutex::new(Context::new(&SHA256)));
+        let mut bytes = BufReader::with_capacity(1 << 16, Digested { inner, digest: digest.clone() });
+        let start = bytes.fill_buf().map_err(|error| format!("cannot be read: {error}"))?;
+        let lines: Box<dyn BufRead + Send> = match start {
+            [0x1f, 0x8b, ..] => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(bytes))),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+                let decoder = zstd::stream::read::Decoder::with_buffer(bytes)
+                    .map_err(|error| format!("cannot be read: {error}"))?;
+                Box::new(BufReader::new(decoder))
+            }
+            _ => Box::new(bytes),
+        };
+        Ok(Source { lines, digest, is_first: true })
+    }
+
+    /// Reads the next line, without its end and without a byte order mark. `None` at the end.
+    pub(crate) fn next(&mut self, line: &mut Vec<u8>) -> Result<Option<()>, String> {
+        line.clear();
+        // Two more bytes for the end of the line.
+        let read = (&mut self.lines).take(LONGEST_LINE + 2).read_until(b'\n', line);
+        if read.map_err(|error| format!("cannot be read: {error}"))? == 0 {
+            return Ok(None);
+        }
+        for end in [b'\n', b'\r'] {
+            if line.last() == Some(&end) {
+                line.pop();
+            }
+        }
+        if std::mem::take(&mut self.is_first) && line.starts_with(b"\xef\xbb\xbf") {
+            line.drain(..3);
+        }
+        if LONGEST_LINE < line.len() as u64 {
+            return Err(format!("the line is longer than {} MiB", LONGEST_LINE >> 20));
+        }
+        Ok(Some(()))
+    }
+
+    /// The SHA-256 of the whole file as it lies on the disk.
+    pub(super) fn sha256(mut self) -> Result<String, String> {
+        io::copy(&mut self.lines, &mut io::sink()).map_err(|error| format!("cannot be read: {error}"))?;
+        Ok(hex(self.digest.lock().clone().finish().as_ref()))
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A number of a line's bytes that depends on nothing else: FNV-1a, and the last step of SplitMix64, so that all of its
+/// bits depend on all bytes.
+pub(crate) fn hash(line: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let mut z = line.iter().fold(0xcbf2_9ce4_8422_2325, step);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

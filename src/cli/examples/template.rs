@@ -1,0 +1,158 @@
+//! The format of conversations: a renderer that is built in, or the chat template of a model.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tinkex::chat::{Example, Message, Renderer, TemplateOptions, TemplateRenderer, TrainOnWhat};
+use tinkex::tokenizer::Tokenizer;
+use tinkex::types::{ModelInput, Stop};
+use tinkex::{ErrorKind, Result, ServiceClient};
+
+use super::encoder::digest_of;
+use super::options::DataOptions;
+use crate::failure::Failure;
+
+/// Writes conversations in the format of a model.
+#[derive(Clone, Debug)]
+pub(crate) enum Template {
+    BuiltIn(Renderer),
+    Jinja { renderer: Box<TemplateRenderer>, digest: String },
+}
+
+impl Template {
+    /// The template of the options, or else that of the model.
+    pub(crate) fn of(
+        options: &DataOptions,
+        model: Option<&str>,
+        tokenizer: &Arc<dyn Tokenizer>,
+    ) -> std::result::Result<Self, Failure> {
+        let by_name = |name: &str| Renderer::new(name, tokenizer.clone()).map(Template::BuiltIn);
+        if let Some(wanted) = &options.template {
+            if Renderer::names().contains(&wanted.as_str()) {
+                return Ok(by_name(wanted)?);
+            }
+            if !Path::new(wanted).exists() {
+                return Err(Failure::usage(format!(
+                    "--template: {wanted:?} is neither a file nor a renderer"
+                ))
+                .with_remedy(format!("one of {}", Renderer::names().join(", "))));
+            }
+            return Template::of_path(Path::new(wanted), tokenizer);
+        }
+        // The folder of a tokenizer may have the template of the model.
+        let folder = options.tokenizer.as_deref().map(Path::new).filter(|path| path.is_dir());
+        match (model.map(Renderer::recommended_names), folder) {
+            (Some(Ok(names)), _) => Ok(by_name(names.first().copied().unwrap_or_default())?),
+            (_, Some(folder)) => Template::of_path(folder, tokenizer),
+            _ if options.tokenizer.as_deref() == Some("bytes") => Ok(by_name("role_colon")?),
+            (Some(Err(error)), None) => Err(Failure::from(error).with_remedy("--template NAME|PATH")),
+            (None, None) => {
+                Err(Failure::usage("the format of conversations is not known, because no model was named")
+                    .with_remedy("-m MODEL, or --template NAME|PATH"))
+            }
+        }
+    }
+
+    /// A file with a template in Jinja, a `tokenizer_config.json`, or a folder that has one of them.
+    fn of_path(path: &Path, tokenizer: &Arc<dyn Tokenizer>) -> std::result::Result<Self, Failure> {
+        let options = TemplateOptions::default();
+        let text = || {
+            std::fs::read_to_string(path)
+                .map_err(|error| Failure::text(format!("{}: cannot be read: {error}", path.display())))
+        };
+        if path.is_dir() {
+            let renderer = TemplateRenderer::from_dir(path, tokenizer.clone(), &options)?;
+            let jinja = path.join("chat_template.jinja");
+            let file = if jinja.exists() { jinja } else { path.join("tokenizer_config.json") };
+            return Ok(Template::Jinja { renderer: Box::new(renderer), digest: digest_of(&file) });
+        }
+        let is_json = path.extension().is_some_and(|it| it == "json");
+        let renderer = if is_json {
+            TemplateRenderer::from_tokenizer_config(&text()?, tokenizer.clone(), &options)?
+        } else {
+            TemplateRenderer::new(&text()?, tokenizer.clone(), &options)?
+        };
+        Ok(Template::Jinja { renderer: Box::new(renderer), digest: digest_of(path) })
+    }
+
+    /// The name of the renderer, or the digest of the chat template.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Template::BuiltIn(renderer) => renderer.name().to_owned(),
+            Template::Jinja { digest, .. } => digest.clone(),
+        }
+    }
+
+    pub(crate) fn stop(&self) -> Stop {
+        match self {
+            Template::BuiltIn(renderer) => renderer.get_stop_sequences(),
+            Template::Jinja { renderer, .. } => renderer.get_stop_sequences(),
+        }
+    }
+
+    pub(crate) fn prompt(&self, messages: &[Message]) -> Result<ModelInput> {
+        match self {
+            Template::BuiltIn(renderer) => renderer.build_generation_prompt(messages),
+            Template::Jinja { renderer, .. } => renderer.build_generation_prompt(messages),
+        }
+    }
+
+    pub(crate) fn examples(&self, messages: &[Message], what: TrainOnWhat) -> Result<Vec<Example>> {
+        match self {
+            Template::BuiltIn(renderer) => renderer.build_supervised_examples(messages, what),
+            Template::Jinja { renderer, .. } => renderer.build_supervised_examples(messages, what),
+        }
+    }
+
+    /// Messages that say whether they are trained, as one example.
+    pub(crate) fn one(&self, messages: &[Message]) -> std::result::Result<Example, String> {
+        let what = TrainOnWhat::Customized;
+        match self {
+            Template::BuiltIn(renderer) => {
+                let example = renderer.build_supervised_example(messages, what);
+                example.map_err(|error| error.message().to_owned())
+            }
+            Template::Jinja { renderer, .. } => {
+                let examples = renderer.build_supervised_examples(messages, what);
+                let mut examples = examples.map_err(|error| error.message().to_owned())?;
+                match (examples.pop(), examples.len()) {
+                    (Some(example), 0) => Ok(example),
+                    _ => {
+                        Err("the chat template writes these answers as several examples; give one answer"
+                            .into())
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes a message of the tokens that a model wrote.
+    pub(crate) fn parse(&self, tokens: &[i32]) -> Result<Message> {
+        match self {
+            Template::BuiltIn(renderer) => Ok(renderer.parse_response(tokens)?.0),
+            Template::Jinja { renderer, .. } => Ok(renderer.parse_response(tokens)?.0),
+        }
+    }
+}
+
+/// The base model of a model or of saved weights.
+pub(crate) fn base_model_of(service: &ServiceClient, model: &str) -> std::result::Result<String, Failure> {
+    if !model.contains("://") {
+        return Ok(model.to_owned());
+    }
+    let rest = service.create_rest_client();
+    let known = match rest.get_weights_info_by_tinker_path(model) {
+        Ok(info) => info.base_model,
+        // Servers that lack the endpoint may know the run.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Incompatible) => {
+            match rest.get_training_run_by_tinker_path(model) {
+                Ok(run) => run.base_model,
+                Err(_) => return Err(error.into()),
+            }
+        }
+        Err(error) => return Err(error.into()),
+    };
+    known.ok_or_else(|| {
+        Failure::text(format!("{model}: the server does not tell the base model of these weights"))
+    })
+}

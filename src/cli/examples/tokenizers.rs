@@ -1,0 +1,43 @@
+//! Loads tokenizers.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tinkex::tokenizer::{Bpe, ByteTokenizer, HubOptions, Tokenizer, TokenizerSource};
+
+use crate::failure::Failure;
+
+/// Loads the tokenizer of a name or path, or else that of a model.
+pub(crate) fn load(wanted: Option<&str>, model: Option<&str>) -> Result<Arc<dyn Tokenizer>, Failure> {
+    let path = wanted.map(Path::new).filter(|path| path.exists());
+    if let Some(path) = path {
+        let bpe = if path.is_dir() {
+            Bpe::from_dir(path)?
+        } else {
+            let bytes = std::fs::read(path)
+                .map_err(|error| Failure::text(format!("{}: cannot be read: {error}", path.display())))?;
+            Bpe::from_tokenizer_json(&bytes)?
+        };
+        return Ok(Arc::new(bpe));
+    }
+    let name = match (wanted, model) {
+        (Some(name), _) | (None, Some(name)) => name,
+        (None, None) => {
+            return Err(Failure::usage("the tokenizer is not known, because no model was named")
+                .with_remedy("-m MODEL, --tokenizer NAME|PATH|bytes, or --local"));
+        }
+    };
+    if name == "bytes" || name.split(':').next() == Some("tinkex/nano") {
+        return Ok(Arc::new(ByteTokenizer));
+    }
+    let source = TokenizerSource::of(name, None).map_err(|error| match wanted {
+        Some(_) => Failure::usage(format!(
+            "--tokenizer: {name:?} is neither a file, a folder, `bytes` nor organisation/name on the Hugging Face hub"
+        )),
+        None => Failure::from(error).with_remedy("--tokenizer NAME|PATH|bytes"),
+    })?;
+    let loaded = Bpe::download(&source, &HubOptions::default());
+    let bpe =
+        loaded.map_err(|error| Failure::from(error).with_remedy("--tokenizer PATH, or the program `hf`"))?;
+    Ok(Arc::new(bpe))
+}

@@ -1,0 +1,323 @@
+//! A file of prompts: a line of the output for each of them, and a second start goes on where the first one ended.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
+use serde_json::{Value, json};
+use tinkex::sync::CancelToken;
+use tinkex::types::SampleResponse;
+use tinkex::{Error, ErrorKind};
+
+use super::Args;
+use super::item::{Item, Key, Prompt};
+use super::kept;
+use super::sampler::Sampler;
+use crate::connection::App;
+use crate::examples::{Source, file_name};
+use crate::failure::Failure;
+
+/// How often a signal is looked for while nothing else happens.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A prompt that is being worked on, and its place among those of this start.
+type Tag = (usize, Item);
+
+pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
+    let Some(input) = &args.batch.input else { return Err(Failure::usage("-i is missing")) };
+    let source = open(input)?;
+    let (file, done) = match &args.batch.output {
+        Some(path) => {
+            let (file, done) = kept::open(path)?;
+            (Some(file), done)
+        }
+        None => (None, HashSet::new()),
+    };
+    let sampler = Sampler::open(&args.settings, args.raw, app)?;
+    app.stop.defer();
+    let cancel = CancelToken::new();
+    let lines = read_lines(source, usize::from(args.batch.in_flight))?;
+    let (sender, results) = unbounded();
+    let mut batch = Batch {
+        args,
+        app,
+        sampler: &sampler,
+        cancel: &cancel,
+        sender,
+        sink: Sink { file, app, path: args.batch.output.as_deref() },
+        done,
+        seen: HashMap::new(),
+        held: args.batch.ordered.then(BTreeMap::new),
+        n_lines: 0,
+        n_begun: 0,
+        n_written: 0,
+        n_running: 0,
+        n_skipped: 0,
+        n_failed: 0,
+    };
+    let ended = batch.work(&lines, &results);
+    cancel.cancel();
+    ended?;
+    if let Some(signal) = app.stop.signal() {
+        app.note(&batch.state());
+        if args.batch.output.is_some() {
+            app.note(&format!("go on with: {}", this_command()));
+        }
+        return Err(Failure::Signal(signal));
+    }
+    app.note(&batch.state());
+    match batch.n_failed {
+        0 => Ok(()),
+        n_failed => Err(Failure::Items { n_failed, n_items: batch.n_lines }),
+    }
+}
+
+fn open(path: &Path) -> Result<Source, Failure> {
+    Source::open(path).map_err(|problem| Failure::text(format!("{}: {problem}", file_name(path))))
+}
+
+/// Reads lines in a thread of its own: answers are written while a slow source is waited for.
+fn read_lines(mut source: Source, ahead: usize) -> Result<Receiver<Result<Vec<u8>, String>>, Failure> {
+    let (sender, lines) = bounded(ahead);
+    let read = move || {
+        let mut line = Vec::new();
+        loop {
+            let next = match source.next(&mut line) {
+                Ok(Some(())) if line.trim_ascii().is_empty() => continue,
+                Ok(Some(())) => Ok(std::mem::take(&mut line)),
+                Ok(None) => return,
+                Err(problem) => Err(problem),
+            };
+            let is_last = next.is_err();
+            if sender.send(next).is_err() || is_last {
+                return;
+            }
+        }
+    };
+    let started = std::thread::Builder::new().name("prompts".into()).spawn(read);
+    started.map_err(|error| Failure::text(format!("cannot start a thread: {error}")))?;
+    Ok(lines)
+}
+
+struct Batch<'a> {
+    args: &'a Args,
+    app: &'a App,
+    sampler: &'a Sampler,
+    cancel: &'a CancelToken,
+    sender: Sender<(Tag, Result<SampleResponse, Error>)>,
+    sink: Sink<'a>,
+    /// What the output has from earlier starts.
+    done: HashSet<Key>,
+    /// The ids of this start, with the number of their line.
+    seen: HashMap<Key, usize>,
+    /// Lines that wait for earlier ones, by the place of their prompt.
+    held: Option<BTreeMap<usize, String>>,
+    n_lines: usize,
+    n_begun: usize,
+    n_written: usize,
+    n_running: usize,
+    n_skipped: usize,
+    n_failed: usize,
+}
+
+impl Batch<'_> {
+    /// Works until all prompts have their lines, or a signal comes.
+    fn work(
+        &mut self,
+        lines: &Receiver<Result<Vec<u8>, String>>,
+        results: &Receiver<(Tag, Result<SampleResponse, Error>)>,
+    ) -> Result<(), Failure> {
+        let mut has_more = true;
+        while (has_more || 0 < self.n_running) && !self.app.stop.is_asked() {
+            let n_open = self.n_running + self.held.as_ref().map_or(0, BTreeMap::len);
+            let room = has_more && n_open < usize::from(self.args.batch.in_flight);
+            let closed = never();
+            let lines = if room { lines } else { &closed };
+            select! {
+                recv(results) -> result => {
+                    if let Ok((tag, result)) = result {
+                        self.n_running -= 1;
+                        self.settle(tag, result)?;
+                    }
+                }
+                recv(lines) -> line => match line {
+                    Ok(Ok(line)) => self.begin(&line)?,
+                    Ok(Err(problem)) => {
+                        let input = self.args.batch.input.as_deref().map(file_name).unwrap_or_default();
+                        return Err(Failure::text(format!("{input}:{}: {problem}", self.n_lines + 1)));
+                    }
+                    Err(_) => has_more = false,
+                },
+                default(LOOK) => {}
+            }
+        }
+        // What is here already is not lost.
+        for (tag, result) in results.try_iter() {
+            self.n_running -= 1;
+            self.settle(tag, result)?;
+        }
+        Ok(())
+    }
+
+    /// Asks for the answers to a line, unless they are there.
+    fn begin(&mut self, line: &[u8]) -> Result<(), Failure> {
+        let index = self.n_lines;
+        self.n_lines += 1;
+        let mut item = Item::read(line, index, &self.args.batch.id_field);
+        let key = item.key();
+        if self.done.contains(&key) {
+            self.n_skipped += 1;
+            return Ok(());
+        }
+        if let Some(first) = self.seen.insert(key.clone(), index) {
+            self.seen.insert(key.clone(), first);
+            item.prompt = Err(format!("the {key} is that of the prompt with index {first}, too"));
+        }
+        let place = self.n_begun;
+        self.n_begun += 1;
+        let prompt = match &item.prompt {
+            Ok(Prompt::Text(text)) => self.sampler.prompt(text),
+            Ok(Prompt::Messages(messages)) => self.sampler.prompt_of(messages),
+            Err(problem) => Err(problem.clone()),
+        };
+        match prompt {
+            Ok(prompt) => {
+                self.n_running += 1;
+                let client = self.sampler.client.with_cancel(self.cancel);
+                let pending = client.sample(&prompt, self.args.n, &self.sampler.params);
+                pending.on_done((place, item), self.sender.clone());
+                Ok(())
+            }
+            Err(problem) => {
+                let error = json!({ "kind": "invalid_input", "message": problem, "retryable": false });
+                self.failed(place, &item, error)
+            }
+        }
+    }
+
+    fn settle(&mut self, (place, item): Tag, result: Result<SampleResponse, Error>) -> Result<(), Failure> {
+        match result {
+            Ok(response) => {
+                let sequences: Vec<Value> = response
+                    .sequences
+                    .iter()
+                    .map(|sequence| self.sampler.answer(sequence).json(self.args.logprobs))
+                    .collect();
+                let mut line = head(&item);
+                line["sequences"] = sequences.into();
+                self.write(place, line.to_string())
+            }
+            Err(error) if error.is_cancelled() => Ok(()),
+            // The others would fail in the same way: they stay open for the next start.
+            Err(error) if is_fatal(&error) => {
+                Err(Failure::from(error).with_remedy(format!("when that is mended: {}", this_command())))
+            }
+            Err(error) => self.failed(place, &item, problem_of(&error)),
+        }
+    }
+
+    fn failed(&mut self, place: usize, item: &Item, error: Value) -> Result<(), Failure> {
+        self.n_failed += 1;
+        let mut line = head(item);
+        line["error"] = error;
+        self.write(place, line.to_string())
+    }
+
+    /// Writes a line, or keeps it until the lines before it are written.
+    fn write(&mut self, place: usize, line: String) -> Result<(), Failure> {
+        let Some(held) = &mut self.held else {
+            self.n_written += 1;
+            return self.sink.write(&line);
+        };
+        held.insert(place, line);
+        while let Some(line) = held.remove(&self.n_written) {
+            self.sink.write(&line)?;
+            self.n_written += 1;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> String {
+        let answers = self.n_written.saturating_sub(self.n_failed);
+        let mut text = format!("{answers} answered, {} failed", self.n_failed);
+        if 0 < self.n_skipped {
+            text += &format!(", {} were there", self.n_skipped);
+        }
+        text
+    }
+}
+
+/// What a line says about its prompt.
+fn head(item: &Item) -> Value {
+    json!({ "id": item.id, "index": item.index, "prompt": item.json, "prompt_hash": item.hash })
+}
+
+fn problem_of(error: &Error) -> Value {
+    json!({ "kind": error.kind().name(), "message": error.message(), "retryable": error.is_retryable() })
+}
+
+/// True for what is wrong with all prompts, not with one.
+fn is_fatal(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Auth
+            | ErrorKind::Permission
+            | ErrorKind::Billing
+            | ErrorKind::Config
+            | ErrorKind::Connection { .. }
+            | ErrorKind::Closed
+            | ErrorKind::NotFound
+    )
+}
+
+/// Where the lines go.
+struct Sink<'a> {
+    file: Option<File>,
+    app: &'a App,
+    path: Option<&'a Path>,
+}
+
+impl Sink<'_> {
+    fn write(&mut self, line: &str) -> Result<(), Failure> {
+        let Some(file) = &mut self.file else { return self.app.out.line(line) };
+        kept::append(file, line).map_err(|error| {
+            let path = self.path.map(|path| path.display().to_string()).unwrap_or_default();
+            Failure::text(format!("cannot write {path}: {error}"))
+        })
+    }
+}
+
+/// The command line of this process, as a shell reads it.
+fn this_command() -> String {
+    let arguments = std::env::args().skip(1).map(|argument| quoted(&argument));
+    ["tinkex".to_owned()].into_iter().chain(arguments).collect::<Vec<_>>().join(" ")
+}
+
+fn quoted(argument: &str) -> String {
+    let is_plain = |it: char| it.is_ascii_alphanumeric() || "-_./=:@,+%".contains(it);
+    if !argument.is_empty() && argument.chars().all(is_plain) {
+        argument.to_owned()
+    } else {
+        format!("'{}'", argument.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_quoted_for_a_shell() {
+        for (argument, expected) in [
+            ("-i", "-i"),
+            ("tinker://a/b", "tinker://a/b"),
+            ("a b", "'a b'"),
+            ("", "''"),
+            ("it's", r"'it'\''s'"),
+        ] {
+            assert_eq!(quoted(argument), expected);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! A model to sample from, with its tokenizer and the format of its conversations.
+
+use std::sync::Arc;
+
+use tinkex::SamplingClient;
+use tinkex::chat::{Message, Part};
+use tinkex::tokenizer::Tokenizer;
+use tinkex::types::{ModelInput, SampledSequence, SamplingParams, Stop, StopReason};
+
+use super::settings::Settings;
+use crate::connection::{App, Connection};
+use crate::examples::{DataOptions, Template, base_model_of, load_tokenizer};
+use crate::failure::Failure;
+
+/// A model to sample from.
+pub(crate) struct Sampler {
+    pub(crate) client: SamplingClient,
+    pub(crate) params: SamplingParams,
+    tokenizer: Arc<dyn Tokenizer>,
+    /// `None` for prompts that are sent as they are.
+    template: Option<Template>,
+    system: Option<String>,
+    /// Texts that end an answer here, because the server was given tokens.
+    cut_at: Vec<String>,
+    /// After the client, which it serves.
+    _connection: Connection,
+}
+
+/// An answer as text.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<i32>,
+    pub(crate) logprobs: Option<Vec<f32>>,
+    pub(crate) stop_reason: String,
+}
+
+impl Sampler {
+    /// Connects to the model. With `raw`, prompts are texts that are sent as they are.
+    pub(crate) fn open(settings: &Settings, raw: bool, app: &App) -> Result<Self, Failure> {
+        let model = match (&settings.model, &app.global.local) {
+            (Some(model), _) => model.clone(),
+            (None, Some(_)) => "tinkex/nano".into(),
+            (None, None) => {
+                return Err(Failure::usage("no model is named")
+                    .with_remedy("-m MODEL|PATH; `tinkex model list` shows the models"));
+            }
+        };
+        if raw && settings.system.is_some() {
+            return Err(Failure::usage("--system has no place in a prompt that is sent as it is (--raw)"));
+        }
+        // All that can be wrong without the server is told first.
+        settings.params(None)?;
+        let connection = app.connect()?;
+        let base = base_model_of(&connection.service, &model)?;
+        let tokenizer = load_tokenizer(settings.tokenizer.as_deref(), Some(&base))?;
+        let options = DataOptions {
+            tokenizer: settings.tokenizer.clone(),
+            template: settings.template.clone(),
+            ..DataOptions::default()
+        };
+        let template = match raw {
+            true => None,
+            false => Some(Template::of(&options, Some(&base), &tokenizer)?),
+        };
+        let params = settings.params(template.as_ref().map(Template::stop))?;
+        let cut_at = match &params.stop {
+            Some(Stop::Tokens(_)) => settings.stop.clone(),
+            _ => Vec::new(),
+        };
+        let client = connection.service.create_sampling_client(&model)?;
+        let system = settings.system.clone();
+        Ok(Sampler { client, params, tokenizer, template, system, cut_at, _connection: connection })
+    }
+
+    /// Sets the text of the system message; an empty text removes it.
+    pub(crate) fn set_system(&mut self, text: &str) {
+        self.system = Some(text.to_owned()).filter(|text| !text.is_empty());
+    }
+
+    /// The prompt of a text: a message of the user, or the text as it is.
+    pub(crate) fn prompt(&self, text: &str) -> Result<ModelInput, String> {
+        if self.template.is_some() {
+            return self.prompt_of(&[Message::user(text)]);
+        }
+        let mut tokens: Vec<i32> = self.tokenizer.bos_id().into_iter().collect();
+        let ids = self.tokenizer.encode_ordinary(text).map_err(|error| error.message().to_owned())?;
+        tokens.extend(ids);
+        Ok(ModelInput::from_ints(tokens))
+    }
+
+    /// The prompt for an answer to messages. The system message of the options comes first, if they have none.
+    pub(crate) fn prompt_of(&self, messages: &[Message]) -> Result<ModelInput, String> {
+        let Some(template) = &self.template else {
+            return Err("messages: have no format with --raw; give the prompt as a text".into());
+        };
+        let has_system = messages.first().is_some_and(|first| first.role == "system");
+        let system = self.system.as_deref().filter(|_| !has_system).map(Message::system);
+        let messages: Vec<Message> = system.into_iter().chain(messages.iter().cloned()).collect();
+        template.prompt(&messages).map_err(|error| error.message().to_owned())
+    }
+
+    /// The text of a sequence, without what ended it.
+    pub(crate) fn answer(&self, sequence: &SampledSequence) -> Answer {
+        let n = self.n_before_stop(&sequence.tokens);
+        let tokens = n.map_or(&sequence.tokens[..], |n| &sequence.tokens[..n]);
+        let stop_reason = match &sequence.stop_reason {
+            _ if n.is_some() => "stop",
+            StopReason::Stop => "stop",
+            StopReason::Length => "length",
+            StopReason::Other(other) => other.as_str(),
+            _ => "unknown",
+        };
+        let logprobs = sequence.logprobs.as_deref();
+        let mut text = self.text(tokens);
+        if let Some(end) = self.cut_at.iter().filter_map(|stop| text.find(stop.as_str())).min() {
+            text.truncate(end);
+        }
+        Answer {
+            text,
+            tokens: tokens.to_vec(),
+            logprobs: logprobs.map(|it| it[..tokens.len().min(it.len())].to_vec()),
+            stop_reason: stop_reason.to_owned(),
+        }
+    }
+
+    /// The message that a sequence is, for the rest of the conversation.
+    pub(crate) fn message(&self, sequence: &SampledSequence) -> Message {
+        let parsed = self.template.as_ref().and_then(|template| template.parse(&sequence.tokens).ok());
+        parsed.unwrap_or_else(|| Message::assistant(self.answer(sequence).text))
+    }
+
+    /// The number of tokens up to the end of the first text at which answers are cut here.
+    fn n_before_stop(&self, tokens: &[i32]) -> Option<usize> {
+        let mut bytes = Vec::new();
+        for (i, id) in tokens.iter().enumerate() {
+            let before = bytes.len();
+            bytes.extend(self.tokenizer.token_bytes(*id).unwrap_or_default());
+            let ends = |stop: &String| {
+                let from = before.saturating_sub(stop.len());
+                bytes[from..].windows(stop.len()).any(|window| window == stop.as_bytes())
+            };
+            if self.cut_at.iter().any(ends) {
+                return Some(i + 1);
+            }
+        }
+        None
+    }
+
+    fn text(&self, tokens: &[i32]) -> String {
+        if let Some(template) = &self.template
+            && let Ok(message) = template.parse(tokens)
+            && message.tool_calls.is_empty()
+            && message.unparsed_tool_calls.is_empty()
+            && message.content.iter().all(|part| matches!(part, Part::Text(_)))
+        {
+            return message.text();
+        }
+        // Thoughts and calls are shown as the model wrote them, up to the token that ended the answer.
+        let is_end = |id: &i32| {
+            self.tokenizer.eos_id() == Some(*id)
+                || matches!(&self.params.stop, Some(Stop::Tokens(stop)) if stop.contains(id))
+        };
+        let end = tokens.iter().position(is_end).unwrap_or(tokens.len());
+        let mut text = self.tokenizer.decode(&tokens[..end]);
+        if let Some(Stop::Strings(stops)) = &self.params.stop
+            && let Some(stop) = stops.iter().find(|stop| text.ends_with(stop.as_str()))
+        {
+            text.truncate(text.len() - stop.len());
+        }
+        text
+    }
+}
