@@ -27,7 +27,17 @@ pub(crate) fn small(folder: &Path, data: &str, steps: u64) -> Vec<String> {
     let engine = format!("--local={}", folder.join("engine").display());
     let steps = steps.to_string();
     let all = [
-        "train", data, &engine, "--rank", "2", "--batch-size", "4", "--max-steps", &steps, "--save-every", "2",
+        "train",
+        data,
+        &engine,
+        "--rank",
+        "2",
+        "--batch-size",
+        "4",
+        "--max-steps",
+        &steps,
+        "--save-every",
+        "2",
         "--no-report",
     ];
     all.map(str::to_owned).to_vec()
@@ -57,7 +67,8 @@ fn a_dry_run_tells_what_would_happen_and_makes_no_session() {
     let folder = Folder::new("train-dry");
     let data = chats(&folder, 20);
     let server = Server::start(Options::default()).unwrap();
-    let line = ["train", &data, "-m", "tinkex/nano", "--base-url", server.url(), "--dry-run", "--batch-size", "4"];
+    let line =
+        ["train", &data, "-m", "tinkex/nano", "--base-url", server.url(), "--dry-run", "--batch-size", "4"];
     let more = ["--epochs", "2", "--eval-split", "0.2", "--save-every", "5"];
     let start = |format: &str| {
         let mut command = tinkex(&folder);
@@ -96,11 +107,20 @@ fn a_run_makes_its_files_with_the_columns_of_the_cookbook() {
     let folder = Folder::new("train-files");
     let data = chats(&folder, 10);
     let prompts = folder.join("prompts.txt");
-    std::fs::write(&prompts, "word 1\n{\"messages\": [{\"role\": \"user\", \"content\": \"word 2\"}]}\n").unwrap();
+    std::fs::write(&prompts, "word 1\n{\"messages\": [{\"role\": \"user\", \"content\": \"word 2\"}]}\n")
+        .unwrap();
     let out = folder.join("run");
     let further = [
-        "-o", out.to_str().unwrap(), "--prompts", prompts.to_str().unwrap(), "--sample-every", "2", "--eval-data",
-        &data, "--eval-every", "2",
+        "-o",
+        out.to_str().unwrap(),
+        "--prompts",
+        prompts.to_str().unwrap(),
+        "--sample-every",
+        "2",
+        "--eval-data",
+        &data,
+        "--eval-every",
+        "2",
     ];
     let (status, stdout, stderr) = train(&folder, &small(&folder, &data, 5), &further);
     assert_eq!(status, 0, "{stderr}");
@@ -109,11 +129,28 @@ fn a_run_makes_its_files_with_the_columns_of_the_cookbook() {
     for (step, row) in rows.iter().enumerate() {
         assert_eq!(row["step"], step);
         for name in [
-            "epoch", "progress", "learning_rate", "num_sequences", "num_tokens", "num_loss_tokens",
-            "train_mean_nll", "train_mean_bpb", "tokens/sampled", "tokens/prefill_cached",
-            "tokens/prefill_uncached", "tokens/trained", "tokens/cumulative/trained", "cost/step_usd",
-            "cost/cumulative_usd", "time/step", "time/total", "time/save_checkpoint", "tinkex/tokens_per_s",
-            "tinkex/queue_s", "tinkex/retries", "tinkex/pause_s",
+            "epoch",
+            "progress",
+            "learning_rate",
+            "num_sequences",
+            "num_tokens",
+            "num_loss_tokens",
+            "train_mean_nll",
+            "train_mean_bpb",
+            "tokens/sampled",
+            "tokens/prefill_cached",
+            "tokens/prefill_uncached",
+            "tokens/trained",
+            "tokens/cumulative/trained",
+            "cost/step_usd",
+            "cost/cumulative_usd",
+            "time/step",
+            "time/total",
+            "time/save_checkpoint",
+            "tinkex/tokens_per_s",
+            "tinkex/queue_s",
+            "tinkex/retries",
+            "tinkex/pause_s",
         ] {
             assert!(row[name].is_number(), "{name}: {row}");
         }
@@ -121,7 +158,10 @@ fn a_run_makes_its_files_with_the_columns_of_the_cookbook() {
     }
     let config: Value =
         serde_json::from_str(&std::fs::read_to_string(out.join("config.json")).unwrap()).unwrap();
-    assert_eq!((&config["model"], &config["rank"], &config["batch-size"]), (&"tinkex/nano".into(), &2.into(), &4.into()));
+    assert_eq!(
+        (&config["model"], &config["rank"], &config["batch-size"]),
+        (&"tinkex/nano".into(), &2.into(), &4.into())
+    );
     assert_eq!(config["tinkex"]["status"], "finished");
     assert_eq!(config["tinkex"]["data"]["files"][0]["lines"], 10);
     let records = tinkex::train::CheckpointLog::open(&out).unwrap().records().to_vec();
@@ -161,7 +201,8 @@ fn settings_come_from_a_file_and_options_win() {
     let folder = Folder::new("train-config");
     chats(&folder, 8);
     let config = folder.join("run.toml");
-    let text = "# comment\ndata = [\"chats.jsonl\"]\nrank = 2\nbatch-size = 4\nmax-steps = 2\nshuffle = false\n";
+    let text =
+        "# comment\ndata = [\"chats.jsonl\"]\nrank = 2\nbatch-size = 4\nmax-steps = 2\nshuffle = false\n";
     std::fs::write(&config, text).unwrap();
     let engine = format!("--local={}", folder.join("engine").display());
     let config = config.to_str().unwrap();
@@ -182,7 +223,10 @@ fn settings_come_from_a_file_and_options_win() {
     std::fs::write(&printed, "bach-size = 4\n").unwrap();
     let (status, _, stderr) = run(&folder, &["train", "--config", printed.to_str().unwrap(), &engine]);
     assert_eq!(status, 2);
-    assert!(stderr.contains("\"bach-size\" is not a setting\n  try: did you mean \"batch-size\"?"), "{stderr}");
+    assert!(
+        stderr.contains("\"bach-size\" is not a setting\n  try: did you mean \"batch-size\"?"),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -205,7 +249,10 @@ fn the_budget_ends_a_run_with_status_4_and_a_saved_state() {
     let further = ["-o", out.to_str().unwrap(), "--max-tokens", "700"];
     let (status, _, stderr) = train(&folder, &small(&folder, &data, 50), &further);
     assert_eq!(status, 4, "{stderr}");
-    assert!(stderr.contains("stopped: the next step would exceed --max-tokens 700; the state is saved"), "{stderr}");
+    assert!(
+        stderr.contains("stopped: the next step would exceed --max-tokens 700; the state is saved"),
+        "{stderr}"
+    );
     let rows = rows(&out);
     let trained = rows[rows.len() - 1]["tokens/cumulative/trained"].as_u64().unwrap();
     assert!(0 < trained && trained <= 700, "{trained}");
@@ -226,7 +273,9 @@ fn dpo_trains_on_preferences() {
     let folder = Folder::new("train-dpo");
     let data = folder.join("preferences.jsonl");
     let line = |i: usize| {
-        format!("{{\"prompt\": \"Some thing {i}?\", \"chosen\": \"yes please\", \"rejected\": \"no way man\"}}\n")
+        format!(
+            "{{\"prompt\": \"Some thing {i}?\", \"chosen\": \"yes please\", \"rejected\": \"no way man\"}}\n"
+        )
     };
     std::fs::write(&data, (0..8).map(line).collect::<String>()).unwrap();
     let out = folder.join("run");
@@ -237,7 +286,15 @@ fn dpo_trains_on_preferences() {
     let rows = rows(&out);
     assert!((rows[0]["dpo_loss"].as_f64().unwrap() - std::f64::consts::LN_2).abs() < 1e-3, "{}", rows[0]);
     assert!(rows[3]["dpo_loss"].as_f64() < rows[0]["dpo_loss"].as_f64());
-    for name in ["accuracy", "margin", "chosen_reward", "rejected_reward", "num_pairs", "test/dpo_loss", "test/accuracy"] {
+    for name in [
+        "accuracy",
+        "margin",
+        "chosen_reward",
+        "rejected_reward",
+        "num_pairs",
+        "test/dpo_loss",
+        "test/accuracy",
+    ] {
         assert!(rows[3][name].is_number(), "{name}: {}", rows[3]);
     }
 }
@@ -267,7 +324,8 @@ fn weights_of_another_run_begin_a_new_one() {
     let options = small(&folder, &data, 6);
     let (first, second) = (folder.join("first"), folder.join("second"));
     assert_eq!(train(&folder, &options, &["-o", first.to_str().unwrap()]).0, 0);
-    let state = tinkex::train::CheckpointLog::open(&first).unwrap().last_resumable().unwrap().state_path.clone();
+    let state =
+        tinkex::train::CheckpointLog::open(&first).unwrap().last_resumable().unwrap().state_path.clone();
     let further = ["-o", second.to_str().unwrap(), "--from", &state.unwrap().to_string()];
     let (status, _, stderr) = train(&folder, &options, &further);
     assert_eq!(status, 0, "{stderr}");

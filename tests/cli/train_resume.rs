@@ -82,7 +82,9 @@ fn a_killed_run_that_is_resumed_has_the_curve_of_an_unbroken_one() {
         let further = ["--seed", &seed, "--eval-split", "0.2", "--eval-every", "3", "-o"];
         let options = small(&folder, &data, STEPS);
         let (whole, broken) = (folder.join("whole"), folder.join("broken"));
-        let start = |out: &Path| Running::start(command(&folder, &options, &[&further[..], &[out.to_str().unwrap()]].concat()));
+        let start = |out: &Path| {
+            Running::start(command(&folder, &options, &[&further[..], &[out.to_str().unwrap()]].concat()))
+        };
         let (status, stderr) = start(&whole).end();
         assert_eq!(status, Some(0), "{stderr}");
 
@@ -140,9 +142,8 @@ fn a_run_whose_data_or_settings_changed_is_not_resumed() {
     let folder = Folder::new("train-changed");
     let data = chats(&folder, 8);
     let out = folder.join("run");
-    let resume = |further: &[&str]| {
-        run(&folder, &[&["train", "--resume", out.to_str().unwrap()], further].concat())
-    };
+    let resume =
+        |further: &[&str]| run(&folder, &[&["train", "--resume", out.to_str().unwrap()], further].concat());
     let (status, _, stderr) = train(&folder, &small(&folder, &data, 2), &["-o", out.to_str().unwrap()]);
     assert_eq!(status, 0, "{stderr}");
     let (status, _, stderr) = resume(&["--seed", "5", "--batch-size", "2"]);
@@ -168,7 +169,8 @@ fn a_folder_in_use_is_refused_with_the_process() {
     let folder = Folder::new("train-used");
     let data = chats(&folder, 8);
     let out = folder.join("run");
-    let mut running = Running::start(command(&folder, &small(&folder, &data, 2000), &["-o", out.to_str().unwrap()]));
+    let mut running =
+        Running::start(command(&folder, &small(&folder, &data, 2000), &["-o", out.to_str().unwrap()]));
     assert!(running.next());
     let (status, _, stderr) = run(&folder, &["train", "--resume", out.to_str().unwrap()]);
     assert_eq!(status, 1);
@@ -183,7 +185,8 @@ fn a_run_whose_server_went_away_can_be_resumed_elsewhere() {
     let data = chats(&folder, 8);
     let engine = || {
         let key = Some("tml-key-of-the-test".to_owned());
-        Server::start(Options { data_dir: Some(folder.join("engine")), api_key: key, ..Default::default() }).unwrap()
+        Server::start(Options { data_dir: Some(folder.join("engine")), api_key: key, ..Default::default() })
+            .unwrap()
     };
     let server = engine();
     let out = folder.join("run");
@@ -211,7 +214,16 @@ fn a_run_whose_server_went_away_can_be_resumed_elsewhere() {
     let n = rows(&out).len();
     assert!((5..300).contains(&n), "{n}");
     let server = engine();
-    let further = ["train", "--resume", out.to_str().unwrap(), "--base-url", server.url(), "--max-steps", "8", "--force-resume"];
+    let further = [
+        "train",
+        "--resume",
+        out.to_str().unwrap(),
+        "--base-url",
+        server.url(),
+        "--max-steps",
+        "8",
+        "--force-resume",
+    ];
     let mut command = start(&[], &further);
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));

@@ -100,8 +100,12 @@ impl Source {
             TestData::Split(share) => split(&self.train.records, *share),
             TestData::None | TestData::Files(_) => vec![false; self.train.records.len()],
         };
-        let mut dataset =
-            Dataset { format: self.train.format, train: Vec::new(), test: Vec::new(), facts: Facts::default() };
+        let mut dataset = Dataset {
+            format: self.train.format,
+            train: Vec::new(),
+            test: Vec::new(),
+            facts: Facts::default(),
+        };
         let train = items(&self.train, encoder, &mut facts)?;
         for (items, is_test) in train.into_iter().zip(is_test) {
             let part = if is_test { &mut dataset.test } else { &mut dataset.train };
@@ -189,7 +193,10 @@ fn items_of(
 ) -> Result<Vec<Item>, Failure> {
     if lines.format == DataFormat::Preference {
         let pair = encoder.pair(lines, record)?;
-        return Ok(pair.map(|(chosen, rejected)| Item { examples: vec![chosen, rejected] }).into_iter().collect());
+        return Ok(pair
+            .map(|(chosen, rejected)| Item { examples: vec![chosen, rejected] })
+            .into_iter()
+            .collect());
     }
     let encoded = encoder.encode(lines, record)?;
     match encoded.fate {

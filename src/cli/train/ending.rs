@@ -56,7 +56,8 @@ pub(super) fn lines(
         text => format!("kept for {text}"),
     };
     if let Some(path) = record.sampler_path.as_ref() {
-        let kept = if app.global.local.is_some() { kept.replace(", and storage is billed", "") } else { kept };
+        let kept =
+            if app.global.local.is_some() { kept.replace(", and storage is billed", "") } else { kept };
         lines.push(format!("{kept}: tinkex checkpoint set-ttl {path}{} --ttl 30d", place(app)));
     }
     lines.extend(report.map(|path| format!("report {}", path.display())));

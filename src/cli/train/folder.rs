@@ -46,11 +46,12 @@ pub(super) fn prepare(dir: &Path, overwrite: bool) -> Result<(), Failure> {
         } else {
             "--out with another folder".into()
         };
-        return Err(Failure::usage(format!("the folder {name} is not empty")).with_remedy(format!("`{resume}`")));
+        return Err(
+            Failure::usage(format!("the folder {name} is not empty")).with_remedy(format!("`{resume}`"))
+        );
     }
-    let is_of_run = |name: &&String| {
-        FILES.contains(&name.as_str()) || COPIES.iter().any(|copy| name.starts_with(copy))
-    };
+    let is_of_run =
+        |name: &&String| FILES.contains(&name.as_str()) || COPIES.iter().any(|copy| name.starts_with(copy));
     for file in names.iter().filter(is_of_run) {
         std::fs::remove_file(dir.join(file)).map_err(problem)?;
     }

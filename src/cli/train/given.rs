@@ -108,7 +108,9 @@ impl Given {
                 };
                 given.0.insert(key, values.into_iter().map(resolve).collect());
             } else if !value.is_null() {
-                return Err(Failure::usage(format!("{name}: {key}: {value} is not a text, a number or a list")));
+                return Err(Failure::usage(format!(
+                    "{name}: {key}: {value} is not a text, a number or a list"
+                )));
             }
         }
         Ok(given)
@@ -289,9 +291,11 @@ mod tests {
 
     #[test]
     fn an_unknown_setting_is_an_error_with_a_suggestion() {
-        for (text, similar) in
-            [("{\"bach-size\": 1}", Some("\"batch-size\"")), ("{\"rnk\": 1}", Some("\"rank\"")), ("{\"zzzzzz\": 1}", None)]
-        {
+        for (text, similar) in [
+            ("{\"bach-size\": 1}", Some("\"batch-size\"")),
+            ("{\"rnk\": 1}", Some("\"rank\"")),
+            ("{\"zzzzzz\": 1}", None),
+        ] {
             let Err(Failure::Usage { message, remedy }) = of_json(text) else { panic!("{text}") };
             assert!(message.starts_with("c.json: "), "{message}");
             let remedy = remedy.unwrap();

@@ -108,9 +108,12 @@ impl Job<'_> {
         if let Some(model) = &self.model {
             return Ok(model.clone());
         }
-        let Some(from) = &self.settings.from else { return Err(Failure::usage("no model: name one with -m")) };
+        let Some(from) = &self.settings.from else {
+            return Err(Failure::usage("no model: name one with -m"));
+        };
         let info = service.create_rest_client().get_weights_info_by_tinker_path(from)?;
-        info.base_model.ok_or_else(|| Failure::usage(format!("the model of {from} is not known: name it with -m")))
+        info.base_model
+            .ok_or_else(|| Failure::usage(format!("the model of {from} is not known: name it with -m")))
     }
 
     fn cost(&self, model: &str) -> Result<Cost, Failure> {
@@ -131,7 +134,10 @@ impl Job<'_> {
     fn batch_note(&self, chosen: &Chosen) -> Option<String> {
         let asked = self.settings.batch_size.unwrap_or(chosen.batch_size);
         (chosen.batch_size < asked).then(|| {
-            format!("note: a batch of {asked} is more than all examples; it has {} of them", chosen.batch_size)
+            format!(
+                "note: a batch of {asked} is more than all examples; it has {} of them",
+                chosen.batch_size
+            )
         })
     }
 
@@ -167,7 +173,8 @@ impl Job<'_> {
         let differences = record::differences(old, config);
         if !differences.is_empty() && !force {
             let text = format!("the run began with other settings:\n  {}", differences.join("\n  "));
-            return Err(Failure::usage(text).with_remedy("--force-resume goes on all the same; -o DIR begins a new run"));
+            return Err(Failure::usage(text)
+                .with_remedy("--force-resume goes on all the same; -o DIR begins a new run"));
         }
         for difference in differences {
             self.app.note(&format!("warning: {difference}"));
@@ -312,7 +319,12 @@ impl Ready<'_> {
     }
 
     /// Ends the session, and records how the run ended.
-    fn close(&self, result: &Result<(End, Summary, Option<CheckpointRecord>), Failure>, run: &Run, log: &Log) {
+    fn close(
+        &self,
+        result: &Result<(End, Summary, Option<CheckpointRecord>), Failure>,
+        run: &Run,
+        log: &Log,
+    ) {
         let (status, word) = match result {
             Ok((End::Finished, ..)) => (CloseStatus::Success, "finished"),
             Ok(_) => (CloseStatus::Interrupted, "interrupted"),

@@ -48,7 +48,9 @@ fn start(given: Given, control: &Args, app: &App) -> Result<(), Failure> {
         return print(&settings.to_object(given.to_object(), None), app);
     }
     if settings.data.is_empty() {
-        return Err(Failure::usage("no data: name a file of examples").with_remedy("tinkex train DATA -m MODEL"));
+        return Err(
+            Failure::usage("no data: name a file of examples").with_remedy("tinkex train DATA -m MODEL")
+        );
     }
     let model = match (&args.model, &settings.from) {
         (Some(model), _) => Some(model.clone()),
@@ -65,7 +67,8 @@ fn start(given: Given, control: &Args, app: &App) -> Result<(), Failure> {
 
 fn resume(dir: &Path, mut given: Given, control: &Args, app: &App) -> Result<(), Failure> {
     let config = record::read(dir)?;
-    let mut old = Given::of_object(&without_null(&config), &dir.join("config.json").display().to_string(), None)?;
+    let mut old =
+        Given::of_object(&without_null(&config), &dir.join("config.json").display().to_string(), None)?;
     let model = config.get("model").and_then(Value::as_str).map(str::to_owned);
     // The default number of epochs of this model follows the steps.
     if model.as_deref() == Some(NANO) && given.get("max-steps").is_some() && given.get("epochs").is_none() {
@@ -79,11 +82,16 @@ fn resume(dir: &Path, mut given: Given, control: &Args, app: &App) -> Result<(),
     }
     let app = record::with_place(app, &config);
     let place = Place::Resumed { dir: PathBuf::from(dir), config, force: control.force_resume };
-    Job { app: &app, given, settings, model: args.model, place, dry_run: control.dry_run, yes: control.yes }.run()
+    Job { app: &app, given, settings, model: args.model, place, dry_run: control.dry_run, yes: control.yes }
+        .run()
 }
 
 fn without_null(object: &Map<String, Value>) -> Map<String, Value> {
-    object.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), value.clone())).collect()
+    object
+        .iter()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 /// Prints settings as a file for `--config`.

@@ -59,9 +59,10 @@ impl Objective {
             Objective::Dpo(preferences) => {
                 let (reference, n_scored) = preferences.of_batch(indices, data)?;
                 let beta = preferences.beta;
-                let pass = training.forward_backward_custom(all, move |data: &[Datum], logprobs: &[&[f32]]| {
-                    dpo_loss(data, logprobs, &reference, beta)
-                });
+                let pass = training
+                    .forward_backward_custom(all, move |data: &[Datum], logprobs: &[&[f32]]| {
+                        dpo_loss(data, logprobs, &reference, beta)
+                    });
                 Ok((pass, n_scored))
             }
         }

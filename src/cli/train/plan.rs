@@ -112,8 +112,11 @@ impl Plan {
     /// Five lines for people.
     pub(super) fn lines(&self) -> Vec<String> {
         let (facts, chosen) = (&self.facts, &self.chosen);
-        let files: Vec<String> =
-            facts.files.iter().map(|file| format!("{} ({} lines)", file.path.display(), file.n_lines)).collect();
+        let files: Vec<String> = facts
+            .files
+            .iter()
+            .map(|file| format!("{} ({} lines)", file.path.display(), file.n_lines))
+            .collect();
         let what = match chosen.loss {
             LossKind::Sft => "examples",
             LossKind::Dpo => "pairs",
@@ -230,9 +233,13 @@ mod tests {
 
     #[test]
     fn evaluations_are_regular_and_before_the_last_step() {
-        for (n_steps, every, steps) in
-            [(10, 4, vec![0, 4, 8, 9]), (9, 4, vec![0, 4, 8]), (3, 0, vec![2]), (1, 1, vec![0]), (0, 1, vec![])]
-        {
+        for (n_steps, every, steps) in [
+            (10, 4, vec![0, 4, 8, 9]),
+            (9, 4, vec![0, 4, 8]),
+            (3, 0, vec![2]),
+            (1, 1, vec![0]),
+            (0, 1, vec![]),
+        ] {
             let due: Vec<u64> = (0..n_steps).filter(|step| is_eval_due(*step, n_steps, every)).collect();
             assert_eq!(due, steps);
             assert_eq!(n_evals(n_steps, every), due.len() as u64, "{n_steps} {every}");

@@ -65,7 +65,13 @@ impl Progress {
     }
 
     /// Shows a step. `row` is its row of metrics.
-    pub(super) fn step(&mut self, figures: &Figures, row: &Value, app: &App, log: &Log) -> Result<(), Failure> {
+    pub(super) fn step(
+        &mut self,
+        figures: &Figures,
+        row: &Value,
+        app: &App,
+        log: &Log,
+    ) -> Result<(), Failure> {
         let ema = self.ema.map_or(figures.loss, |ema| 0.9 * ema + 0.1 * figures.loss);
         self.ema = Some(ema);
         self.test = figures.test.or(self.test);

@@ -143,7 +143,10 @@ pub(super) fn differences(old: &Map<String, Value>, new: &Map<String, Value>) ->
         }
         for (old, new) in old.iter().zip(&new).filter(|(old, new)| old["sha256"] != new["sha256"]) {
             let path = new["path"].as_str().unwrap_or_default();
-            all.push(format!("{name}: {path} has changed (it had {} lines, and has {})", old["lines"], new["lines"]));
+            all.push(format!(
+                "{name}: {path} has changed (it had {} lines, and has {})",
+                old["lines"], new["lines"]
+            ));
         }
     }
     all

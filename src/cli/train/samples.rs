@@ -47,7 +47,10 @@ impl Samples {
         }
         if prompts.is_empty() || MAX_PROMPTS < prompts.len() {
             let n = prompts.len();
-            return Err(Failure::text(format!("{}: has {n} prompts: give 1 to {MAX_PROMPTS}", file.display())));
+            return Err(Failure::text(format!(
+                "{}: has {n} prompts: give 1 to {MAX_PROMPTS}",
+                file.display()
+            )));
         }
         Ok(Samples { prompts, path })
     }
@@ -89,7 +92,8 @@ impl Samples {
             stop: encoder.stop(),
             ..Default::default()
         };
-        let pending: Vec<_> = self.prompts.iter().map(|(_, input)| sampler.sample(input, 1, &params)).collect();
+        let pending: Vec<_> =
+            self.prompts.iter().map(|(_, input)| sampler.sample(input, 1, &params)).collect();
         let mut tokens = Tokens::default();
         let mut lines = String::new();
         for ((index, (shown, input)), pending) in self.prompts.iter().enumerate().zip(pending) {

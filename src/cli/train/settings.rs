@@ -15,7 +15,8 @@ use crate::failure::Failure;
 /// The small model of the engine, for which some defaults differ: it learns from nothing, so it needs large steps.
 pub(super) const NANO: &str = "tinkex/nano";
 const NANO_RATE: f64 = 6e-3;
-const NANO_STEPS: u64 = 150;
+const NANO_STEPS: u64 = 120;
+const NANO_BATCH_SIZE: usize = 32;
 const BATCH_SIZE: usize = 128;
 
 /// Where the examples of the evaluation come from.
@@ -100,7 +101,8 @@ impl Settings {
             };
             metadata.insert(key.to_owned(), value.to_owned());
         }
-        for (name, value) in [("--batch-size", args.batch_size.map(|n| n as u64)), ("--epochs", args.epochs)] {
+        for (name, value) in [("--batch-size", args.batch_size.map(|n| n as u64)), ("--epochs", args.epochs)]
+        {
             if value == Some(0) {
                 return Err(Failure::usage(format!("{name} is 0: give at least 1")));
             }
@@ -173,7 +175,9 @@ impl Settings {
         }
         let reduction = match (self.reduction, loss) {
             (Some(ReductionKind::Mean), LossKind::Dpo) => {
-                return Err(Failure::usage("--reduction mean is for --loss sft: dpo counts each token the same"));
+                return Err(Failure::usage(
+                    "--reduction mean is for --loss sft: dpo counts each token the same",
+                ));
             }
             (Some(ReductionKind::Mean), LossKind::Sft) | (None, LossKind::Sft) => Reduction::Mean,
             (Some(ReductionKind::None), _) | (None, LossKind::Dpo) => Reduction::Sum,
@@ -186,7 +190,8 @@ impl Settings {
                 .map_err(|error| Failure::from(error).with_remedy("--lr with a number, such as 1e-4"))?,
             None => 1e-4,
         };
-        let batch_size = self.batch_size.unwrap_or(BATCH_SIZE).min(n_items);
+        let batch_size = if is_nano { NANO_BATCH_SIZE } else { BATCH_SIZE };
+        let batch_size = self.batch_size.unwrap_or(batch_size).min(n_items);
         let batches_per_epoch = n_items.div_ceil(batch_size) as u64;
         let by_default = if is_nano && self.max_steps.is_none() {
             NANO_STEPS.div_ceil(batches_per_epoch)
@@ -210,9 +215,11 @@ impl Settings {
             ScheduleKind::Constant => Schedule::Constant,
         };
         let of = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        let learning_rate = schedule
-            .with_warmup(of(chosen.warmup_steps))
-            .learning_rate(of(step), of(chosen.n_steps), chosen.lr)?;
+        let learning_rate = schedule.with_warmup(of(chosen.warmup_steps)).learning_rate(
+            of(step),
+            of(chosen.n_steps),
+            chosen.lr,
+        )?;
         Ok(AdamParams { learning_rate, ..self.adam })
     }
 
@@ -260,9 +267,7 @@ impl Settings {
                 "batch-size": chosen.batch_size,
                 "epochs": chosen.epochs,
             }),
-            None => json!({
-                "batch-size": self.batch_size.unwrap_or(BATCH_SIZE),
-            }),
+            None => json!({}),
         };
         for (name, value) in [all, chosen].into_iter().filter_map(|it| it.as_object().cloned()).flatten() {
             if !value.is_null() {
@@ -293,9 +298,9 @@ mod tests {
             (&[], "Qwen/Qwen3-8B", 1000, (128, 8, 1, 8)),
             (&["--epochs", "3"], "Qwen/Qwen3-8B", 10, (10, 1, 3, 3)),
             (&["--max-steps", "2"], "Qwen/Qwen3-8B", 1000, (128, 8, 1, 2)),
-            (&[], NANO, 100, (100, 1, 150, 150)),
-            (&["--batch-size", "10"], NANO, 100, (10, 10, 15, 150)),
-            (&["--epochs", "1"], NANO, 100, (100, 1, 1, 1)),
+            (&[], NANO, 100, (32, 4, 30, 120)),
+            (&["--batch-size", "10"], NANO, 100, (10, 10, 12, 120)),
+            (&["--epochs", "1"], NANO, 20, (20, 1, 1, 1)),
         ];
         for (line, model, n_items, expected) in cases {
             let chosen = settings(line).choose(model, DataFormat::Chat, n_items).unwrap();

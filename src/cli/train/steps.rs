@@ -181,9 +181,11 @@ impl<'a> Trainer<'a> {
         }
         let indices = self.order.next().unwrap_or_default();
         let items = indices.iter().filter_map(|i| self.parts.items.get(*i));
-        let data: Vec<Vec<Datum>> = items.map(|item| item.data(chosen.reduction)).collect::<Result<_, _>>()?;
+        let data: Vec<Vec<Datum>> =
+            items.map(|item| item.data(chosen.reduction)).collect::<Result<_, _>>()?;
         let all: Vec<Datum> = data.iter().flatten().cloned().collect();
-        let is_eval = !self.parts.test.data.is_empty() && is_eval_due(number, chosen.n_steps, settings.eval_every);
+        let is_eval =
+            !self.parts.test.data.is_empty() && is_eval_due(number, chosen.n_steps, settings.eval_every);
         let is_last = !self.parts.test.data.is_empty() && number + 1 == chosen.n_steps;
         let n_test = self.parts.test.n_tokens() as u64;
         let mut tokens = Tokens {
@@ -207,7 +209,17 @@ impl<'a> Trainer<'a> {
         let save_s = saving.elapsed().as_secs_f64();
         tokens = tokens + std::mem::take(&mut self.beside);
         self.submitted = self.submitted + tokens;
-        self.in_flight.push_back(Step { number, data: all, adam, tokens, test, pass, update, last_test, save_s });
+        self.in_flight.push_back(Step {
+            number,
+            data: all,
+            adam,
+            tokens,
+            test,
+            pass,
+            update,
+            last_test,
+            save_s,
+        });
         Ok(None)
     }
 

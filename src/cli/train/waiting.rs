@@ -31,7 +31,9 @@ impl<'a> Waiting<'a> {
         let is_asked = self.stop.is_asked();
         if is_asked && self.deadline.get().is_none() {
             self.deadline.set(Some(Instant::now() + LIMIT));
-            self.log.say("stopping: waits for the steps in flight and saves the state; once more to leave at once");
+            self.log.say(
+                "stopping: waits for the steps in flight and saves the state; once more to leave at once",
+            );
         }
         is_asked
     }
