@@ -212,7 +212,7 @@ impl FromStr for Rate {
             return Ok(Rate::Auto);
         }
         match text.parse() {
-            Ok(rate) if 0.0 <= rate && rate < f64::INFINITY => Ok(Rate::Value(rate)),
+            Ok(rate) if (0.0..f64::INFINITY).contains(&rate) => Ok(Rate::Value(rate)),
             _ => Err("give a number of at least 0, or auto".into()),
         }
     }

@@ -33,6 +33,7 @@ pub(super) fn lines(
     chosen: &Chosen,
     summary: &Summary,
     record: &CheckpointRecord,
+    monthly_usd: Option<f64>,
     report: Option<&Path>,
 ) -> Vec<String> {
     let totals = &summary.totals;
@@ -51,17 +52,25 @@ pub(super) fn lines(
         lines.push(sampler.to_string());
         lines.push(format!("tinkex sample -m {sampler}{} PROMPT", place(app)));
     }
-    let kept = match settings.final_ttl.text.as_str() {
-        "never" => "kept until deleted, and storage is billed".to_owned(),
-        text => format!("kept for {text}"),
-    };
     if let Some(path) = record.sampler_path.as_ref() {
-        let kept =
-            if app.global.local.is_some() { kept.replace(", and storage is billed", "") } else { kept };
+        let kept = kept(settings, app.global.local.is_some(), monthly_usd);
         lines.push(format!("{kept}: tinkex checkpoint set-ttl {path}{} --ttl 30d", place(app)));
     }
     lines.extend(report.map(|path| format!("report {}", path.display())));
     lines
+}
+
+/// How long the final checkpoint is kept, and for which price.
+fn kept(settings: &Settings, is_local: bool, monthly_usd: Option<f64>) -> String {
+    let kept = match settings.final_ttl.text.as_str() {
+        "never" => "kept until deleted".to_owned(),
+        text => format!("kept for {text}"),
+    };
+    match monthly_usd {
+        _ if is_local => kept,
+        Some(cost) => format!("{kept}, for {} a month", usd(cost)),
+        None => format!("{kept}, and storage is billed"),
+    }
 }
 
 fn losses(summary: &Summary) -> String {

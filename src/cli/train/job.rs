@@ -20,7 +20,7 @@ use super::seen::Seen;
 use super::settings::{Chosen, Settings};
 use super::steps::{End, Parts, Summary, Trainer};
 use super::waiting::Waiting;
-use super::{ending, folder, record};
+use super::{ending, folder, record, saved};
 use crate::args::Progress;
 use crate::connection::App;
 use crate::examples::Encoder;
@@ -68,7 +68,7 @@ impl Job<'_> {
             folder::check_free(dir)?;
         }
         let source = Source::read(&self.settings)?;
-        let seen = Arc::new(Seen::default());
+        let seen = Arc::new(Seen::new(self.app.global.quiet));
         let connection = self.app.connect_with(|builder| {
             let builder = builder.observer(seen.clone()).tags(self.settings.tags.iter().cloned());
             match &self.settings.name {
@@ -250,6 +250,10 @@ impl Ready<'_> {
                 crate::notes::write(&format!("resume with: {}", ending::resume_command(&dir)));
                 Err(Failure::Signal(signal))
             }
+            (End::PipeClosed, ..) => {
+                crate::notes::write(&format!("resume with: {}", ending::resume_command(&dir)));
+                Err(Failure::PipeClosed)
+            }
             (End::Budget(reason), ..) => {
                 crate::notes::write(&format!("resume with: {}", ending::resume_command(&dir)));
                 Err(Failure::Budget(format!("{reason}; the state is saved")))
@@ -328,9 +332,8 @@ impl Ready<'_> {
         let (status, word) = match result {
             Ok((End::Finished, ..)) => (CloseStatus::Success, "finished"),
             Ok(_) => (CloseStatus::Interrupted, "interrupted"),
-            Err(Failure::PipeClosed) => (CloseStatus::Interrupted, "interrupted"),
             Err(failure) => {
-                log.write(&format!("error: {failure:?}"));
+                log.write(&format!("error: {}", text_of(failure)));
                 (CloseStatus::Errored, "failed")
             }
         };
@@ -345,9 +348,7 @@ impl Ready<'_> {
         if let Err(error) = self.service.close(status) {
             log.write(&format!("warning: the session could not be closed: {error}"));
         }
-        if let Err(failure) = result
-            && !matches!(failure, Failure::PipeClosed)
-        {
+        if result.is_err() {
             log.say(&format!("resume with: {}", ending::resume_command(run.folder())));
         }
     }
@@ -362,7 +363,11 @@ impl Ready<'_> {
         let (app, settings) = (self.job.app, &self.job.settings);
         let report = settings.report.then(|| write_report(dir, log)).flatten();
         let report = report.as_deref();
-        let lines = ending::lines(app, settings, &self.chosen, summary, record, report);
+        let monthly = match self.cost {
+            Cost::Known(_) => saved::monthly_usd(&self.service, record),
+            Cost::Free | Cost::Unknown => None,
+        };
+        let lines = ending::lines(app, settings, &self.chosen, summary, record, monthly, report);
         for line in &lines {
             log.write(line);
         }
@@ -376,12 +381,23 @@ impl Ready<'_> {
     }
 }
 
+/// A failure in a line.
+fn text_of(failure: &Failure) -> String {
+    match failure {
+        Failure::Api { error, .. } => error.to_string(),
+        Failure::Text { message, .. } | Failure::Usage { message, .. } | Failure::Budget(message) => {
+            message.clone()
+        }
+        other => format!("{other:?}"),
+    }
+}
+
 /// Writes the report. A run is not worse without one.
 fn write_report(dir: &Path, log: &Log) -> Option<PathBuf> {
     match crate::report::write(dir) {
         Ok(path) => Some(path),
         Err(failure) => {
-            log.say(&format!("warning: no report: {failure:?}"));
+            log.say(&format!("warning: no report: {}", text_of(&failure)));
             None
         }
     }

@@ -1,4 +1,4 @@
-//! Old checkpoints of a run.
+//! Checkpoints of a run on the server: what they cost, and which of them go.
 
 use tinkex::ServiceClient;
 use tinkex::train::CheckpointRecord;
@@ -21,6 +21,21 @@ pub(super) fn keep_last(service: &ServiceClient, records: &[CheckpointRecord], n
             }
         }
     }
+}
+
+/// What the storage of a checkpoint costs in a month, if the server tells its size and the price.
+pub(super) fn monthly_usd(service: &ServiceClient, record: &CheckpointRecord) -> Option<f64> {
+    let run_id = record.state_path.as_ref()?.run_id();
+    let checkpoints = service.create_rest_client().list_checkpoints(run_id).ok()?;
+    let paths = [
+        record.state_path.as_ref().map(ToString::to_string),
+        record.sampler_path.as_ref().map(ToString::to_string),
+    ];
+    let is_of_record = |path: &str| paths.iter().flatten().any(|known| known == path);
+    let bytes: u64 =
+        checkpoints.iter().filter(|it| is_of_record(&it.tinker_path)).filter_map(|it| it.size_bytes).sum();
+    let usage = service.create_admin_client().get_current_checkpoint_storage_usage(None).ok()?;
+    Some(bytes as f64 / 1e9 * usage.effective_rate_usd_per_gigabyte_month?)
 }
 
 /// The periodic checkpoints that are too many. Only the newest of them can still exist, so that each save asks for few

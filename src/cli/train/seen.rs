@@ -1,7 +1,7 @@
 //! What the client reports while it waits: queue states, retries, pauses.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use parking_lot::Mutex;
@@ -18,7 +18,13 @@ pub(super) struct Seen {
     /// When the last queue began, as the operation's own time.
     queue: Mutex<Option<Duration>>,
     bar: Mutex<Option<ProgressBar>>,
+    is_quiet: bool,
+    /// When something was last said without a bar.
+    last_said: Mutex<Option<Instant>>,
 }
+
+/// Without a bar, a wait is told no more often than this.
+const SAY_EVERY: Duration = Duration::from_secs(60);
 
 /// Events since the last call of [`Seen::take`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -29,6 +35,10 @@ pub(super) struct Counts {
 }
 
 impl Seen {
+    pub(super) fn new(is_quiet: bool) -> Self {
+        Seen { is_quiet, ..Default::default() }
+    }
+
     /// The bar whose message later events become.
     pub(super) fn show_in(&self, bar: ProgressBar) {
         *self.bar.lock() = Some(bar);
@@ -50,6 +60,24 @@ impl Seen {
             None => log::info!("{text}"),
         }
     }
+
+    /// As [`show`](Self::show), for what can last for hours: without a bar, it is a line now and then.
+    fn tell(&self, text: String) {
+        let has_bar = self.bar.lock().is_some();
+        if !has_bar && !self.is_quiet && self.is_due() {
+            crate::notes::write(text.trim_end());
+        }
+        self.show(text);
+    }
+
+    fn is_due(&self) -> bool {
+        let mut last = self.last_said.lock();
+        let is_due = last.is_none_or(|last| SAY_EVERY <= last.elapsed());
+        if is_due {
+            *last = Some(Instant::now());
+        }
+        is_due
+    }
 }
 
 fn millis(time: Duration) -> u64 {
@@ -59,23 +87,18 @@ fn millis(time: Duration) -> u64 {
 impl Observer for Seen {
     fn on_queue_state(&self, change: &QueueStateChange) {
         let reason = change.reason.as_deref().map(|it| format!(": {it}")).unwrap_or_default();
-        let text = match &change.state {
-            QueueState::Active => {
-                let began = self.queue.lock().take();
-                if let Some(began) = began {
-                    self.queued.fetch_add(millis(change.elapsed.saturating_sub(began)), Ordering::Relaxed);
-                }
-                String::new()
+        if change.state == QueueState::Active {
+            let began = self.queue.lock().take();
+            if let Some(began) = began {
+                self.queued.fetch_add(millis(change.elapsed.saturating_sub(began)), Ordering::Relaxed);
             }
-            state => {
-                self.queue.lock().get_or_insert(change.elapsed);
-                match state {
-                    QueueState::PausedRateLimit => format!("waits: too many requests{reason} "),
-                    _ => format!("waits for capacity{reason} "),
-                }
-            }
-        };
-        self.show(text);
+            return self.show(String::new());
+        }
+        self.queue.lock().get_or_insert(change.elapsed);
+        self.tell(match change.state {
+            QueueState::PausedRateLimit => format!("waits: too many requests{reason} "),
+            _ => format!("waits for capacity{reason} "),
+        });
     }
 
     fn on_retry(&self, retry: &Retry) {
@@ -90,10 +113,10 @@ impl Observer for Seen {
 
     fn on_billing_pause(&self, pause: &BillingPause) {
         self.paused.store(millis(pause.lasted), Ordering::Relaxed);
-        self.show("waits for payment of the account ".into());
+        self.tell("waits for payment of the account ".into());
     }
 
     fn on_heartbeat_trouble(&self, trouble: &HeartbeatTrouble) {
-        self.show(format!("no contact for {:.0} s ", trouble.silent.as_secs_f64()));
+        self.tell(format!("no contact with the server for {:.0} s ", trouble.silent.as_secs_f64()));
     }
 }

@@ -267,7 +267,11 @@ impl Settings {
                 "batch-size": chosen.batch_size,
                 "epochs": chosen.epochs,
             }),
-            None => json!({}),
+            None => json!({
+                "beta": self.beta,
+                "batch-size": self.batch_size,
+                "epochs": self.epochs,
+            }),
         };
         for (name, value) in [all, chosen].into_iter().filter_map(|it| it.as_object().cloned()).flatten() {
             if !value.is_null() {

@@ -44,6 +44,8 @@ pub(super) enum End {
     Finished,
     Signal(u8),
     Budget(String),
+    /// The reader of the rows on stdout is gone.
+    PipeClosed,
 }
 
 /// Sums over the whole run, also over its earlier processes.
@@ -82,6 +84,9 @@ pub(super) struct Trainer<'a> {
     before: f64,
     started: Instant,
     last_finish: Instant,
+    is_pipe_closed: bool,
+    /// A loss that is not a number was told.
+    is_loss_told: bool,
 }
 
 /// A step whose results are not there yet.
@@ -119,6 +124,8 @@ impl<'a> Trainer<'a> {
             summary,
             started: now,
             last_finish: now,
+            is_pipe_closed: false,
+            is_loss_told: false,
             parts,
             waiting,
             objective,
@@ -173,6 +180,9 @@ impl<'a> Trainer<'a> {
     fn submit(&mut self, run: &mut Run) -> Result<Option<End>, Failure> {
         if self.waiting.is_stopping() {
             return Ok(Some(End::Signal(self.parts.app.stop.signal().unwrap_or(2))));
+        }
+        if self.is_pipe_closed {
+            return Ok(Some(End::PipeClosed));
         }
         let (chosen, settings) = (self.parts.chosen, self.parts.settings);
         let number = run.next_step();
@@ -317,7 +327,17 @@ impl<'a> Trainer<'a> {
             tokens_per_s,
             usd: total_usd,
         };
-        self.progress.step(&figures, &row.to_json(step.number), parts.app, parts.log)?;
+        match self.progress.step(&figures, &row.to_json(step.number), parts.app, parts.log) {
+            Err(Failure::PipeClosed) => self.is_pipe_closed = true,
+            shown => shown?,
+        }
+        if !loss.is_finite() && !self.is_loss_told {
+            self.is_loss_told = true;
+            parts.log.say(&format!(
+                "warning: the loss of step {} is {loss}: a smaller --lr may help; look for examples that are broken",
+                step.number
+            ));
+        }
         self.tell_saved(run, n_before);
         Ok(())
     }
