@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod chat;
+mod data;
+mod eval;
 mod manners;
+mod sample;
 mod train;
 mod train_resume;
 mod util;

@@ -1,12 +1,13 @@
 //! Starts the program.
 
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// The program with an environment that has nothing of the caller's: no key, no server, an empty home.
 pub(crate) fn tinkex(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tinkex"));
-    command.env_clear().env("HOME", home).env("COLUMNS", "80").stdin(std::process::Stdio::null());
+    command.env_clear().env("HOME", home).env("COLUMNS", "80").stdin(Stdio::null());
     command
 }
 
@@ -42,4 +43,22 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// Runs the program with this stdin; returns its status, stdout and stderr.
+pub(crate) fn run_with_stdin(home: &Path, args: &[&str], stdin: &[u8]) -> (i32, String, String) {
+    let mut command = tinkex(home);
+    command.args(args);
+    output_with_stdin(command, stdin)
+}
+
+/// Runs a command with this stdin; returns its status, stdout and stderr.
+pub(crate) fn output_with_stdin(mut command: Command, stdin: &[u8]) -> (i32, String, String) {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // The program may end without reading all of it.
+    let _ = child.stdin.take().unwrap().write_all(stdin);
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }

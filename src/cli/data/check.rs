@@ -72,6 +72,10 @@ fn text(scan: &Scan) -> String {
         n => format!("{n} problems"),
     };
     let ties = if scan.n_ties == 0 { String::new() } else { format!(", {} ties", scan.n_ties) };
-    lines.push(format!("{problems}: {} examples, format {format}{ties}", scan.n_examples()));
+    let examples = match scan.n_examples() {
+        1 => "1 example".to_owned(),
+        n => format!("{n} examples"),
+    };
+    lines.push(format!("{problems}: {examples}, format {format}{ties}"));
     lines.join("\n")
 }

@@ -262,9 +262,10 @@ impl Encoder {
             TooLong::Truncate => {
                 let examples: Vec<Example> =
                     examples.iter().filter_map(|example| cut(example, max)).collect();
-                let fate = match examples.is_empty() {
-                    true => Fate::Dropped { n_tokens },
-                    false => Fate::Truncated { n_tokens },
+                let fate = if examples.is_empty() {
+                    Fate::Dropped { n_tokens }
+                } else {
+                    Fate::Truncated { n_tokens }
                 };
                 Ok(Encoded { examples, fate })
             }

@@ -30,12 +30,17 @@ pub(crate) fn load(wanted: Option<&str>, model: Option<&str>) -> Result<Arc<dyn 
     if name == "bytes" || name.split(':').next() == Some("tinkex/nano") {
         return Ok(Arc::new(ByteTokenizer));
     }
-    let source = TokenizerSource::of(name, None).map_err(|error| match wanted {
-        Some(_) => Failure::usage(format!(
-            "--tokenizer: {name:?} is neither a file, a folder, `bytes` nor organisation/name on the Hugging Face hub"
-        )),
-        None => Failure::from(error).with_remedy("--tokenizer NAME|PATH|bytes"),
-    })?;
+    let may_be_name = name.split('/').count() == 2 && !name.starts_with(['.', '/', '~']);
+    let source = match (TokenizerSource::of(name, None), wanted) {
+        (Ok(source), None) => source,
+        (Ok(source), Some(_)) if may_be_name => source,
+        (_, Some(_)) => {
+            return Err(Failure::usage(format!(
+                "--tokenizer: {name:?} is neither a file, a folder, `bytes` nor organisation/name on the Hugging Face hub"
+            )));
+        }
+        (Err(error), None) => return Err(Failure::from(error).with_remedy("--tokenizer NAME|PATH|bytes")),
+    };
     let loaded = Bpe::download(&source, &HubOptions::default());
     let bpe =
         loaded.map_err(|error| Failure::from(error).with_remedy("--tokenizer PATH, or the program `hf`"))?;

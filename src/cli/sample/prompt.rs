@@ -34,10 +34,10 @@ pub(super) fn read(argument: Option<&str>, raw: bool) -> Result<String, Failure>
         Failure::text(format!("{name}: the prompt is not valid UTF-8 after {n} bytes"))
     })?;
     // The last line of a file ends, which is not a part of what is asked.
-    let text = match raw {
-        true => text,
-        false => text.strip_suffix('\n').map_or(text.clone(), |it| it.trim_end_matches('\r').to_owned()),
-    };
+    let line = text.strip_suffix('\n').map(|it| it.strip_suffix('\r').unwrap_or(it));
+    if let Some(line) = line.filter(|_| !raw) {
+        return not_empty(line.to_owned());
+    }
     not_empty(text)
 }
 

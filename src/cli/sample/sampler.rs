@@ -59,10 +59,7 @@ impl Sampler {
             template: settings.template.clone(),
             ..DataOptions::default()
         };
-        let template = match raw {
-            true => None,
-            false => Some(Template::of(&options, Some(&base), &tokenizer)?),
-        };
+        let template = if raw { None } else { Some(Template::of(&options, Some(&base), &tokenizer)?) };
         let params = settings.params(template.as_ref().map(Template::stop))?;
         let cut_at = match &params.stop {
             Some(Stop::Tokens(_)) => settings.stop.clone(),

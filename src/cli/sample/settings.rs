@@ -17,7 +17,7 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_tokens: u32,
     /// Temperature; 0 takes the most likely token
-    #[arg(short, long, value_name = "T", default_value_t = 1.0)]
+    #[arg(short, long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
     pub(crate) temperature: f32,
     /// Sample among the most likely tokens with this total probability
     #[arg(long, value_name = "P", default_value_t = 1.0)]

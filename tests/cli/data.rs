@@ -1,0 +1,473 @@
+//! Files of examples: what is read, what is refused, and what is said about it.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+
+use crate::util::{Folder, run, run_with_stdin};
+
+/// A file in a folder of its own, and the name of the file.
+fn file(home: &Folder, name: &str, bytes: impl AsRef<[u8]>) -> String {
+    let path = home.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path.display().to_string()
+}
+
+/// The line that `check` says about one line of a file.
+fn check(home: &Folder, line: &[u8], options: &[&str]) -> (i32, String) {
+    let args: Vec<&str> = ["data", "check", "-"].iter().chain(options).copied().collect();
+    let (status, stdout, stderr) = run_with_stdin(home, &args, line);
+    assert_eq!(stderr, "", "{args:?}");
+    (status, stdout)
+}
+
+#[test]
+fn every_format_and_each_of_its_forms_is_read() {
+    let home = Folder::new("data-forms");
+    let u = r#"{"role":"user","content":"q"}"#;
+    let a = r#"{"role":"assistant","content":"a"}"#;
+    for (format, line) in [
+        ("chat", format!(r#"{{"messages":[{u},{a}]}}"#)),
+        ("chat", format!(r#"{{"id":7,"messages":[{u},{a}],"text":"rendered","other":[1]}}"#)),
+        ("chat", format!(r#"{{"messages":[{u},{{"role":"assistant","content":[{{"type":"text","text":"a"}}]}}]}}"#)),
+        ("chat", format!(r#"{{"messages":[{u},{{"role":"assistant","content":"a","weight":1}}]}}"#)),
+        ("chat", format!(r#"{{"messages":[{u},{{"role":"assistant","content":"a","train":false}},{u},{a}]}}"#)),
+        ("chat", format!(r#"{{"messages":[{u},{{"role":"assistant","content":"a","trainable":true}}]}}"#)),
+        (
+            "chat",
+            format!(
+                r#"{{"messages":[{u},{{"role":"assistant","content":null,"tool_calls":[{{"id":"1","type":"function","function":{{"name":"f","arguments":"{{}}"}}}}]}},{{"role":"tool","tool_call_id":"1","name":"f","content":""}},{a}],"tools":[{{"type":"function","function":{{"name":"f","parameters":{{"type":"object"}}}}}}]}}"#
+            ),
+        ),
+        ("chat", r#"{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]}"#.into()),
+        (
+            "chat",
+            r#"{"system":"s","tools":"","conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]}"#
+                .into(),
+        ),
+        ("chat", format!(r#"{{"conversations":[{u},{a}]}}"#)),
+        ("completion", r#"{"prompt":"q","completion":"a"}"#.into()),
+        ("completion", format!(r#"{{"prompt":[{u}],"completion":[{a}]}}"#)),
+        ("text", r#"{"text":"once"}"#.into()),
+        ("tokens", r#"{"tokens":[1,2],"weights":[0,1]}"#.into()),
+        ("tokens", r#"{"input_ids":[1,2],"labels":[-100,2],"attention_mask":[1,1]}"#.into()),
+        ("preference", r#"{"prompt":"q","chosen":"a","rejected":"b"}"#.into()),
+        ("preference", format!(r#"{{"prompt":[{u}],"chosen":[{a}],"rejected":[{{"role":"assistant","content":"b"}}]}}"#)),
+        (
+            "preference",
+            format!(r#"{{"chosen":[{u},{a}],"rejected":[{u},{{"role":"assistant","content":"b"}}],"score_chosen":1}}"#),
+        ),
+        (
+            "preference",
+            format!(
+                r#"{{"input":{{"messages":[{u}],"tools":[],"parallel_tool_calls":true}},"preferred_output":[{a}],"non_preferred_output":[{{"role":"assistant","content":"b"}}]}}"#
+            ),
+        ),
+        (
+            "preference",
+            format!(
+                r#"{{"comparison":{{"prompt_conversation":[{u}],"completion_A":[{a}],"completion_B":[{{"role":"assistant","content":"b"}}]}},"label":"B"}}"#
+            ),
+        ),
+    ] {
+        let expected = format!("no problems: 1 example, format {format}\n");
+        assert_eq!(check(&home, line.as_bytes(), &[]), (0, expected), "{line}");
+    }
+    let alpaca = br#"{"instruction":"i","input":"","output":"o"}"#;
+    let expected = "no problems: 1 example, format completion\n";
+    assert_eq!(check(&home, alpaca, &["--data-format", "completion"]), (0, expected.into()));
+    let both = br#"{"messages":1,"text":"t"}"#;
+    let expected = "no problems: 1 example, format text\n";
+    assert_eq!(check(&home, both, &["--data-format", "text"]), (0, expected.into()));
+}
+
+#[test]
+fn a_line_that_cannot_be_used_has_an_error_with_its_path() {
+    let home = Folder::new("data-errors");
+    for (line, expected) in [
+        ("nonsense", "not valid JSON: expected ident at column 2"),
+        (r#"{"messages":"#, "not valid JSON: EOF while parsing a value at column 12"),
+        ("[1]", "must be a JSON object"),
+        ("{}", "has no keys"),
+        (r#"{"message":[]}"#, r#"unknown key "message"; did you mean "messages"?"#),
+        (r#"{"Messages":[]}"#, r#"unknown key "Messages"; did you mean "messages"?"#),
+        (r#"{"prompt":"q","completions":"a"}"#, r#"unknown key "completions"; did you mean "completion"?"#),
+        (r#"{"prompt":"q"}"#, r#"the key "completion" is missing (the keys found: prompt)"#),
+        (
+            r#"{"prompt":"q","chosen":"a","rejectd":"b"}"#,
+            r#"unknown key "rejectd"; did you mean "rejected"?"#,
+        ),
+        (
+            r#"{"instruction":"i","output":"o"}"#,
+            "has the keys instruction and output; if it is to be read as Alpaca, add --data-format completion",
+        ),
+        (
+            r#"{"question":"q"}"#,
+            "the keys found: question; accepted: chosen and rejected; or input and preferred_output and \
+             non_preferred_output; or comparison and label; or messages; or conversations; or prompt and completion; or \
+             tokens and weights; or input_ids and labels; or text",
+        ),
+        (r#"{"messages":[]}"#, "messages: has no messages"),
+        (r#"{"messages":{}}"#, "messages: must be a list, not an object"),
+        (r#"{"messages":[],"messages":[]}"#, r#"has the key "messages" twice"#),
+        (
+            r#"{"messages":[{"role":"user","content":"q"}]}"#,
+            "messages: has no message of the assistant, so that nothing is trained",
+        ),
+        (
+            r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":""}]}"#,
+            "messages[1].content: is empty",
+        ),
+        (
+            r#"{"messages":[{"role":"user","contents":"q"}]}"#,
+            r#"messages[0]: unknown key "contents"; did you mean "content"?"#,
+        ),
+        (
+            r#"{"messages":[{"role":"assistant","content":"","tool_call":[]}]}"#,
+            r#"messages[0]: unknown key "tool_call"; did you mean "tool_calls"?"#,
+        ),
+        (
+            r#"{"messages":[{"role":"user","content":"q","weight":2}]}"#,
+            "messages[0].weight: must be 0 or 1, not 2",
+        ),
+        (
+            r#"{"conversations":[{"from":"cat","value":"q"}]}"#,
+            "conversations[0].from: unknown speaker \"cat\"; accepted: human, user, gpt, assistant, system, tool, observation",
+        ),
+        (r#"{"prompt":"q","completion":""}"#, "completion: must not be empty"),
+        (
+            r#"{"prompt":[{"role":"user","content":"q"}],"completion":[{"role":"assistant","content":""}]}"#,
+            "completion[0].content: is empty",
+        ),
+        (r#"{"text":""}"#, "text: must not be empty"),
+        (r#"{"tokens":[1,2],"weights":[0]}"#, "weights: has 1 values for 2 tokens"),
+        (r#"{"tokens":[1,2],"weights":[0,0]}"#, "all weights are 0, so that nothing is trained"),
+        (r#"{"prompt":"q","chosen":"a","rejected":"a"}"#, "both answers are the same"),
+        (r#"{"prompt":"q","chosen":"a","rejected":""}"#, "rejected[0].content: is empty"),
+        (
+            r#"{"input":{"messages":[{"role":"user","content":"q"}]},"preferred_output":[{"role":"assistant","content":3}],"non_preferred_output":[]}"#,
+            "preferred_output[0].content: must be a text, a list of parts or null, not a number",
+        ),
+        (
+            r#"{"input":{"messages":[{"content":"q"}]},"preferred_output":[],"non_preferred_output":[]}"#,
+            r#"input.messages[0]: the key "role" is missing"#,
+        ),
+        (
+            r#"{"input":{},"preferred_output":[],"non_preferred_output":[]}"#,
+            r#"input: the key "messages" is missing"#,
+        ),
+        (r#"{"comparison":{},"label":"C"}"#, r#"label: must be "A", "B" or "Tie", not "C""#),
+    ] {
+        let (status, stdout) = check(&home, line.as_bytes(), &[]);
+        let first = stdout.lines().next().unwrap();
+        assert_eq!((status, first), (1, format!("stdin:1: {expected}").as_str()), "{line}");
+    }
+    let (_, stdout) = check(&home, br#"{"instruction":"i","output":""}"#, &["--data-format", "completion"]);
+    assert!(stdout.starts_with("stdin:1: output: is empty\n"), "{stdout}");
+}
+
+#[test]
+fn compressed_files_stdin_and_files_of_windows_are_read() {
+    let home = Folder::new("data-compressed");
+    let text = "\u{feff}{\"text\":\"a\"}\r\n\r\n{\"text\":\"b\"}".as_bytes();
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gz.write_all(text).unwrap();
+    let gz = file(&home, "a.jsonl.gz", gz.finish().unwrap());
+    let zst = file(&home, "a.jsonl.zst", zstd::encode_all(text, 1).unwrap());
+    let plain = file(&home, "a.jsonl", text);
+    for name in [&gz, &zst, &plain] {
+        let expected = "no problems: 2 examples, format text\n";
+        assert_eq!(run(&home, &["data", "check", name]), (0, expected.into(), String::new()), "{name}");
+    }
+    assert_eq!(check(&home, text, &[]).0, 0);
+    let (_, stdout, _) = run(&home, &["data", "check", &gz, &plain, "-f", "json"]);
+    let json: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&json["examples"], &json["files"][1]["lines"]), (&json!(4), &json!(2)));
+    assert_ne!(json["files"][0]["sha256"], json["files"][1]["sha256"]);
+
+    let cut = std::fs::read(&gz).unwrap();
+    let cut = file(&home, "cut.jsonl.gz", &cut[..cut.len() - 9]);
+    let (status, stdout, _) = run(&home, &["data", "check", &cut]);
+    assert!(status == 1 && stdout.contains("cut.jsonl.gz:") && stdout.contains("cannot be read"), "{stdout}");
+}
+
+#[test]
+fn hostile_files_are_told_in_a_line() {
+    let home = Folder::new("data-hostile");
+    let folder = home.display().to_string();
+    let missing = format!("{folder}/missing.jsonl");
+    let empty = file(&home, "empty.jsonl", "\n \n");
+    for (path, expected) in [
+        (folder.as_str(), "is a folder; name the files in it"),
+        (missing.as_str(), "cannot be opened: No such file or directory (os error 2)"),
+        (empty.as_str(), "has no examples"),
+    ] {
+        let (status, stdout, stderr) = run(&home, &["data", "check", path]);
+        assert_eq!(
+            (status, stdout.as_str(), stderr.as_str()),
+            (1, format!("{path}: {expected}\n1 problem: 0 examples, format unknown\n").as_str(), ""),
+        );
+        let (status, stdout, stderr) = run(&home, &["data", "stats", path, "--tokenizer", "bytes"]);
+        assert_eq!((status, stdout.as_str(), stderr), (1, "", format!("error: {path}: {expected}\n")));
+    }
+    let long = format!(r#"{{"text":"{}"}}"#, "é\u{202e}".repeat(200_000));
+    for (line, is_good) in [
+        (long.as_bytes(), true),
+        (r#"{"text":"שלום \u0000 \u202e"}"#.as_bytes(), true),
+        (b"{\"text\":\"a\0b\"}", false),
+        (b"{\"text\":\"\xff\xfe\"}", false),
+        (br#"{"text":"\ud800"}"#, false),
+        (b"\xff", false),
+        (&b"[".repeat(100_000), false),
+    ] {
+        let (status, stdout) = check(&home, line, &[]);
+        assert_eq!(status == 0, is_good, "{stdout}");
+        assert!(stdout.len() < 300, "{stdout}");
+    }
+    let (_, stdout) = check(&home, b"{\"text\":\"a\"}\n{\"text\":\"\xff\"}", &[]);
+    assert!(stdout.starts_with("stdin:2: not valid UTF-8 after 9 bytes\n"), "{stdout}");
+}
+
+#[test]
+fn a_thousand_problems_are_twenty_lines_and_a_count() {
+    let home = Folder::new("data-problems");
+    let lines = "{\"text\":\"\"}\n".repeat(1000) + "{\"text\":\"good\"}\n";
+    let path = file(&home, "x.jsonl", &lines);
+    let (status, stdout, _) = run(&home, &["data", "check", &path]);
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert_eq!((status, lines.len()), (1, 22));
+    assert!(lines[19].ends_with("x.jsonl:20: text: must not be empty"), "{}", lines[19]);
+    assert_eq!(lines[20..], ["… and 980 more", "1000 problems: 1 example, format text"]);
+    let (_, stdout, _) = run(&home, &["data", "check", &path, "-f", "json"]);
+    let json: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&json["num_problems"], json["problems"].as_array().unwrap().len()), (&json!(1000), 20));
+    // The other commands begin with the same check.
+    let (status, stdout, stderr) = run(&home, &["data", "stats", &path, "--tokenizer", "bytes"]);
+    assert_eq!((status, stdout.as_str(), stderr.lines().count()), (1, "", 21));
+    assert!(stderr.ends_with("… and 980 more problems\n"), "{stderr}");
+}
+
+#[test]
+fn all_lines_must_have_one_format() {
+    let home = Folder::new("data-agree");
+    let text = file(
+        &home,
+        "a.jsonl",
+        "{\"text\":\"a\"}\n{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"txt\":\"a\"}\n",
+    );
+    let (_, stdout, _) = run(&home, &["data", "check", &text]);
+    let problems: Vec<&str> = stdout.lines().map(|line| line.split_once(": ").unwrap().1).collect();
+    assert_eq!(
+        problems[..2],
+        [
+            "has the keys prompt, completion, but line 1 has text; all lines must have the same format",
+            "unknown key \"txt\"; did you mean \"text\"?"
+        ]
+    );
+    let first = file(&home, "b.jsonl", "{\"text\":\"a\"}");
+    let second = file(&home, "c.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}");
+    let (status, stdout, _) = run(&home, &["data", "check", &first, &second]);
+    assert!(
+        status == 1
+            && stdout
+                .contains("c.jsonl:1: has the format completion, but the lines before have the format text"),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn examples_are_shown_with_their_trained_tokens_marked_and_with_their_other_keys() {
+    let home = Folder::new("data-show");
+    let chat = file(
+        &home,
+        "chat.jsonl",
+        r#"{"topic":"greeting","messages":[{"role":"user","content":"Hi\u001b[2J"},{"role":"assistant","content":"Hello."},{"role":"user","content":"Bye"},{"role":"assistant","content":"Bye."}]}"#,
+    );
+    let show = |options: &[&str]| {
+        let args: Vec<&str> =
+            ["data", "show", &chat, "--tokenizer", "bytes"].iter().chain(options).copied().collect();
+        let (status, stdout, stderr) = run(&home, &args);
+        assert_eq!((status, stderr.as_str()), (0, ""));
+        stdout.replace(&chat, "chat.jsonl")
+    };
+    snapbox::assert_data_eq!(
+        show(&[]),
+        snapbox::str![[r#"
+topic: "greeting"
+# chat.jsonl:1: 66 tokens, 21 trained
+User: Hi/u{1b}[2J
+
+Assistant:[[ Hello.
+
+]]User: Bye
+
+Assistant:[[ Bye.
+
+User:]]
+
+"#]]
+    );
+    let last = show(&["--train-on", "last-assistant", "--max-length", "63"]);
+    assert!(last.contains("63 tokens, 9 trained, cut from 66") && last.contains("Hello.\n\nUser"), "{last}");
+    assert!(show(&["--color", "always"]).contains("Assistant:\x1b[32;4m Hello.\n\n\x1b[0mUser: Bye"));
+    let json: Value = serde_json::from_str(&show(&["-f", "json"])).unwrap();
+    let example = &json["examples"][0];
+    assert_eq!((&example["line"], &example["other_keys"]["topic"]), (&json!(1), &json!("greeting")));
+    assert_eq!(example["examples"][0]["tokens"].as_array().unwrap().len(), 66);
+}
+
+#[test]
+fn statistics_count_tokens_and_what_is_too_long() {
+    let home = Folder::new("data-stats");
+    let lines: String = (1..=100).map(|n| format!("{{\"text\":\"{}\"}}\n", "x".repeat(n))).collect();
+    let path = file(&home, "x.jsonl", lines);
+    let stats = |options: &[&str]| {
+        let args: Vec<&str> =
+            ["data", "stats", &path, "--tokenizer", "bytes"].iter().chain(options).copied().collect();
+        let (status, stdout, stderr) = run(&home, &args);
+        assert_eq!((status, stderr.as_str()), (0, ""));
+        stdout
+    };
+    snapbox::assert_data_eq!(
+        stats(&["--max-length", "91", "-f", "table"]),
+        snapbox::str![[r#"
+PROPERTY        VALUE
+format          text
+lines           100
+examples        100
+tokens          5095
+trained tokens  5095
+lengths         min 2, p50 51, p90 91, p99 100, max 101
+max length      91
+truncated       10
+dropped         0
+
+"#]]
+    );
+    let json: Value =
+        serde_json::from_str(&stats(&["--max-length", "91", "--too-long", "drop", "-f", "json"])).unwrap();
+    assert_eq!(
+        (&json["examples"], &json["dropped"], &json["lengths"]["max"]),
+        (&json!(90), &json!(10), &json!(101))
+    );
+    let (status, stdout, stderr) = run(
+        &home,
+        &["data", "stats", &path, "--tokenizer", "bytes", "--max-length", "91", "--too-long", "error"],
+    );
+    assert_eq!((status, stdout.as_str()), (1, ""));
+    assert!(stderr.contains("x.jsonl:91: has 92 tokens, and 91 are allowed; --too-long"), "{stderr}");
+    let (_, stdout, _) =
+        run(&home, &["data", "stats", &path, "--tokenizer", "bytes", "--limit", "5", "-f", "json"]);
+    assert_eq!(serde_json::from_str::<Value>(&stdout).unwrap()["examples"], 5);
+}
+
+#[test]
+fn with_a_tokenizer_the_check_finds_examples_that_are_too_long() {
+    let home = Folder::new("data-check-long");
+    let path = file(&home, "x.jsonl", "{\"text\":\"ab\"}\n{\"text\":\"abcdef\"}\n");
+    let local = format!("--local={}", home.join("engine").display());
+    let (status, stdout, stderr) = run(&home, &["data", "check", &path, &local, "--max-length", "5"]);
+    assert_eq!((status, stderr.as_str()), (1, ""));
+    assert!(stdout.contains("x.jsonl:2: has 7 tokens, and 5 are allowed"), "{stdout}");
+    assert_eq!(run(&home, &["data", "check", &path, &local]).0, 0);
+}
+
+#[test]
+fn what_is_converted_says_the_same() {
+    let home = Folder::new("data-convert");
+    let convert = |line: &str, to: &str, options: &[&str]| {
+        let args: Vec<&str> = ["data", "convert", "-", "--to", to].iter().chain(options).copied().collect();
+        let (status, stdout, stderr) = run_with_stdin(&home, &args, line.as_bytes());
+        assert_eq!(status, 0, "{line}: {stderr}");
+        stdout
+    };
+    let u = r#"{"role":"user","content":"q"}"#;
+    let a = r#"{"role":"assistant","content":"a"}"#;
+    let b = r#"{"role":"assistant","content":"b"}"#;
+    let chat = format!("{{\"messages\":[{u},{a}]}}\n");
+    let completion = format!("{{\"prompt\":[{u}],\"completion\":[{a}]}}\n");
+    let preference = format!("{{\"prompt\":[{u}],\"chosen\":[{a}],\"rejected\":[{b}]}}\n");
+    for (line, to, expected) in [
+        (r#"{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]}"#, "chat", &chat),
+        (r#"{"prompt":"q","completion":"a"}"#, "chat", &chat),
+        (&chat, "completion", &completion),
+        (r#"{"prompt":"q","chosen":"a","rejected":"b"}"#, "preference", &preference),
+        (r#"{"prompt":"q","chosen":"a","rejected":"b"}"#, "chat", &chat),
+        (r#"{"prompt":"q","chosen":"a","rejected":"b"}"#, "completion", &completion),
+        (
+            &format!(
+                r#"{{"comparison":{{"prompt_conversation":[{u}],"completion_A":[{b}],"completion_B":[{a}]}},"label":"B"}}"#
+            ),
+            "preference",
+            &preference,
+        ),
+    ] {
+        assert_eq!(&convert(line, to, &[]), expected, "{line}");
+    }
+    let alpaca = r#"{"instruction":"q","input":"","output":"a"}"#;
+    assert_eq!(convert(alpaca, "completion", &["--data-format", "completion"]), completion);
+    // All that a chat can have comes through unchanged.
+    let full = format!(
+        r#"{{"messages":[{{"role":"system","content":"s","weight":0}},{{"role":"user","content":[{{"type":"text","text":"x"}},{{"type":"image_url","image_url":{{"url":"data:image/png;base64,AQID"}},"expected_tokens":3}}],"weight":0}},{{"role":"assistant","reasoning_content":"t","content":"c","tool_calls":[{{"id":"1","type":"function","function":{{"name":"f","arguments":"{{\"z\":1,\"a\":2}}"}}}}],"weight":1}},{{"role":"tool","content":"r","tool_call_id":"1","name":"f","weight":0}}],"tools":[{{"type":"function","function":{{"name":"f","description":"d","parameters":{{"z":{{}},"a":{{}}}}}}}}]}}{}"#,
+        "\n"
+    );
+    assert_eq!(convert(&full, "chat", &[]), full);
+
+    let (status, stdout, stderr) =
+        run_with_stdin(&home, &["data", "convert", "-", "--to", "chat"], b"{\"text\":\"a\"}");
+    assert_eq!((status, stdout.as_str()), (1, ""));
+    assert_eq!(stderr, "error: stdin:1: the format text cannot be converted to chat\n");
+    let tie = format!(
+        r#"{{"comparison":{{"prompt_conversation":[{u}],"completion_A":[{a}],"completion_B":[{b}]}},"label":"Tie"}}"#
+    );
+    let (status, stdout, stderr) =
+        run_with_stdin(&home, &["data", "convert", "-", "--to", "preference"], tie.as_bytes());
+    assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, "", "note: 1 ties were left out\n"));
+}
+
+#[test]
+fn without_a_model_the_error_says_what_to_name() {
+    let home = Folder::new("data-no-model");
+    let chat = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#;
+    for (options, expected) in [
+        (&["data", "show", "-"][..], "-m MODEL, --tokenizer NAME|PATH|bytes, or --local"),
+        (
+            &["data", "show", "-", "--tokenizer", "bytes", "--template", "qwen9"],
+            "neither a file nor a renderer",
+        ),
+        (&["data", "show", "-", "--tokenizer", "no/such/file"], "neither a file, a folder, `bytes`"),
+        (
+            &["data", "show", "-", "--tokenizer", "bytes", "--no-mask-prompt"],
+            "--no-mask-prompt is for completions",
+        ),
+    ] {
+        let (status, stdout, stderr) = run_with_stdin(&home, options, chat.as_bytes());
+        assert_eq!((status, stdout.as_str()), (2, ""), "{stderr}");
+        assert!(stderr.contains(expected), "{stderr}");
+    }
+}
+
+#[test]
+fn masks_follow_the_options() {
+    let home = Folder::new("data-masks");
+    let show = |line: &str, options: &[&str]| {
+        let args: Vec<&str> =
+            ["data", "show", "-", "--tokenizer", "bytes"].iter().chain(options).copied().collect();
+        let (status, stdout, stderr) = run_with_stdin(&home, &args, line.as_bytes());
+        assert_eq!((status, stderr.as_str()), (0, ""));
+        stdout.split_once('\n').unwrap().1.trim_end().to_owned()
+    };
+    let completion = r#"{"prompt":"q","completion":"a"}"#;
+    assert_eq!(show(completion, &[]), "q[[a]]");
+    assert_eq!(show(completion, &["--mask-prompt"]), "q[[a]]");
+    assert_eq!(show(completion, &["--no-mask-prompt"]), "[[qa]]");
+    let chat = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a","weight":0},{"role":"user","content":"r"},{"role":"assistant","content":"b"}]}"#;
+    assert_eq!(show(chat, &[]), "User: q\n\nAssistant: a\n\nUser: r\n\nAssistant:[[ b\n\nUser:]]");
+    let all = "User: q\n\nAssistant:[[ a\n\n]]User: r\n\nAssistant:[[ b\n\nUser:]]";
+    assert_eq!(show(chat, &["--train-on", "all-assistant"]), all);
+    let trl =
+        r#"{"prompt":[{"role":"user","content":"q"}],"completion":[{"role":"assistant","content":"a"}]}"#;
+    assert_eq!(show(trl, &[]), "User: q\n\nAssistant:[[ a\n\nUser:]]");
+    let pair = r#"{"prompt":"q","chosen":"a","rejected":"b"}"#;
+    assert!(show(pair, &[]).contains("Assistant:[[ a\n\nUser:]]\n# stdin:1 rejected: 28 tokens, 9 trained"));
+}
