@@ -13,7 +13,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a person")]
 
-#[path = "doctor/mod.rs"]
+#[path = "../src/cli/doctor/verbs/mod.rs"]
 mod doctor;
 
 use std::process::ExitCode;

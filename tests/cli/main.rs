@@ -4,9 +4,13 @@
 
 mod chat;
 mod data;
+mod doctor;
 mod eval;
 mod manners;
+mod markup;
+mod report;
 mod sample;
+mod serve;
 mod train;
 mod train_resume;
 mod util;

@@ -1,8 +1,8 @@
-//! `examples/doctor` calls every verb (a method that sends requests) with its options on a server, and reports for each
+//! `src/cli/doctor/verbs` calls every verb (a method that sends requests) with its options on a server, and reports for each
 //! whether it works, is not offered by the server, or is broken. These tests check the reports about the fake server,
 //! the engine and SkyRL, another server of this API.
 
-#[path = "../../examples/doctor/mod.rs"]
+#[path = "../../src/cli/doctor/verbs/mod.rs"]
 mod examination;
 
 use std::collections::BTreeSet;
@@ -318,5 +318,5 @@ fn every_verb_is_examined_or_excluded_with_a_reason() {
             }
         }
     }
-    assert!(missing.is_empty(), "no check in examples/doctor/: {missing:?}");
+    assert!(missing.is_empty(), "no check in src/cli/doctor/verbs/: {missing:?}");
 }

@@ -50,9 +50,9 @@ pub(crate) fn of(run: &Run, objective: &Objective, n: usize) -> Vec<Chart> {
     charts
 }
 
-/// Span of the average: a twentieth of the run.
-fn span_of(points: &[Point]) -> f64 {
-    (points.len() as f64 / 20.0).clamp(5.0, 500.0)
+/// Span of the average: a thirtieth of the run, so that the average hardly lags behind a steep beginning.
+pub(super) fn span_of(points: &[Point]) -> f64 {
+    (points.len() as f64 / 30.0).clamp(6.0, 500.0)
 }
 
 /// Pale values and their average.

@@ -56,11 +56,15 @@ fn lede(runs: &[Run], objectives: &[Objective], names: &[String]) -> String {
     } else {
         values.max_by(|a, b| a.0.total_cmp(&b.0))
     };
-    let what = if has_test { "best evaluation" } else { "final loss" };
+    let what = match (has_test, is_falling) {
+        (true, _) => "evaluation",
+        (false, true) => "final loss",
+        (false, false) => "final reward",
+    };
     match best {
         Some((value, name)) if 1 < runs.len() => {
             let order = if is_falling { "lowest" } else { "highest" };
-            format!("{name} has the {order} {what}, {}.", figure(value))
+            format!("The {order} {what} is that of {name}, {}.", figure(value))
         }
         _ => "The runs have no values in common.".into(),
     }
@@ -78,7 +82,7 @@ fn table(runs: &[Run], objectives: &[Objective], names: &[String]) -> String {
         // Writing to a `String` cannot fail, here and below.
         let _ = write!(
             out,
-            "<tr><td><span class=\"swatch b{i}\"></span>{}</td><td>{}</td><td>{state}</td>",
+            "<tr><td class=\"name\"><span class=\"swatch b{i}\"></span>{}</td><td>{}</td><td>{state}</td>",
             html(name),
             html(&cut(&facts::model(run), 100))
         );
@@ -114,16 +118,26 @@ fn curves(runs: &[Run], objectives: &[Objective], names: &[String], n: usize) ->
         };
         let (lines, words): (Vec<Line>, Vec<String>) = (0..runs.len().min(MAX_RUNS)).filter_map(line).unzip();
         let summary = words.join("; ");
-        Chart { title: title.into(), unit, is_wide, lines, steps, summary, ..Default::default() }
+        Chart {
+            title: title.into(),
+            unit,
+            is_wide,
+            hides_legend: !is_wide,
+            from_zero: !is_wide && shape == Shape::Line,
+            lines,
+            steps,
+            summary,
+            ..Default::default()
+        }
     };
-    let average = |points: &[Point]| series::ema(points, (points.len() as f64 / 20.0).clamp(5.0, 500.0));
+    let average = |points: &[Point]| series::ema(points, charts::span_of(points));
     let first = objectives.iter().find(|it| !it.points.is_empty());
     let (title, unit) = first.map_or(("Training loss", ""), |it| (it.title, it.unit));
     let is_same = objectives.iter().all(|it| it.points.is_empty() || it.title == title);
     let title = if is_same { format!("{title}, average") } else { "Objective, average".into() };
     vec![
         overlay(&title, unit, true, &|i| average(&objectives[i].points), Shape::Line),
-        overlay("Evaluation", unit, false, &|i| objectives[i].test.clone(), Shape::Dots),
+        overlay("Evaluation", unit, false, &|i| objectives[i].test.clone(), Shape::Line),
         overlay(
             "Learning rate",
             "",
@@ -152,7 +166,7 @@ fn settings(runs: &[Run], names: &[String]) -> String {
         "<section><h2>Settings that differ</h2><div class=\"scroll\"><table><tr><th>Setting</th>",
     );
     for (i, name) in names.iter().enumerate() {
-        let _ = write!(out, "<th><span class=\"swatch b{i}\"></span>{}</th>", html(name));
+        let _ = write!(out, "<th><span class=\"swatch b{i}\"></span><span>{}</span></th>", html(name));
     }
     out.push_str("</tr>\n");
     for key in keys.iter().take(MAX_SETTINGS) {

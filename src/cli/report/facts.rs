@@ -215,10 +215,14 @@ pub(crate) fn tiles(run: &Run, objective: &Objective) -> Vec<Tile> {
     };
     let at = |point: Option<Point>| point.map(|it| format!("step {}", grouped(it.0))).unwrap_or_default();
     let is_nll = objective.title == "Training loss";
-    let final_label = if is_nll { "Final NLL" } else { "Final" };
-    add(final_label, recent(&objective.points).map(figure), "mean of the last tenth".into());
+    let (last, best_label) = match objective.title {
+        "Training loss" => ("Final NLL", "Best NLL"),
+        "Reward" => ("Final reward", "Best reward"),
+        _ => ("Final loss", "Best loss"),
+    };
+    add(last, recent(&objective.points).map(figure), "mean of the last tenth".into());
     let best = objective.best();
-    add(if is_nll { "Best NLL" } else { "Best" }, best.map(|it| figure(it.1)), at(best));
+    add(best_label, best.map(|it| figure(it.1)), at(best));
     let test = objective.best_test();
     add("Best evaluation", test.map(|it| figure(it.1)), at(test));
     let judged = objective.test.last().map(|it| it.1).or_else(|| recent(&objective.points));
@@ -291,8 +295,9 @@ pub(crate) fn warnings(run: &Run, objective: &Objective) -> Vec<String> {
     let mut all = Vec::new();
     let broken: Vec<f64> = objective.points.iter().filter(|it| !it.1.is_finite()).map(|it| it.0).collect();
     if let Some(first) = broken.first() {
-        let (n, first) = (grouped(broken.len() as f64), grouped(*first));
-        all.push(format!("The loss is not a finite number in {n} steps, first in step {first}: lower the learning rate, or look for examples without trained tokens."));
+        let (n, first) = (broken.len(), grouped(*first));
+        let n = if n == 1 { "1 step".into() } else { format!("{} steps", grouped(n as f64)) };
+        all.push(format!("The loss is not a finite number in {n}, first in step {first}: lower the learning rate, or look for examples without trained tokens."));
     }
     if let (Some(best), Some(last)) = (objective.best_test(), objective.test.last())
         && 3 <= objective.test.len()

@@ -144,7 +144,7 @@ fn checkpoint_table(out: &mut String, checkpoints: &[&Map<String, Value>]) {
         }
         if has_expiry {
             let expiry = expiry(checkpoint).unwrap_or_else(|| "never".into());
-            let _ = write!(out, "<td>{}</td>", html(&expiry));
+            let _ = write!(out, "<td class=\"date\">{}</td>", html(&expiry));
         }
         out.push_str("</tr>\n");
     }
@@ -209,9 +209,9 @@ fn files(files: &[Value]) -> String {
     for file in files.iter().take(MAX_FILES) {
         let text = |name: &str| file.get(name).and_then(Value::as_str).unwrap_or_default();
         let lines = file.get("n_lines").and_then(number).map(grouped).unwrap_or_default();
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<tr><td><span class=\"path\">{}</span></td><td class=\"n\">{lines}</td><td><span class=\"path\">{}</span></td></tr>\n",
+            "<tr><td><span class=\"path\">{}</span></td><td class=\"n\">{lines}</td><td><span class=\"path\">{}</span></td></tr>",
             html(&cut(text("path"), 300)),
             html(&cut(text("sha256"), 64))
         );
@@ -319,9 +319,9 @@ pub(super) fn details(run: &Run) -> String {
         Some(command) => ("Reproduce the run", command),
         None => ("Write this page again", format!("tinkex report {folder}")),
     };
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<details open><summary>{what}</summary><code class=\"command\">{}</code></details>\n",
+        "<details open><summary>{what}</summary><code class=\"command\">{}</code></details>",
         html(&cut(&command, 3000))
     );
     let mut settings = run.config.clone();
@@ -350,5 +350,5 @@ pub(super) fn details(run: &Run) -> String {
 
 fn fold(out: &mut String, title: &str, text: &str) {
     let text = html(&cut(text, 20_000));
-    let _ = write!(out, "<details><summary>{title}</summary><pre class=\"text\">{text}</pre></details>\n");
+    let _ = writeln!(out, "<details><summary>{title}</summary><pre class=\"text\">{text}</pre></details>");
 }

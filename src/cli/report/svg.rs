@@ -59,6 +59,8 @@ pub(crate) struct Chart {
     pub(crate) unit: &'static str,
     /// The chart is as wide as the page.
     pub(crate) is_wide: bool,
+    /// The colors are explained elsewhere.
+    pub(crate) hides_legend: bool,
     pub(crate) from_zero: bool,
     pub(crate) lines: Vec<Line>,
     /// Layers on top of each other, over bins with these steps.
@@ -90,7 +92,7 @@ impl Chart {
             html(&self.title),
             html(&self.summary)
         );
-        scale.grid(&mut out, if self.is_wide { 8 } else { 4 });
+        scale.grid(&mut out, if self.is_wide { 8 } else { 4 }, !self.is_histogram);
         let _ = write!(
             out,
             "<svg class=\"in\" viewBox=\"0 0 {W} {H}\" preserveAspectRatio=\"none\" width=\"100%\" height=\"100%\">"
@@ -156,8 +158,9 @@ impl Chart {
                 (class, line.color, &line.label, &line.note)
             })
             .chain(self.layers.iter().map(|it| ("key block", it.color, &it.label, &it.note)));
-        let entries: Vec<_> = entries.collect();
-        if entries.is_empty() {
+        let entries: Vec<_> = entries.filter(|_| !self.hides_legend).collect();
+        let events = self.event_names();
+        if entries.is_empty() && events.is_empty() {
             return;
         }
         out.push_str("<ul class=\"legend\">");
@@ -169,7 +172,26 @@ impl Chart {
                 html(note)
             );
         }
+        for (kind, text) in events {
+            let _ = write!(out, "<li><span class=\"key tick {kind}\"></span>{text}</li>");
+        }
         out.push_str("</ul>");
+    }
+
+    /// What the marks at the upper edge mean, in the chart that is as wide as the page.
+    fn event_names(&self) -> Vec<(&'static str, String)> {
+        let kinds = [("pause", "paused"), ("retry", "repeated requests")];
+        let name = |(kind, text): (&'static str, &str)| match self
+            .marks
+            .iter()
+            .filter(|it| *it.kind == *kind)
+            .count()
+        {
+            0 => None,
+            1 => Some((kind, format!("{text} in 1 step"))),
+            n => Some((kind, format!("{text} in {n} steps"))),
+        };
+        kinds.into_iter().filter(|_| self.is_wide).filter_map(name).collect()
     }
 
     /// The layers as steps, one path each, from the upper one to the lowest, which covers it.
@@ -310,7 +332,7 @@ impl Scale {
         (100.0 - 100.0 * ((value - low) / (high - low))).clamp(-100.0, 200.0)
     }
 
-    fn grid(&self, out: &mut String, n: usize) {
+    fn grid(&self, out: &mut String, n: usize, is_of_steps: bool) {
         for (tick, label) in self.ticks.iter().zip(series::tick_labels(&self.ticks)) {
             let y = self.y(*tick);
             if !(-0.01..=100.01).contains(&y) {
@@ -321,6 +343,9 @@ impl Scale {
                 out,
                 "<line class=\"{class}\" x2=\"100%\" y1=\"{y:.2}%\" y2=\"{y:.2}%\"/><text class=\"ty\" x=\"-8\" y=\"{y:.2}%\" dy=\".33em\">{label}</text>"
             );
+        }
+        if is_of_steps {
+            out.push_str("<text class=\"ty\" x=\"-8\" y=\"100%\" dy=\"1.6em\">step</text>");
         }
         let steps = series::ticks(self.from, self.to, n);
         for step in steps.iter().filter(|it| (self.from..=self.to).contains(it) && it.fract() == 0.0) {

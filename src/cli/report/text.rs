@@ -19,30 +19,39 @@ pub(crate) fn html(text: &str) -> String {
             '\r' => {}
             // The pictures of the control characters.
             '\0'..='\x1f' => out.push(char::from_u32(0x2400 + u32::from(char)).unwrap_or('\u{fffd}')),
-            '\x7f'..='\u{9f}'
-            | '\u{200e}'
-            | '\u{200f}'
-            | '\u{202a}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}'
-            | '\u{2028}'
-            | '\u{2029}'
-            | '\u{feff}'
-            | '\u{fff9}'..='\u{fffb}' => {
+            _ if is_hidden(char) => {
                 // Infallible: the target is a `String`.
                 let _ = write!(out, "⟨U+{:04X}⟩", u32::from(char));
             }
-            // Not characters, which the parsers of browsers complain about.
-            '\u{fdd0}'..='\u{fdef}' => out.push('\u{fffd}'),
-            _ if u32::from(char) & 0xfffe == 0xfffe => out.push('\u{fffd}'),
             _ => out.push(char),
         }
     }
     out
 }
 
+/// Characters that are not seen and change what is: control characters, marks of the direction of writing, separators of
+/// lines, and numbers that are no characters.
+fn is_hidden(char: char) -> bool {
+    let is_mark = matches!(char,
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}'
+        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fdd0}'..='\u{fdef}');
+    is_mark || char.is_control() || u32::from(char) & 0xfffe == 0xfffe
+}
+
 /// JSON that stands in a `<script>` element: nothing in it can end the element or begin a comment.
 pub(crate) fn json_in_script(json: &str) -> String {
-    json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+    let mut out = String::with_capacity(json.len() + 16);
+    for char in json.chars() {
+        if matches!(char, '<' | '>' | '&') || is_hidden(char) {
+            for unit in char.encode_utf16(&mut [0; 2]) {
+                // Infallible: the target is a `String`.
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(char);
+        }
+    }
+    out
 }
 
 /// The beginning of a text, of at most `n` characters.
@@ -143,7 +152,7 @@ pub(crate) fn usd(value: f64) -> String {
     if value != 0.0 && value.abs() < 0.995 { format!("${value:.3}") } else { format!("${value:.2}") }
 }
 
-/// A time span: `0.32 s`, `42 s`, `3 min 10 s`, `2 h 05 min`.
+/// A time span: `0.32 s`, `42 s`, `3 min 10 s`, `31 min`, `2 h 05 min`.
 pub(crate) fn span(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {
         return "–".into();
@@ -154,9 +163,12 @@ pub(crate) fn span(seconds: f64) -> String {
         format!("{} s", short(seconds))
     } else if whole < 60.0 {
         format!("{whole:.0} s")
-    } else if whole < 3600.0 {
+    } else if whole < 600.0 {
         format!("{minutes:.0} min {rest:02.0} s")
+    } else if whole < 3570.0 {
+        format!("{:.0} min", whole / 60.0)
     } else {
+        let minutes = (whole / 60.0).round();
         format!("{} h {:02.0} min", grouped((minutes / 60.0).floor()), minutes % 60.0)
     }
 }
@@ -227,8 +239,8 @@ mod tests {
             assert_eq!(figure(value), text);
         }
         assert_eq!(
-            [0.321, 42.0, 190.0, 7500.0, f64::NAN].map(span),
-            ["0.32 s", "42 s", "3 min 10 s", "2 h 05 min", "–"]
+            [0.321, 42.0, 190.0, 1846.0, 3599.0, 7500.0, f64::NAN].map(span),
+            ["0.32 s", "42 s", "3 min 10 s", "31 min", "1 h 00 min", "2 h 05 min", "–"]
         );
         assert_eq!([0.0, 0.25, 3.0].map(usd), ["$0.00", "$0.250", "$3.00"]);
     }

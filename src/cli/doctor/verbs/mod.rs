@@ -76,11 +76,7 @@ pub(crate) struct Line {
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mark = match self.mark {
-            Mark::Ok => "ok",
-            Mark::NotOffered => "not offered",
-            Mark::Broken => "broken",
-        };
+        let mark = self.mark.name();
         let line =
             format!("  {:<52} {mark:<12} {:>5.1} s  {}", self.name, self.took.as_secs_f64(), self.reason);
         f.write_str(line.trim_end())
@@ -221,7 +217,7 @@ fn one_line(text: &str) -> String {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "testing"))]
 mod tests {
     use tinkex::testing::{Act, FakeServer};
 

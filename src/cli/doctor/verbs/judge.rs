@@ -24,6 +24,16 @@ pub(crate) enum Mark {
     Broken,
 }
 
+impl Mark {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Mark::Ok => "ok",
+            Mark::NotOffered => "not offered",
+            Mark::Broken => "broken",
+        }
+    }
+}
+
 /// Facts about the error of a failed check.
 pub(crate) struct Refusal<'a> {
     pub(crate) kind: &'a ErrorKind,
