@@ -258,14 +258,82 @@ fn the_budget_ends_a_run_with_status_4_and_a_saved_state() {
     assert!(0 < trained && trained <= 700, "{trained}");
     let log = tinkex::train::CheckpointLog::open(&out).unwrap();
     assert_eq!(log.last_resumable().unwrap().next_batch, Some(rows.len() as u64));
-    // A price must be known to keep a limit of the cost.
-    let server = Server::start(Options::default()).unwrap();
-    let mut command = tinkex(&folder);
-    command.env("TINKER_API_KEY", server.api_key()).env("TINKEX_PRICES", "off");
-    command.args(["train", &data, "-m", "tinkex/nano", "--base-url", server.url(), "--max-usd", "1"]);
-    let output = command.output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("try: --max-tokens"));
+}
+
+/// A server with a price list.
+struct Priced {
+    server: Server,
+    prices: std::path::PathBuf,
+}
+
+impl Priced {
+    fn start(folder: &Path, usd: &str) -> Self {
+        let prices = folder.join("prices.json");
+        let of = |name: &str| format!("\"{name}\": \"${usd}\"");
+        let all = ["prefill", "cached_prefill", "sample", "train"].map(of).join(", ");
+        std::fs::write(&prices, format!("[{{\"tinker_id\": \"tinkex/nano\", {all}}}]")).unwrap();
+        Priced { server: Server::start(Options::default()).unwrap(), prices }
+    }
+
+    fn train(&self, folder: &Path, data: &str, further: &[&str]) -> (Option<i32>, String) {
+        let mut command = tinkex(folder);
+        command.env("TINKER_API_KEY", self.server.api_key()).env("TINKEX_PRICES", &self.prices);
+        command.args(["train", data, "-m", "tinkex/nano", "--rank", "2", "--batch-size", "4", "--no-report"]);
+        let output = command.args(["--base-url", self.server.url()]).args(further).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+#[test]
+fn a_limit_of_the_cost_ends_a_run_before_it_is_exceeded() {
+    let folder = Folder::new("train-usd");
+    let data = chats(&folder, 8);
+    let server = Priced::start(&folder, "1000.00");
+    let out = folder.join("run");
+    let (status, stderr) =
+        server.train(&folder, &data, &["-o", out.to_str().unwrap(), "--max-usd", "0.6", "--yes"]);
+    assert_eq!(status, Some(4), "{stderr}");
+    assert!(stderr.contains("stopped: the next step would exceed --max-usd 0.6"), "{stderr}");
+    let rows = rows(&out);
+    let cost = rows[rows.len() - 1]["cost/cumulative_usd"].as_f64().unwrap();
+    assert!(0.3 < cost && cost <= 0.6, "{cost}");
+    // A limit cannot be kept without a price.
+    std::fs::write(&server.prices, "[]").unwrap();
+    let (status, stderr) = server.train(&folder, &data, &["--max-usd", "1"]);
+    assert_eq!(status, Some(2));
+    assert!(
+        stderr.contains("the price of tinkex/nano is unknown") && stderr.contains("try: --max-tokens"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn an_expensive_run_is_asked_for() {
+    let folder = Folder::new("train-ask");
+    let data = chats(&folder, 8);
+    let server = Priced::start(&folder, "1000.00");
+    let (status, stderr) = server.train(&folder, &data, &[]);
+    assert_eq!(status, Some(2));
+    assert!(stderr.contains("cost    ") && stderr.contains("try: add --yes"), "{stderr}");
+    assert!(!folder.join("tinkex-runs").exists());
+}
+
+#[test]
+fn of_the_periodic_checkpoints_the_last_ones_are_kept() {
+    let folder = Folder::new("train-keep");
+    let data = chats(&folder, 8);
+    let out = folder.join("run");
+    let options = small(&folder, &data, 9);
+    let further = ["-o", out.to_str().unwrap(), "--keep-last", "2", "--no-sampler-weights"];
+    let (status, _, stderr) = train(&folder, &options, &further);
+    assert_eq!(status, 0, "{stderr}");
+    let engine = Options { data_dir: Some(folder.join("engine")), ..Default::default() };
+    let server = Server::start(engine).unwrap();
+    let service = tinkex::ServiceClient::builder().without_environment().base_url(server.url());
+    let rest = service.api_key(server.api_key()).build().unwrap().create_rest_client();
+    let mut left: Vec<String> = rest.list_user_checkpoints().map(|it| it.unwrap().checkpoint_id).collect();
+    left.sort();
+    assert_eq!(left, ["sampler_weights/final", "weights/000006", "weights/000008", "weights/final"]);
 }
 
 #[test]

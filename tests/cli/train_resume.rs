@@ -228,3 +228,44 @@ fn a_run_whose_server_went_away_can_be_resumed_elsewhere() {
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn a_run_whose_rows_nobody_reads_any_more_stops_and_saves_its_state() {
+    let folder = Folder::new("train-pipe");
+    let data = chats(&folder, 8);
+    let out = folder.join("run");
+    let options = with(&small(&folder, &data, 3000), "--save-every", "5000");
+    let mut running = Running::start(command(&folder, &options, &["-o", out.to_str().unwrap()]));
+    assert!(running.next());
+    drop(running.rows);
+    let output = running.child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("resume with: tinkex train --resume "), "{stderr}");
+    let next = CheckpointLog::open(&out).unwrap().last_resumable().unwrap().next_batch.unwrap();
+    assert_eq!(next, rows(&out).len() as u64);
+}
+
+#[test]
+fn a_finished_run_that_is_resumed_does_nothing_more() {
+    let folder = Folder::new("train-finished");
+    let data = chats(&folder, 8);
+    let out = folder.join("run");
+    let prompts = folder.join("prompts.txt");
+    std::fs::write(&prompts, "word 1\n").unwrap();
+    let further = ["-o", out.to_str().unwrap(), "--prompts", prompts.to_str().unwrap()];
+    let (status, first, stderr) = train(&folder, &small(&folder, &data, 3), &further);
+    assert_eq!(status, 0, "{stderr}");
+    let files = || {
+        ["metrics.jsonl", "checkpoints.jsonl", "samples.jsonl"].map(|it| std::fs::read(out.join(it)).unwrap())
+    };
+    let before = files();
+    let (status, second, stderr) = run(&folder, &["train", "--resume", out.to_str().unwrap()]);
+    assert_eq!(status, 0, "{stderr}");
+    assert_eq!(files(), before);
+    let paths = |text: &str| {
+        text.lines().filter(|it| it.starts_with("tinker://")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(paths(&first), paths(&second));
+    assert_eq!(paths(&first).len(), 2);
+}
