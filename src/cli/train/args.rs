@@ -98,10 +98,10 @@ pub(crate) struct Args {
     /// Steps, or share of the steps such as 5%, in which the learning rate rises [default: 0]
     #[arg(long, value_name = "N|P%", help_heading = "Optimizer")]
     pub(super) warmup: Option<Warmup>,
-    /// Examples in a step [default: 128, for tinkex/nano 32; all if there are fewer]
+    /// Examples in a step [default: at most 128, for tinkex/nano 32, in batches of about the same size]
     #[arg(long, value_name = "N", help_heading = "Optimizer")]
     pub(super) batch_size: Option<usize>,
-    /// Passes over the data [default: 1; for tinkex/nano as many as 120 steps need]
+    /// Passes over the data [default: 1; for tinkex/nano as many as 150 steps need]
     #[arg(long, value_name = "N", help_heading = "Optimizer")]
     pub(super) epochs: Option<u64>,
     /// Stop after so many steps

@@ -8,7 +8,7 @@ use tinkex::train::CheckpointRecord;
 use super::plan::{count, usd};
 use super::progress::clock;
 use super::settings::{Chosen, Settings};
-use super::steps::Summary;
+use super::summary::Summary;
 use crate::connection::App;
 
 /// The command that continues a run.

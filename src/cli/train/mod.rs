@@ -10,12 +10,15 @@ mod log;
 mod objective;
 mod plan;
 mod progress;
+mod ready;
 mod record;
+mod row;
 mod samples;
 mod saved;
 mod seen;
 mod settings;
 mod steps;
+mod summary;
 mod waiting;
 
 use std::path::{Path, PathBuf};

@@ -3,16 +3,14 @@
 use std::collections::HashMap;
 
 use tinkex::tokenizer::Tokenizer;
-use tinkex::train::{MetricValue, SftMetrics, dpo_loss, sequence_logprobs};
+use tinkex::train::{SftMetrics, dpo_loss, sequence_logprobs};
 use tinkex::types::{Datum, ForwardBackwardOutput, LossFn};
 use tinkex::{Error, Pending, SamplingClient, TrainingClient};
 
 use super::dataset::Item;
+use super::row::Row;
 use super::settings::Chosen;
 use crate::failure::Failure;
-
-/// The values of a row of metrics, by name.
-pub(super) type Row = Vec<(String, MetricValue)>;
 
 /// Log-probabilities of the answers of an item under the reference.
 type Scores = Vec<Vec<f32>>;

@@ -86,7 +86,7 @@ impl Progress {
                 bar.set_position(figures.n_done);
                 bar.set_prefix("");
                 bar.set_message(text);
-                log.write(&line);
+                if figures.test.is_some() { log.say(&line) } else { log.write(&line) }
             }
             Shown::Plain if is_due => log.say(&line),
             Shown::Json => {
@@ -96,6 +96,14 @@ impl Progress {
             Shown::Plain | Shown::Nothing => log.write(&line),
         }
         Ok(())
+    }
+
+    /// Tells what is rarer than steps: a line above the bar. Without a bar, only the log has it.
+    pub(super) fn tell_above(&self, text: &str, log: &Log) {
+        match self.shown {
+            Shown::Bar(_) => log.say(text),
+            Shown::Plain | Shown::Json | Shown::Nothing => log.write(text),
+        }
     }
 
     pub(super) fn finish(&self) {

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 /// The small model of the engine, for which some defaults differ: it learns from nothing, so it needs large steps.
 pub(super) const NANO: &str = "tinkex/nano";
 const NANO_RATE: f64 = 6e-3;
-const NANO_STEPS: u64 = 120;
+const NANO_STEPS: u64 = 150;
 const NANO_BATCH_SIZE: usize = 32;
 const BATCH_SIZE: usize = 128;
 
@@ -190,8 +190,8 @@ impl Settings {
                 .map_err(|error| Failure::from(error).with_remedy("--lr with a number, such as 1e-4"))?,
             None => 1e-4,
         };
-        let batch_size = if is_nano { NANO_BATCH_SIZE } else { BATCH_SIZE };
-        let batch_size = self.batch_size.unwrap_or(batch_size).min(n_items);
+        let most = if is_nano { NANO_BATCH_SIZE } else { BATCH_SIZE };
+        let batch_size = self.batch_size.unwrap_or_else(|| even_size(n_items, most)).min(n_items);
         let batches_per_epoch = n_items.div_ceil(batch_size) as u64;
         let by_default = if is_nano && self.max_steps.is_none() {
             NANO_STEPS.div_ceil(batches_per_epoch)
@@ -282,6 +282,11 @@ impl Settings {
     }
 }
 
+/// The size of batches of which none is much smaller than the others: Adam's steps are as large for a batch of one.
+fn even_size(n_items: usize, most: usize) -> usize {
+    n_items.div_ceil(n_items.div_ceil(most).max(1))
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -299,11 +304,11 @@ mod tests {
     fn steps_follow_from_the_data() {
         // Options, model, examples; batch size, batches of an epoch, epochs, steps.
         let cases: [(&[&str], &str, usize, (usize, u64, u64, u64)); 6] = [
-            (&[], "Qwen/Qwen3-8B", 1000, (128, 8, 1, 8)),
+            (&[], "Qwen/Qwen3-8B", 1000, (125, 8, 1, 8)),
             (&["--epochs", "3"], "Qwen/Qwen3-8B", 10, (10, 1, 3, 3)),
-            (&["--max-steps", "2"], "Qwen/Qwen3-8B", 1000, (128, 8, 1, 2)),
-            (&[], NANO, 100, (32, 4, 30, 120)),
-            (&["--batch-size", "10"], NANO, 100, (10, 10, 12, 120)),
+            (&["--max-steps", "2", "--batch-size", "300"], "Qwen/Qwen3-8B", 1000, (300, 4, 1, 2)),
+            (&[], NANO, 97, (25, 4, 38, 152)),
+            (&["--batch-size", "10"], NANO, 100, (10, 10, 15, 150)),
             (&["--epochs", "1"], NANO, 20, (20, 1, 1, 1)),
         ];
         for (line, model, n_items, expected) in cases {

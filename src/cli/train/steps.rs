@@ -1,22 +1,23 @@
 //! The steps of a run: submitted ahead, finished in order, saved at the barrier between two steps.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
 
-use serde_json::{Map, Value};
 use tinkex::data::Batches;
-use tinkex::train::{MetricValue, MetricsLog, Run};
+use tinkex::train::Run;
 use tinkex::types::{AdamParams, Datum, ForwardBackwardOutput, LossFn, OptimStepOutput};
 use tinkex::{Pending, ServiceClient};
 
 use super::dataset::Item;
 use super::log::Log;
-use super::objective::{Objective, Row, Test, n_tokens};
+use super::objective::{Objective, Test, n_tokens};
 use super::plan::{Cost, Tokens, is_eval_due};
 use super::progress::{Figures, Progress};
+use super::row::{Fields, integer};
 use super::samples::Samples;
 use super::seen::Seen;
 use super::settings::{Chosen, Settings};
+use super::summary::Summary;
 use super::waiting::Waiting;
 use crate::connection::App;
 use crate::examples::Encoder;
@@ -46,26 +47,6 @@ pub(super) enum End {
     Budget(String),
     /// The reader of the rows on stdout is gone.
     PipeClosed,
-}
-
-/// Sums over the whole run, also over its earlier processes.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Totals {
-    pub(super) tokens: Tokens,
-    pub(super) usd: f64,
-    pub(super) seconds: f64,
-}
-
-/// Figures at the end of a run.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Summary {
-    pub(super) totals: Totals,
-    pub(super) last_loss: Option<f64>,
-    /// The smallest loss with its step.
-    pub(super) best_loss: Option<(f64, u64)>,
-    pub(super) best_test: Option<(f64, u64)>,
-    /// Of the model after the last step.
-    pub(super) final_test: Option<f64>,
 }
 
 pub(super) struct Trainer<'a> {
@@ -268,7 +249,7 @@ impl<'a> Trainer<'a> {
         let (loss, figures) = self.objective.train_row(&step.data, &output, tokenizer)?;
         let mut test_loss = None;
         let mut row = Fields::default();
-        row.add("epoch", count(step.number / parts.chosen.batches_per_epoch));
+        row.add("epoch", integer(step.number / parts.chosen.batches_per_epoch));
         row.add("progress", (step.number as f64 / parts.chosen.n_steps as f64).into());
         row.add("learning_rate", step.adam.learning_rate.into());
         row.extend(figures);
@@ -290,8 +271,8 @@ impl<'a> Trainer<'a> {
             ("prefill_uncached", step.tokens.prefilled, totals.tokens.prefilled),
             ("trained", step.tokens.trained, totals.tokens.trained),
         ] {
-            row.add(&format!("tokens/{kind}"), count(n));
-            row.add(&format!("tokens/cumulative/{kind}"), count(sum));
+            row.add(&format!("tokens/{kind}"), integer(n));
+            row.add(&format!("tokens/cumulative/{kind}"), integer(sum));
         }
         let usd = parts.cost.usd(step.tokens);
         if let Some(usd) = usd {
@@ -308,7 +289,7 @@ impl<'a> Trainer<'a> {
         row.add("tinkex/tokens_per_s", tokens_per_s.into());
         let counts = parts.seen.take();
         row.add("tinkex/queue_s", counts.queue_s.into());
-        row.add("tinkex/retries", count(counts.retries));
+        row.add("tinkex/retries", integer(counts.retries));
         row.add("tinkex/pause_s", counts.pause_s.into());
         for (name, value) in update.metrics {
             if matches!(name.as_str(), "grad_norm" | "unclipped_grad_l2:mean") {
@@ -347,7 +328,7 @@ impl<'a> Trainer<'a> {
         let records = run.checkpoints();
         for record in &records[n_before.min(records.len())..] {
             if let Some(path) = &record.state_path {
-                self.parts.log.write(&format!("saved {path}"));
+                self.progress.tell_above(&format!("saved {path}"), self.parts.log);
             }
         }
         if n_before < records.len()
@@ -356,87 +337,6 @@ impl<'a> Trainer<'a> {
             super::saved::keep_last(self.parts.service, records, n, self.parts.log);
         }
     }
-}
-
-impl Summary {
-    /// The sums of the rows that a resumed run keeps.
-    fn of_rows(run: &Run) -> Result<Self, Failure> {
-        let mut summary = Summary::default();
-        for row in MetricsLog::read(run.folder())? {
-            let value = |name: &str| row.values.get(name).and_then(MetricValue::as_f64);
-            let tokens = |kind: &str| value(&format!("tokens/cumulative/{kind}")).map(|n| n as u64);
-            let totals = &mut summary.totals;
-            totals.tokens = Tokens {
-                trained: tokens("trained").unwrap_or(totals.tokens.trained),
-                prefilled: tokens("prefill_uncached").unwrap_or(totals.tokens.prefilled),
-                sampled: tokens("sampled").unwrap_or(totals.tokens.sampled),
-            };
-            totals.usd = value("cost/cumulative_usd").unwrap_or(totals.usd);
-            totals.seconds = value("time/total").unwrap_or(totals.seconds);
-            let loss = value("train_mean_nll").or_else(|| value("dpo_loss"));
-            let test = value("test/nll").or_else(|| value("test/dpo_loss"));
-            if let (Some(step), Some(loss)) = (row.step, loss) {
-                summary.add(step, loss, test);
-            }
-            summary.final_test = value("tinkex/final_test_loss").or(summary.final_test);
-        }
-        Ok(summary)
-    }
-
-    fn add(&mut self, step: u64, loss: f64, test: Option<f64>) {
-        let better = |best: Option<(f64, u64)>, value: f64| match best {
-            Some(best) if best.0 <= value || value.is_nan() => Some(best),
-            _ => Some((value, step)),
-        };
-        self.last_loss = Some(loss);
-        self.best_loss = better(self.best_loss, loss);
-        if let Some(test) = test {
-            self.best_test = better(self.best_test, test);
-        }
-    }
-}
-
-/// A row of metrics that is being made. The first value of a name stays: metrics of the server come last.
-#[derive(Debug, Default)]
-struct Fields(Row);
-
-impl Fields {
-    fn add(&mut self, name: &str, value: MetricValue) {
-        if name != "step" && self.0.iter().all(|(known, _)| known != name) {
-            self.0.push((name.into(), value));
-        }
-    }
-
-    fn extend(&mut self, row: Row) {
-        for (name, value) in row {
-            self.add(&name, value);
-        }
-    }
-
-    fn borrowed(&self) -> Vec<(&str, MetricValue)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.clone())).collect()
-    }
-
-    /// The row as JSON; a number that JSON does not have is `null`.
-    fn to_json(&self, step: u64) -> Value {
-        let values: BTreeMap<&str, &MetricValue> =
-            self.0.iter().map(|(name, value)| (name.as_str(), value)).collect();
-        let mut object: Map<String, Value> = Map::new();
-        object.insert("step".into(), step.into());
-        for (name, value) in values {
-            let value = match value {
-                MetricValue::Int(value) => (*value).into(),
-                MetricValue::Text(text) => text.as_str().into(),
-                other => other.as_f64().map_or(Value::Null, Value::from),
-            };
-            object.insert(name.into(), value);
-        }
-        Value::Object(object)
-    }
-}
-
-fn count(n: u64) -> MetricValue {
-    i64::try_from(n).map_or(MetricValue::Float(n as f64), MetricValue::Int)
 }
 
 /// The indices of the items of each batch from a step on: a function of the seed and the step alone.
