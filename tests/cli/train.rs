@@ -99,6 +99,12 @@ fn a_dry_run_tells_what_would_happen_and_makes_no_session() {
     let service = tinkex::ServiceClient::builder().without_environment().base_url(server.url());
     let rest = service.api_key(server.api_key()).build().unwrap().create_rest_client();
     assert_eq!(rest.list_sessions().count(), 0);
+    // Nor an account.
+    let mut command = tinkex(&folder);
+    command.env("TINKEX_PRICES", "off").args(["train", &data, "-m", "tinkex/nano", "--dry-run"]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("20 examples"));
     assert!(!folder.join("tinkex-runs").exists());
 }
 
@@ -253,11 +259,19 @@ fn the_budget_ends_a_run_with_status_4_and_a_saved_state() {
         stderr.contains("stopped: the next step would exceed --max-tokens 700; the state is saved"),
         "{stderr}"
     );
-    let rows = rows(&out);
+    let rows = self::rows(&out);
     let trained = rows[rows.len() - 1]["tokens/cumulative/trained"].as_u64().unwrap();
     assert!(0 < trained && trained <= 700, "{trained}");
     let log = tinkex::train::CheckpointLog::open(&out).unwrap();
     assert_eq!(log.last_resumable().unwrap().next_batch, Some(rows.len() as u64));
+    // With a larger limit it goes on, and the tokens of both parts count.
+    let n = rows.len();
+    let (status, _, stderr) =
+        run(&folder, &["train", "--resume", out.to_str().unwrap(), "--max-tokens", "1400"]);
+    assert_eq!(status, 4, "{stderr}");
+    let rows = self::rows(&out);
+    let trained = rows[rows.len() - 1]["tokens/cumulative/trained"].as_u64().unwrap();
+    assert!(n < rows.len() && 700 < trained && trained <= 1400, "{trained}");
 }
 
 /// A server with a price list.
@@ -294,6 +308,10 @@ fn a_limit_of_the_cost_ends_a_run_before_it_is_exceeded() {
         server.train(&folder, &data, &["-o", out.to_str().unwrap(), "--max-usd", "0.6", "--yes"]);
     assert_eq!(status, Some(4), "{stderr}");
     assert!(stderr.contains("stopped: the next step would exceed --max-usd 0.6"), "{stderr}");
+    assert!(
+        stderr.contains(&format!("resume with: tinkex train --resume {} --max-usd N", out.display())),
+        "{stderr}"
+    );
     let rows = rows(&out);
     let cost = rows[rows.len() - 1]["cost/cumulative_usd"].as_f64().unwrap();
     assert!(0.3 < cost && cost <= 0.6, "{cost}");

@@ -272,8 +272,15 @@ impl FromStr for Lifetime {
 
     fn from_str(text: &str) -> Result<Self, String> {
         use tinkex::types::Ttl;
-        let ttl = if text == "never" { Ttl::Never } else { Ttl::After(parse_duration(text)?) };
-        Ok(Lifetime { text: text.into(), ttl })
+        const HOUR: u64 = 3600;
+        if text == "never" {
+            return Ok(Lifetime { text: text.into(), ttl: Ttl::Never });
+        }
+        let time = parse_duration(text)?;
+        if !(HOUR..=87_600 * HOUR).contains(&time.as_secs()) {
+            return Err("give a time from 1h to 3650d, or never".into());
+        }
+        Ok(Lifetime { text: text.into(), ttl: Ttl::After(time) })
     }
 }
 
@@ -288,6 +295,15 @@ mod tests {
         assert_eq!(steps("5%"), Ok(10));
         for text in ["-1", "101%", "x", "", "%"] {
             assert!(steps(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_lifetime_is_one_that_servers_take() {
+        for (text, is_right) in
+            [("7d", true), ("1h", true), ("never", true), ("59m", false), ("9999w", false)]
+        {
+            assert_eq!(text.parse::<Lifetime>().is_ok(), is_right, "{text}");
         }
     }
 

@@ -128,6 +128,14 @@ impl Source {
     }
 }
 
+impl Dataset {
+    /// The first example, with its trained tokens marked.
+    pub(super) fn shown(&self, encoder: &Encoder, color: bool) -> String {
+        let example = self.train.first().and_then(|item| item.examples.first());
+        example.map(|example| encoder.show(example, color).trim_end().to_owned()).unwrap_or_default()
+    }
+}
+
 impl Facts {
     /// The facts for `config.json`, by which a resumed run knows its data.
     pub(super) fn to_json(&self) -> Value {

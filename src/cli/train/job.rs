@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tinkex::ServiceClient;
+use tinkex::train::CheckpointLog;
 
 use super::dataset::{Dataset, Source};
 use super::given::Given;
@@ -13,7 +14,7 @@ use super::ready::Ready;
 use super::seen::Seen;
 use super::settings::{Chosen, Settings};
 use super::{folder, record};
-use crate::connection::App;
+use crate::connection::{App, Connection};
 use crate::examples::Encoder;
 use crate::failure::Failure;
 use crate::prices;
@@ -47,39 +48,41 @@ impl Job<'_> {
         }
         let source = Source::read(&self.settings)?;
         let seen = Arc::new(Seen::new(self.app.global.quiet));
-        let connection = self.app.connect_with(|builder| {
-            let builder = builder.observer(seen.clone()).tags(self.settings.tags.iter().cloned());
-            match &self.settings.name {
-                Some(name) => builder.display_name(name),
-                None => builder,
+        let connection = match (self.connect(&seen), &self.model) {
+            (Ok(connection), _) => connection,
+            (Err(failure), Some(model)) if self.dry_run => {
+                // An estimate needs no account.
+                let options = &self.settings.data_options;
+                let encoder = Encoder::of(Some(model), None, options, source.train.format)?;
+                self.app.note(&format!("note: no server is asked: {}", failure.summary()));
+                return self.tell_plan(model, &source, &encoder);
             }
-        })?;
+            (Err(failure), _) => return Err(failure),
+        };
         let service = connection.service.clone();
         let model = self.model(&service)?;
         let encoder = Encoder::new(&model, &service, &self.settings.data_options, source.train.format)?;
+        if self.dry_run {
+            return self.tell_plan(&model, &source, &encoder);
+        }
         let data = source.encode(&encoder, &self.settings.test)?;
         let chosen = self.settings.choose(&model, data.format, data.train.len())?;
         let cost = self.cost(&model)?;
         let plan = Plan::of(&model, &self.settings, &chosen, &data, cost);
-        let example = data.train.first().and_then(|item| item.examples.first());
-        let example = |color| example.map(|example| encoder.show(example, color)).unwrap_or_default();
-        if self.dry_run {
-            return self.tell_plan(&plan, &example(self.app.out.has_color()), &example(false));
-        }
-        let config = self.config(&model, &encoder, &data, &chosen, &example(false));
+        let config = self.config(&model, &encoder, &data, &chosen, &data.shown(&encoder, false));
         self.check_same(&config)?;
-        for line in plan.lines() {
-            self.app.note(&line);
+        let mut lines = plan.lines();
+        lines.extend(self.batch_note(&chosen));
+        for line in &lines {
+            self.app.note(line);
         }
-        if let Some(note) = self.batch_note(&chosen) {
-            self.app.note(&note);
-        }
-        if let Some(estimate) = plan.usd.filter(|usd| ASK_ABOVE_USD < *usd)
+        let estimate = plan.usd.map(|usd| usd * self.share_left(chosen.n_steps));
+        if let Some(estimate) = estimate.filter(|usd| ASK_ABOVE_USD < *usd)
             && !self.app.confirm(&format!("Train for about {}?", usd(estimate)), self.yes)?
         {
             return Err(Failure::text("not started"));
         }
-        Ready { job: self, model, service, seen, encoder, data, chosen, cost, config }.run()
+        Ready { job: self, lines, model, service, seen, encoder, data, chosen, cost, config }.run()
     }
 
     fn model(&self, service: &ServiceClient) -> Result<String, Failure> {
@@ -119,14 +122,35 @@ impl Job<'_> {
         })
     }
 
-    fn tell_plan(&self, plan: &Plan, shown: &str, plain: &str) -> Result<(), Failure> {
-        self.app.out.value(&plan.to_json(plain), || {
+    fn tell_plan(&self, model: &str, source: &Source, encoder: &Encoder) -> Result<(), Failure> {
+        let data = source.encode(encoder, &self.settings.test)?;
+        let chosen = self.settings.choose(model, data.format, data.train.len())?;
+        let plan = Plan::of(model, &self.settings, &chosen, &data, self.cost(model)?);
+        self.app.out.value(&plan.to_json(&data.shown(encoder, false)), || {
             let mut lines = plan.lines();
             lines.extend(self.batch_note(&plan.chosen));
             lines.push("example, with its trained tokens marked:".into());
-            lines.push(shown.trim_end().to_owned());
+            lines.push(data.shown(encoder, self.app.out.has_color()));
             lines.join("\n")
         })
+    }
+
+    fn connect(&self, seen: &Arc<Seen>) -> Result<Connection, Failure> {
+        self.app.connect_with(|builder| {
+            let builder = builder.observer(seen.clone()).tags(self.settings.tags.iter().cloned());
+            match &self.settings.name {
+                Some(name) => builder.display_name(name),
+                None => builder,
+            }
+        })
+    }
+
+    /// The share of the steps that a resumed run still has to do.
+    fn share_left(&self, n_steps: u64) -> f64 {
+        let Place::Resumed { dir, .. } = &self.place else { return 1.0 };
+        let log = CheckpointLog::open(dir).ok();
+        let done = log.and_then(|log| log.last_resumable()?.next_batch).unwrap_or(0);
+        n_steps.saturating_sub(done) as f64 / n_steps.max(1) as f64
     }
 
     /// The contents of `config.json`.

@@ -29,6 +29,8 @@ use crate::failure::Failure;
 /// A run that can begin.
 pub(super) struct Ready<'a> {
     pub(super) job: &'a Job<'a>,
+    /// The plan, as it was told.
+    pub(super) lines: Vec<String>,
     pub(super) model: String,
     pub(super) service: ServiceClient,
     pub(super) seen: Arc<Seen>,
@@ -57,6 +59,9 @@ impl Ready<'_> {
             None => None,
         };
         let log = Log::open(&dir, app)?;
+        for line in &self.lines {
+            log.write(line);
+        }
         let options = self.options();
         if let Place::New { .. } = self.job.place {
             // Before the run: a process that is killed while it begins can be resumed, too.
@@ -99,8 +104,8 @@ impl Ready<'_> {
                 crate::notes::write(&format!("resume with: {}", ending::resume_command(&dir)));
                 Err(Failure::PipeClosed)
             }
-            (End::Budget(reason), ..) => {
-                crate::notes::write(&format!("resume with: {}", ending::resume_command(&dir)));
+            (End::Budget { reason, option }, ..) => {
+                crate::notes::write(&format!("resume with: {} {option} N", ending::resume_command(&dir)));
                 Err(Failure::Budget(format!("{reason}; the state is saved")))
             }
         }
@@ -178,7 +183,7 @@ impl Ready<'_> {
             Ok((End::Finished, ..)) => (CloseStatus::Success, "finished"),
             Ok(_) => (CloseStatus::Interrupted, "interrupted"),
             Err(failure) => {
-                log.write(&format!("error: {}", text_of(failure)));
+                log.write(&format!("error: {}", failure.summary()));
                 (CloseStatus::Errored, "failed")
             }
         };
@@ -226,23 +231,12 @@ impl Ready<'_> {
     }
 }
 
-/// A failure in a line.
-fn text_of(failure: &Failure) -> String {
-    match failure {
-        Failure::Api { error, .. } => error.to_string(),
-        Failure::Text { message, .. } | Failure::Usage { message, .. } | Failure::Budget(message) => {
-            message.clone()
-        }
-        other => format!("{other:?}"),
-    }
-}
-
 /// Writes the report. A run is not worse without one.
 fn write_report(dir: &Path, log: &Log) -> Option<PathBuf> {
     match crate::report::write(dir) {
         Ok(path) => Some(path),
         Err(failure) => {
-            log.say(&format!("warning: no report: {}", text_of(&failure)));
+            log.say(&format!("warning: no report: {}", failure.summary()));
             None
         }
     }

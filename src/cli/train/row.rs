@@ -1,7 +1,5 @@
 //! A row of `metrics.jsonl` that is being made.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value};
 use tinkex::train::MetricValue;
 
@@ -31,17 +29,15 @@ impl Fields {
 
     /// The row as JSON; a number that JSON does not have is `null`.
     pub(super) fn to_json(&self, step: u64) -> Value {
-        let values: BTreeMap<&str, &MetricValue> =
-            self.0.iter().map(|(name, value)| (name.as_str(), value)).collect();
         let mut object: Map<String, Value> = Map::new();
         object.insert("step".into(), step.into());
-        for (name, value) in values {
+        for (name, value) in &self.0 {
             let value = match value {
                 MetricValue::Int(value) => (*value).into(),
                 MetricValue::Text(text) => text.as_str().into(),
                 other => other.as_f64().map_or(Value::Null, Value::from),
             };
-            object.insert(name.into(), value);
+            object.insert(name.clone(), value);
         }
         Value::Object(object)
     }

@@ -107,6 +107,7 @@ impl Settings {
                 return Err(Failure::usage(format!("{name} is 0: give at least 1")));
             }
         }
+        check_ranges(args)?;
         let from = args.from.as_deref().map(str::parse).transpose()?;
         let seed = args.seed.unwrap_or(0);
         Ok(Settings {
@@ -282,6 +283,31 @@ impl Settings {
     }
 }
 
+/// Refuses numbers that the server would refuse, before anything is sent.
+fn check_ranges(args: &Args) -> Result<(), Failure> {
+    let is_rate = |value: f64| (0.0..1.0).contains(&value);
+    let at_least_0 = |value: f64| (0.0..f64::INFINITY).contains(&value);
+    let above_0 = |value: f64| at_least_0(value) && value != 0.0;
+    let rules: [(&str, Option<f64>, &dyn Fn(f64) -> bool, &str); 7] = [
+        ("--beta1", args.beta1, &is_rate, "a number from 0 to below 1"),
+        ("--beta2", args.beta2, &is_rate, "a number from 0 to below 1"),
+        ("--eps", args.eps, &at_least_0, "a number of at least 0"),
+        ("--weight-decay", args.weight_decay, &at_least_0, "a number of at least 0"),
+        ("--grad-clip", args.grad_clip, &at_least_0, "a number of at least 0"),
+        ("--beta", args.beta, &above_0, "a number above 0"),
+        ("--max-usd", args.max_usd, &above_0, "a number above 0"),
+    ];
+    for (name, value, is_right, rule) in rules {
+        if let Some(value) = value.filter(|value| !is_right(*value)) {
+            return Err(Failure::usage(format!("{name} is {value}: give {rule}")));
+        }
+    }
+    if args.no_mlp && args.no_attn && args.no_unembed {
+        return Err(Failure::usage("--no-mlp --no-attn --no-unembed leave nothing to train"));
+    }
+    Ok(())
+}
+
 /// The size of batches of which none is much smaller than the others: Adam's steps are as large for a batch of one.
 fn even_size(n_items: usize, most: usize) -> usize {
     n_items.div_ceil(n_items.div_ceil(most).max(1))
@@ -326,6 +352,17 @@ mod tests {
         assert_eq!(rate(&[], NANO).unwrap(), NANO_RATE);
         assert_eq!(rate(&["--lr", "0.5"], NANO).unwrap(), 0.5);
         assert!(rate(&["--lr", "auto"], "openai/gpt-oss-20b").is_err());
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused_by_name() {
+        for line in [["--beta1", "1"], ["--eps", "-1"], ["--beta", "0"], ["--max-usd", "nan"]] {
+            let command = Args::augment_args(clap::Command::new("train"));
+            let line = format!("{}={}", line[0], line[1]);
+            let matches = command.try_get_matches_from(["train", &line]).unwrap();
+            let settings = Settings::of(&Args::from_arg_matches(&matches).unwrap());
+            assert!(settings.is_err_and(|it| format!("{it:?}").contains(&line[..5])), "{line}");
+        }
     }
 
     #[test]

@@ -44,7 +44,10 @@ pub(super) struct Parts<'a> {
 pub(super) enum End {
     Finished,
     Signal(u8),
-    Budget(String),
+    Budget {
+        reason: String,
+        option: &'static str,
+    },
     /// The reader of the rows on stdout is gone.
     PipeClosed,
 }
@@ -184,8 +187,8 @@ impl<'a> Trainer<'a> {
             prefilled: if is_eval { n_test } else { 0 } + if is_last { n_test } else { 0 },
             sampled: 0,
         };
-        if let Some(reason) = self.over_budget(tokens) {
-            return Ok(Some(End::Budget(reason)));
+        if let Some(end) = self.over_budget(tokens) {
+            return Ok(Some(end));
         }
         let adam = settings.adam(chosen, number)?;
         let training = run.training().clone();
@@ -214,16 +217,19 @@ impl<'a> Trainer<'a> {
         Ok(None)
     }
 
-    /// Why a step of so many tokens is not in the budget.
-    fn over_budget(&self, step: Tokens) -> Option<String> {
+    /// The end of the run if a step of so many tokens is not in the budget.
+    fn over_budget(&self, step: Tokens) -> Option<End> {
         let settings = self.parts.settings;
         let total = self.submitted + self.beside + step;
+        let end = |option, max: &dyn std::fmt::Display| {
+            Some(End::Budget { reason: format!("the next step would exceed {option} {max}"), option })
+        };
         if let Some(max) = settings.max_tokens.filter(|max| *max < total.trained) {
-            return Some(format!("the next step would exceed --max-tokens {max}"));
+            return end("--max-tokens", &max);
         }
         let usd = self.parts.cost.usd(total)?;
         let max = settings.max_usd.filter(|max| *max < usd)?;
-        Some(format!("the next step would exceed --max-usd {max}"))
+        end("--max-usd", &max)
     }
 
     /// Samples the prompts with the weights after the steps that are submitted.
