@@ -417,4 +417,8 @@ fn weights_of_another_run_begin_a_new_one() {
     assert_eq!(status, 0, "{stderr}");
     let loss = |run: &Path, step: usize| rows(run)[step]["train_mean_nll"].as_f64().unwrap();
     assert!(loss(&second, 0) < loss(&first, 0));
+    let (status, _, stderr) =
+        run(&folder, &["train", "--resume", second.to_str().unwrap(), "--max-steps", "8"]);
+    assert_eq!(status, 0, "{stderr}");
+    assert_eq!(rows(&second).len(), 8);
 }

@@ -75,19 +75,23 @@ fn kept(settings: &Settings, is_local: bool, monthly_usd: Option<f64>) -> String
 
 fn losses(summary: &Summary) -> String {
     let mut text = match summary.last_loss {
-        Some(loss) => format!("loss {loss:.4} at the last step"),
+        Some(loss) => format!("loss {} at the last step", figure(loss)),
         None => "no loss".into(),
     };
     if let Some((best, step)) = summary.best_loss {
-        text.push_str(&format!(", best {best:.4} at step {step}"));
+        text.push_str(&format!(", best {} at step {step}", figure(best)));
     }
     if let Some(test) = summary.final_test {
-        text.push_str(&format!("; evaluation {test:.4} at the end"));
+        text.push_str(&format!("; evaluation {} at the end", figure(test)));
     }
     if let Some((best, step)) = summary.best_test {
-        text.push_str(&format!(", best {best:.4} before step {step}"));
+        text.push_str(&format!(", best {} before step {step}", figure(best)));
     }
     text
+}
+
+fn figure(loss: f64) -> String {
+    if loss != 0.0 && loss.abs() < 1e-3 { format!("{loss:.1e}") } else { format!("{loss:.4}") }
 }
 
 pub(super) fn to_json(

@@ -141,7 +141,7 @@ impl Given {
         let mut line = vec!["tinkex train".to_owned()];
         let mut data = Vec::new();
         let command = command();
-        for (name, values) in &self.0 {
+        for (name, values) in self.settings() {
             let option = command.get_arguments().find(|arg| arg.get_long() == Some(name.as_str()));
             match option {
                 Some(arg) if is_switch(arg) => {
@@ -171,7 +171,7 @@ impl Given {
     pub(super) fn to_object(&self) -> Map<String, Value> {
         let command = command();
         let mut object = Map::new();
-        for (name, values) in self.0.iter().filter(|(name, _)| !NOT_SETTINGS.contains(&name.as_str())) {
+        for (name, values) in self.settings() {
             let arg = command.get_arguments().find(|arg| arg.get_long().unwrap_or(DATA) == name);
             let value = |text: &String| match name.as_str() {
                 "data" | "eval-data" | "prompts" => absolute(Path::new(text)).into(),
@@ -190,6 +190,10 @@ impl Given {
             object.insert(name.clone(), value);
         }
         object
+    }
+
+    fn settings(&self) -> impl Iterator<Item = (&String, &Vec<String>)> {
+        self.0.iter().filter(|(name, _)| !NOT_SETTINGS.contains(&name.as_str()))
     }
 
     /// Removes an option.
