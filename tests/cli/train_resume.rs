@@ -79,7 +79,21 @@ fn a_killed_run_that_is_resumed_has_the_curve_of_an_unbroken_one() {
         let folder = Folder::new(&format!("train-killed-{seed}"));
         let data = chats(&folder, 18);
         let seed = seed.to_string();
-        let further = ["--seed", &seed, "--eval-split", "0.2", "--eval-every", "3", "-o"];
+        let prompts = folder.join("prompts.txt");
+        std::fs::write(&prompts, "word 1\n").unwrap();
+        let further = [
+            "--seed",
+            &seed,
+            "--eval-split",
+            "0.2",
+            "--eval-every",
+            "3",
+            "--sample-every",
+            "3",
+            "--prompts",
+            prompts.to_str().unwrap(),
+            "-o",
+        ];
         let options = small(&folder, &data, STEPS);
         let (whole, broken) = (folder.join("whole"), folder.join("broken"));
         let start = |out: &Path| {
@@ -105,6 +119,8 @@ fn a_killed_run_that_is_resumed_has_the_curve_of_an_unbroken_one() {
         let (status, stderr) = running.end();
         assert_eq!(status, Some(0), "seed {seed}, killed after {killed:?} rows: {stderr}");
         assert_same(&whole, &broken, &format!("seed {seed}, killed after {killed:?} rows"));
+        let samples = |run: &Path| std::fs::read_to_string(run.join("samples.jsonl")).unwrap();
+        assert_eq!(samples(&whole), samples(&broken), "seed {seed}, killed after {killed:?} rows");
     }
 }
 

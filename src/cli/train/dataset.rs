@@ -6,7 +6,7 @@ use tinkex::train::preference_data;
 use tinkex::types::Datum;
 
 use super::settings::{Settings, TestData};
-use crate::examples::{self, DataFormat, Encoder, Fate, FileFacts, Lines, Record};
+use crate::examples::{self, Content, DataFormat, Encoder, Fate, FileFacts, Lines, Record};
 use crate::failure::Failure;
 
 /// What one position of a batch trains: an example, or the two answers of a preference.
@@ -66,6 +66,8 @@ pub(super) struct Facts {
     pub(super) n_tokens: u64,
     pub(super) n_trained: u64,
     pub(super) n_test_tokens: u64,
+    /// A prompt of the data to try the model with, and whether it is sent as it is.
+    pub(super) prompt: Option<(String, bool)>,
     /// Numbers of tokens of the examples to train on: smallest, 10%, median, 90%, largest.
     pub(super) lengths: [usize; 5],
 }
@@ -94,6 +96,7 @@ impl Source {
             test_files: self.test.as_ref().map(|lines| lines.files.clone()).unwrap_or_default(),
             n_lines: self.train.records.len(),
             n_ties: self.train.n_ties,
+            prompt: self.train.records.first().and_then(|record| prompt(&record.content)),
             ..Default::default()
         };
         let is_test = match test {
@@ -162,6 +165,23 @@ pub(super) fn absolute(path: &std::path::Path) -> String {
         return "-".into();
     }
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
+/// The prompt of a line, if it is a short text.
+fn prompt(content: &Content) -> Option<(String, bool)> {
+    const LONGEST: usize = 80;
+    let messages = match content {
+        Content::Chat(chat) => chat.messages.as_slice(),
+        Content::Preference(preference) => preference.prompt.as_slice(),
+        Content::Completion(completion) => return Some((completion.prompt.clone(), true)).filter(is_short),
+        Content::Text(_) | Content::Tokens(_) => return None,
+    };
+    let before = messages.iter().take_while(|message| message.role != "assistant");
+    let asked = before.filter(|message| message.role == "user").last()?;
+    fn is_short((text, _): &(String, bool)) -> bool {
+        !text.is_empty() && text.len() <= LONGEST && !text.contains(char::is_control)
+    }
+    Some((asked.text(), false)).filter(is_short)
 }
 
 /// The items of each line.

@@ -19,23 +19,29 @@ pub(super) fn resume_command(folder: &Path) -> String {
 /// The options by which another command finds the checkpoints of this run.
 fn place(app: &App) -> String {
     match (&app.global.local, &app.global.base_url) {
-        (Some(Some(dir)), _) => format!(" {}", quoted(&format!("--local={}", dir.display()))),
+        (Some(Some(dir)), _) => format!(" {}", format!("--local={}", quoted(&dir.display().to_string()))),
         (Some(None), _) => " --local".into(),
-        (None, Some(url)) => format!(" {}", quoted(&format!("--base-url={url}"))),
+        (None, Some(url)) => format!(" {}", format!("--base-url={}", quoted(url))),
         (None, None) => String::new(),
     }
 }
 
+/// How a run ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ending<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) chosen: &'a Chosen,
+    pub(super) summary: &'a Summary,
+    pub(super) record: &'a CheckpointRecord,
+    /// A prompt to try, and whether it is sent as it is.
+    pub(super) prompt: Option<&'a (String, bool)>,
+    pub(super) monthly_usd: Option<f64>,
+    pub(super) report: Option<&'a Path>,
+}
+
 /// The lines at the end of a finished run.
-pub(super) fn lines(
-    app: &App,
-    settings: &Settings,
-    chosen: &Chosen,
-    summary: &Summary,
-    record: &CheckpointRecord,
-    monthly_usd: Option<f64>,
-    report: Option<&Path>,
-) -> Vec<String> {
+pub(super) fn lines(app: &App, ending: &Ending<'_>) -> Vec<String> {
+    let Ending { settings, chosen, summary, record, prompt, monthly_usd, report } = *ending;
     let totals = &summary.totals;
     let mut first = format!(
         "{} steps in {}, {} tokens trained",
@@ -50,7 +56,11 @@ pub(super) fn lines(
     lines.extend(record.state_path.as_ref().map(ToString::to_string));
     if let Some(sampler) = &record.sampler_path {
         lines.push(sampler.to_string());
-        lines.push(format!("tinkex sample -m {sampler}{} PROMPT", place(app)));
+        let (prompt, raw) = match prompt {
+            Some((text, is_raw)) => (quoted(text), if *is_raw { " --raw" } else { "" }),
+            None => ("PROMPT".into(), ""),
+        };
+        lines.push(format!("tinkex sample -m {sampler}{}{raw} {prompt}", place(app)));
     }
     if let Some(path) = record.sampler_path.as_ref() {
         let kept = kept(settings, app.global.local.is_some(), monthly_usd);
@@ -94,13 +104,8 @@ fn figure(loss: f64) -> String {
     if loss != 0.0 && loss.abs() < 1e-3 { format!("{loss:.1e}") } else { format!("{loss:.4}") }
 }
 
-pub(super) fn to_json(
-    chosen: &Chosen,
-    summary: &Summary,
-    record: &CheckpointRecord,
-    folder: &Path,
-    report: Option<&Path>,
-) -> Value {
+pub(super) fn to_json(ending: &Ending<'_>, folder: &Path) -> Value {
+    let Ending { chosen, summary, record, report, .. } = *ending;
     json!({
         "folder": super::dataset::absolute(folder),
         "n_steps": chosen.n_steps,
@@ -120,7 +125,7 @@ pub(super) fn to_json(
 /// A word for a shell.
 fn quoted(word: &str) -> String {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=@%+,".contains(letter);
-    if !word.is_empty() && word.chars().all(is_plain) {
+    if !word.is_empty() && !word.starts_with('-') && word.chars().all(is_plain) {
         word.into()
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
@@ -134,6 +139,7 @@ mod tests {
     #[test]
     fn the_command_to_resume_can_be_pasted() {
         assert_eq!(resume_command(Path::new("runs/a-1")), "tinkex train --resume runs/a-1");
+        assert_eq!(quoted("-x"), "'-x'");
         assert_eq!(resume_command(Path::new("it's here")), r"tinkex train --resume 'it'\''s here'");
     }
 }

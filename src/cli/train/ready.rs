@@ -11,6 +11,7 @@ use tinkex::{CloseStatus, ServiceClient};
 
 use super::args::LossKind;
 use super::dataset::Dataset;
+use super::ending::Ending;
 use super::job::{Job, Place};
 use super::log::Log;
 use super::objective::{Objective, Test};
@@ -217,7 +218,16 @@ impl Ready<'_> {
             Cost::Known(_) => saved::monthly_usd(&self.service, record),
             Cost::Free | Cost::Unknown => None,
         };
-        let lines = ending::lines(app, settings, &self.chosen, summary, record, monthly, report);
+        let ending = Ending {
+            settings,
+            chosen: &self.chosen,
+            summary,
+            record,
+            prompt: self.data.facts.prompt.as_ref(),
+            monthly_usd: monthly,
+            report,
+        };
+        let lines = ending::lines(app, &ending);
         for line in &lines {
             log.write(line);
         }
@@ -227,7 +237,7 @@ impl Ready<'_> {
             }
             return Ok(());
         }
-        app.out.value(&ending::to_json(&self.chosen, summary, record, dir, report), || lines.join("\n"))
+        app.out.value(&ending::to_json(&ending, dir), || lines.join("\n"))
     }
 }
 
