@@ -195,28 +195,93 @@ fn a_folder_in_use_is_refused_with_the_process() {
     running.child.wait().unwrap();
 }
 
+/// An engine with the checkpoints of the folder.
+fn engine(folder: &Path, max_disk_bytes: Option<u64>) -> Server {
+    let options = Options {
+        data_dir: Some(folder.join("engine")),
+        api_key: Some(KEY.to_owned()),
+        max_disk_bytes,
+        ..Default::default()
+    };
+    Server::start(options).unwrap()
+}
+
+const KEY: &str = "tml-key-of-the-test";
+
+/// A run on a server with these options.
+fn on_server(server: &Server, folder: &Path, options: &[&str]) -> Command {
+    let mut command = tinkex(folder);
+    command.env("TINKER_API_KEY", KEY).env("TINKEX_PRICES", "off").arg("train").args(options);
+    command.args(["--base-url", server.url()]);
+    command
+}
+
+#[test]
+fn a_run_goes_on_when_a_checkpoint_cannot_be_saved_and_can_be_resumed_from_an_earlier_one() {
+    let folder = Folder::new("train-unsaved");
+    let data = chats(&folder, 10);
+    let (whole, broken) = (folder.join("whole"), folder.join("broken"));
+    let (status, _, stderr) = train(&folder, &small(&folder, &data, 12), &["-o", whole.to_str().unwrap()]);
+    assert_eq!(status, 0, "{stderr}");
+    std::fs::remove_dir_all(folder.join("engine")).unwrap();
+    // Two checkpoints fit.
+    let server = engine(&folder, Some(1_000_000));
+    let options = [
+        &data,
+        "-m",
+        "tinkex/nano",
+        "--rank",
+        "2",
+        "--batch-size",
+        "4",
+        "--max-steps",
+        "12",
+        "--save-every",
+        "2",
+        "--no-report",
+        "-o",
+        broken.to_str().unwrap(),
+    ];
+    let output = on_server(&server, &folder, &options).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("warning: a checkpoint could not be saved, and the run goes on: "), "{stderr}");
+    assert!(stderr.contains("resume with: tinkex train --resume "), "{stderr}");
+    assert_eq!(rows(&broken).len(), 12);
+    drop(server);
+    let server = engine(&folder, None);
+    let output = on_server(&server, &folder, &["--resume", broken.to_str().unwrap()]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("from step 4 of 12"), "{stderr}");
+    assert_same(&whole, &broken, "after the failed saves");
+}
+
 #[test]
 fn a_run_whose_server_went_away_can_be_resumed_elsewhere() {
     let folder = Folder::new("train-server");
     let data = chats(&folder, 8);
-    let engine = || {
-        let key = Some("tml-key-of-the-test".to_owned());
-        Server::start(Options { data_dir: Some(folder.join("engine")), api_key: key, ..Default::default() })
-            .unwrap()
-    };
-    let server = engine();
+    let server = engine(&folder, None);
     let out = folder.join("run");
-    let further = ["-m", "tinkex/nano", "--timeout", "3s", "-o", out.to_str().unwrap()];
-    let mut options = small(&folder, &data, 300);
-    options.retain(|it| !it.starts_with("--local"));
-    let start = |options: &[String], further: &[&str]| {
-        let mut command = command(&folder, options, further);
-        command.env("TINKER_API_KEY", "tml-key-of-the-test").env("TINKEX_PRICES", "off");
-        command
-    };
-    let mut command = start(&options, &further);
-    command.args(["--base-url", server.url()]);
-    let mut running = Running::start(command);
+    let options = [
+        &data,
+        "-m",
+        "tinkex/nano",
+        "--rank",
+        "2",
+        "--batch-size",
+        "4",
+        "--max-steps",
+        "300",
+        "--save-every",
+        "2",
+        "--no-report",
+        "--timeout",
+        "3s",
+        "-o",
+        out.to_str().unwrap(),
+    ];
+    let mut running = Running::start(on_server(&server, &folder, &options));
     for _ in 0..5 {
         assert!(running.next());
     }
@@ -229,20 +294,12 @@ fn a_run_whose_server_went_away_can_be_resumed_elsewhere() {
     assert_eq!(config["tinkex"]["status"], "failed");
     let n = rows(&out).len();
     assert!((5..300).contains(&n), "{n}");
-    let server = engine();
-    let further = [
-        "train",
-        "--resume",
-        out.to_str().unwrap(),
-        "--base-url",
-        server.url(),
-        "--max-steps",
-        "8",
-        "--force-resume",
-    ];
-    let mut command = start(&[], &further);
-    let output = command.output().unwrap();
+    let server = engine(&folder, None);
+    let steps = (n + 2).to_string();
+    let further = ["--resume", out.to_str().unwrap(), "--max-steps", &steps];
+    let output = on_server(&server, &folder, &further).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(rows(&out).len(), n + 2);
 }
 
 #[test]

@@ -19,9 +19,9 @@ pub(super) fn resume_command(folder: &Path) -> String {
 /// The options by which another command finds the checkpoints of this run.
 fn place(app: &App) -> String {
     match (&app.global.local, &app.global.base_url) {
-        (Some(Some(dir)), _) => format!(" {}", format!("--local={}", quoted(&dir.display().to_string()))),
+        (Some(Some(dir)), _) => format!(" --local={}", quoted(&dir.display().to_string())),
         (Some(None), _) => " --local".into(),
-        (None, Some(url)) => format!(" {}", format!("--base-url={}", quoted(url))),
+        (None, Some(url)) => format!(" --base-url={}", quoted(url)),
         (None, None) => String::new(),
     }
 }

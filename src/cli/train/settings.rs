@@ -285,17 +285,18 @@ impl Settings {
 
 /// Refuses numbers that the server would refuse, before anything is sent.
 fn check_ranges(args: &Args) -> Result<(), Failure> {
+    type Rule = (&'static str, Option<f64>, fn(f64) -> bool, &'static str);
     let is_rate = |value: f64| (0.0..1.0).contains(&value);
     let at_least_0 = |value: f64| (0.0..f64::INFINITY).contains(&value);
-    let above_0 = |value: f64| at_least_0(value) && value != 0.0;
-    let rules: [(&str, Option<f64>, &dyn Fn(f64) -> bool, &str); 7] = [
-        ("--beta1", args.beta1, &is_rate, "a number from 0 to below 1"),
-        ("--beta2", args.beta2, &is_rate, "a number from 0 to below 1"),
-        ("--eps", args.eps, &at_least_0, "a number of at least 0"),
-        ("--weight-decay", args.weight_decay, &at_least_0, "a number of at least 0"),
-        ("--grad-clip", args.grad_clip, &at_least_0, "a number of at least 0"),
-        ("--beta", args.beta, &above_0, "a number above 0"),
-        ("--max-usd", args.max_usd, &above_0, "a number above 0"),
+    let above_0 = |value: f64| 0.0 < value && value < f64::INFINITY;
+    let rules: [Rule; 7] = [
+        ("--beta1", args.beta1, is_rate, "a number from 0 to below 1"),
+        ("--beta2", args.beta2, is_rate, "a number from 0 to below 1"),
+        ("--eps", args.eps, at_least_0, "a number of at least 0"),
+        ("--weight-decay", args.weight_decay, at_least_0, "a number of at least 0"),
+        ("--grad-clip", args.grad_clip, at_least_0, "a number of at least 0"),
+        ("--beta", args.beta, above_0, "a number above 0"),
+        ("--max-usd", args.max_usd, above_0, "a number above 0"),
     ];
     for (name, value, is_right, rule) in rules {
         if let Some(value) = value.filter(|value| !is_right(*value)) {

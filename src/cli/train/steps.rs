@@ -199,7 +199,7 @@ impl<'a> Trainer<'a> {
         let update = training.optim_step(adam);
         let last_test = is_last.then(evaluate);
         let saving = Instant::now();
-        run.checkpoint_if_due(number)?;
+        self.tolerate(run.checkpoint_if_due(number))?;
         let save_s = saving.elapsed().as_secs_f64();
         tokens = tokens + std::mem::take(&mut self.beside);
         self.submitted = self.submitted + tokens;
@@ -304,7 +304,7 @@ impl<'a> Trainer<'a> {
             row.add(&name, value.into());
         }
         let n_before = run.checkpoints().len();
-        run.log(step.number, &row.borrowed())?;
+        self.tolerate(run.log(step.number, &row.borrowed()))?;
         self.summary.add(step.number, loss, test_loss);
         let figures = Figures {
             n_done: step.number + 1,
@@ -329,6 +329,19 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// Lets a run go on whose server could not save a periodic checkpoint: the next one contains the same steps.
+    fn tolerate(&self, result: tinkex::Result<()>) -> Result<(), Failure> {
+        match result {
+            Err(error) if is_of_server(&error) => {
+                self.parts
+                    .log
+                    .say(&format!("warning: a checkpoint could not be saved, and the run goes on: {error}"));
+                Ok(())
+            }
+            result => Ok(result?),
+        }
+    }
+
     /// Says which checkpoints were recorded, and deletes those that are too many.
     fn tell_saved(&self, run: &Run, n_before: usize) {
         let records = run.checkpoints();
@@ -343,6 +356,21 @@ impl<'a> Trainer<'a> {
             super::saved::keep_last(self.parts.service, records, n, self.parts.log);
         }
     }
+}
+
+/// True for a failure of the server that may not come again.
+fn is_of_server(error: &tinkex::Error) -> bool {
+    use tinkex::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::RequestFailed { .. }
+            | ErrorKind::Status { .. }
+            | ErrorKind::Timeout(_)
+            | ErrorKind::Connection { .. }
+            | ErrorKind::RateLimited
+            | ErrorKind::Conflict
+            | ErrorKind::PromiseExpired
+    )
 }
 
 /// The indices of the items of each batch from a step on: a function of the seed and the step alone.
