@@ -248,6 +248,31 @@ fn a_bad_line_stops_before_anything_is_sent() {
 }
 
 #[test]
+fn examples_that_are_too_long_are_named_unless_they_are_to_be_cut_or_left_out() {
+    let folder = Folder::new("train-long");
+    let data = chats(&folder, 30);
+    let options = small(&folder, &data, 1);
+    let out = folder.join("run");
+    let (status, _, stderr) = train(&folder, &options, &["-o", out.to_str().unwrap(), "--max-length", "10"]);
+    assert_eq!(status, 1);
+    assert!(stderr.contains("chats.jsonl:1: has ") && stderr.contains("chats.jsonl:20: has "), "{stderr}");
+    assert!(stderr.contains("and 10 more") && !stderr.contains("chats.jsonl:21:"), "{stderr}");
+    assert!(!out.exists());
+    let plan = |max: &str, what: &str| {
+        let further = ["--dry-run", "--format", "json", "--max-length", max, "--too-long", what];
+        let (status, stdout, stderr) = train(&folder, &options, &further);
+        assert_eq!(status, 0, "{stderr}");
+        let plan: Value = serde_json::from_str(&stdout).unwrap();
+        ["n_truncated", "n_dropped"].map(|name| plan["data"][name].as_u64().unwrap())
+    };
+    assert_eq!(plan("34", "truncate"), [30, 0]);
+    let (status, _, stderr) =
+        train(&folder, &options, &["--dry-run", "--max-length", "10", "--too-long", "drop"]);
+    assert_eq!(status, 1);
+    assert!(stderr.contains("all examples are left out"), "{stderr}");
+}
+
+#[test]
 fn the_budget_ends_a_run_with_status_4_and_a_saved_state() {
     let folder = Folder::new("train-budget");
     let data = chats(&folder, 8);

@@ -1,5 +1,6 @@
 //! The data of a run: examples, or pairs of them, to train on and to evaluate with.
 
+use rayon::prelude::*;
 use serde_json::{Value, json};
 use tinkex::chat::{Example, Reduction};
 use tinkex::train::preference_data;
@@ -184,55 +185,47 @@ fn prompt(content: &Content) -> Option<(String, bool)> {
     Some((asked.text(), false)).filter(is_short)
 }
 
-/// The items of each line.
+/// The items of each line. Lines are encoded by all processors: a file can have millions of tokens.
 fn items(lines: &Lines, encoder: &Encoder, facts: &mut Facts) -> Result<Vec<Vec<Item>>, Failure> {
     const MOST_PROBLEMS: usize = 20;
-    let mut all = Vec::with_capacity(lines.records.len());
+    let encoded: Vec<Result<(Vec<Item>, Fate), Failure>> =
+        lines.records.par_iter().map(|record| items_of(lines, record, encoder)).collect();
+    let mut all = Vec::with_capacity(encoded.len());
     let mut problems = Vec::new();
-    let mut n_problems = 0;
-    for record in &lines.records {
-        match items_of(lines, record, encoder, facts) {
-            Ok(items) => all.push(items),
-            Err(Failure::Text { message, .. }) => {
-                n_problems += 1;
-                if problems.len() < MOST_PROBLEMS {
-                    problems.push(message);
+    for result in encoded {
+        match result {
+            Ok((items, fate)) => {
+                match fate {
+                    Fate::Kept => {}
+                    Fate::Truncated { .. } => facts.n_truncated += 1,
+                    Fate::Dropped { .. } => facts.n_dropped += 1,
                 }
+                all.push(items);
             }
+            Err(Failure::Text { message, .. }) => problems.push(message),
             Err(other) => return Err(other),
         }
     }
-    match n_problems {
-        0 => Ok(all),
-        n => {
-            if problems.len() < n {
-                problems.push(format!("and {} more", n - problems.len()));
-            }
-            Err(Failure::text(problems.join("\n")))
-        }
+    if problems.is_empty() {
+        return Ok(all);
     }
+    let n_more = problems.len().saturating_sub(MOST_PROBLEMS);
+    problems.truncate(MOST_PROBLEMS);
+    if 0 < n_more {
+        problems.push(format!("and {n_more} more"));
+    }
+    Err(Failure::text(problems.join("\n")))
 }
 
-fn items_of(
-    lines: &Lines,
-    record: &Record,
-    encoder: &Encoder,
-    facts: &mut Facts,
-) -> Result<Vec<Item>, Failure> {
+fn items_of(lines: &Lines, record: &Record, encoder: &Encoder) -> Result<(Vec<Item>, Fate), Failure> {
     if lines.format == DataFormat::Preference {
         let pair = encoder.pair(lines, record)?;
-        return Ok(pair
-            .map(|(chosen, rejected)| Item { examples: vec![chosen, rejected] })
-            .into_iter()
-            .collect());
+        let item = pair.map(|(chosen, rejected)| Item { examples: vec![chosen, rejected] });
+        return Ok((item.into_iter().collect(), Fate::Kept));
     }
     let encoded = encoder.encode(lines, record)?;
-    match encoded.fate {
-        Fate::Kept => {}
-        Fate::Truncated { .. } => facts.n_truncated += 1,
-        Fate::Dropped { .. } => facts.n_dropped += 1,
-    }
-    Ok(encoded.examples.into_iter().map(|example| Item { examples: vec![example] }).collect())
+    let items = encoded.examples.into_iter().map(|example| Item { examples: vec![example] });
+    Ok((items.collect(), encoded.fate))
 }
 
 /// Chooses the lines for the evaluation by their hashes, so that a line stays on its side when others come or go. At

@@ -92,7 +92,11 @@ impl Ready<'_> {
             seen: &self.seen,
             samples,
         };
-        let result = self.train(&parts, &mut run);
+        let mut result = self.train(&parts, &mut run);
+        if let (Err(failure), Some(signal)) = (&result, app.stop.signal()) {
+            log.say(&format!("the state could not be saved: {}", failure.summary()));
+            result = Err(Failure::Signal(signal));
+        }
         self.close(&result, &run, &log);
         match result? {
             (End::Finished, summary, Some(record)) => self.tell_end(&dir, &summary, &record, &log),
@@ -183,6 +187,7 @@ impl Ready<'_> {
         let (status, word) = match result {
             Ok((End::Finished, ..)) => (CloseStatus::Success, "finished"),
             Ok(_) => (CloseStatus::Interrupted, "interrupted"),
+            Err(Failure::Signal(_)) => (CloseStatus::Interrupted, "interrupted"),
             Err(failure) => {
                 log.write(&format!("error: {}", failure.summary()));
                 (CloseStatus::Errored, "failed")
