@@ -1,5 +1,7 @@
 //! Files of examples: what is read, what is refused, and what is said about it.
 
+mod shown;
+
 use std::io::Write;
 
 use serde_json::{Value, json};
@@ -28,6 +30,10 @@ fn every_format_and_each_of_its_forms_is_read() {
     let a = r#"{"role":"assistant","content":"a"}"#;
     for (format, line) in [
         ("chat", format!(r#"{{"messages":[{u},{a}]}}"#)),
+        (
+            "chat",
+            format!(r#"{{"messages":[{u},{{"role":"assistant","content":"a","tool_call":null}}],"tool":null}}"#),
+        ),
         ("chat", format!(r#"{{"id":7,"messages":[{u},{a}],"text":"rendered","other":[1]}}"#)),
         ("chat", format!(r#"{{"messages":[{u},{{"role":"assistant","content":[{{"type":"text","text":"a"}}]}}]}}"#)),
         ("chat", format!(r#"{{"messages":[{u},{{"role":"assistant","content":"a","weight":1}}]}}"#)),
@@ -156,6 +162,10 @@ fn a_line_that_cannot_be_used_has_an_error_with_its_path() {
             r#"{"input":{},"preferred_output":[],"non_preferred_output":[]}"#,
             r#"input: the key "messages" is missing"#,
         ),
+        (
+            r#"{"comparison":{"prompt_conversation":[],"completion_a":[],"completion_B":[]},"label":"A"}"#,
+            r#"comparison: unknown key "completion_a"; did you mean "completion_A"?"#,
+        ),
         (r#"{"comparison":{},"label":"C"}"#, r#"label: must be "A", "B" or "Tie", not "C""#),
     ] {
         let (status, stdout) = check(&home, line.as_bytes(), &[]);
@@ -276,92 +286,6 @@ fn all_lines_must_have_one_format() {
 }
 
 #[test]
-fn examples_are_shown_with_their_trained_tokens_marked_and_with_their_other_keys() {
-    let home = Folder::new("data-show");
-    let chat = file(
-        &home,
-        "chat.jsonl",
-        r#"{"topic":"greeting","messages":[{"role":"user","content":"Hi\u001b[2J"},{"role":"assistant","content":"Hello."},{"role":"user","content":"Bye"},{"role":"assistant","content":"Bye."}]}"#,
-    );
-    let show = |options: &[&str]| {
-        let args: Vec<&str> =
-            ["data", "show", &chat, "--tokenizer", "bytes"].iter().chain(options).copied().collect();
-        let (status, stdout, stderr) = run(&home, &args);
-        assert_eq!((status, stderr.as_str()), (0, ""));
-        stdout.replace(&chat, "chat.jsonl")
-    };
-    snapbox::assert_data_eq!(
-        show(&[]),
-        snapbox::str![[r#"
-topic: "greeting"
-# chat.jsonl:1: 66 tokens, 21 trained
-User: Hi/u{1b}[2J
-
-Assistant:[[ Hello.
-
-]]User: Bye
-
-Assistant:[[ Bye.
-
-User:]]
-
-"#]]
-    );
-    let last = show(&["--train-on", "last-assistant", "--max-length", "63"]);
-    assert!(last.contains("63 tokens, 9 trained, cut from 66") && last.contains("Hello.\n\nUser"), "{last}");
-    assert!(show(&["--color", "always"]).contains("Assistant:\x1b[32;4m Hello.\n\n\x1b[0mUser: Bye"));
-    let json: Value = serde_json::from_str(&show(&["-f", "json"])).unwrap();
-    let example = &json["examples"][0];
-    assert_eq!((&example["line"], &example["other_keys"]["topic"]), (&json!(1), &json!("greeting")));
-    assert_eq!(example["examples"][0]["tokens"].as_array().unwrap().len(), 66);
-}
-
-#[test]
-fn statistics_count_tokens_and_what_is_too_long() {
-    let home = Folder::new("data-stats");
-    let lines: String = (1..=100).map(|n| format!("{{\"text\":\"{}\"}}\n", "x".repeat(n))).collect();
-    let path = file(&home, "x.jsonl", lines);
-    let stats = |options: &[&str]| {
-        let args: Vec<&str> =
-            ["data", "stats", &path, "--tokenizer", "bytes"].iter().chain(options).copied().collect();
-        let (status, stdout, stderr) = run(&home, &args);
-        assert_eq!((status, stderr.as_str()), (0, ""));
-        stdout
-    };
-    snapbox::assert_data_eq!(
-        stats(&["--max-length", "91", "-f", "table"]),
-        snapbox::str![[r#"
-PROPERTY        VALUE
-format          text
-lines           100
-examples        100
-tokens          5095
-trained tokens  5095
-lengths         min 2, p50 51, p90 91, p99 100, max 101
-max length      91
-truncated       10
-dropped         0
-
-"#]]
-    );
-    let json: Value =
-        serde_json::from_str(&stats(&["--max-length", "91", "--too-long", "drop", "-f", "json"])).unwrap();
-    assert_eq!(
-        (&json["examples"], &json["dropped"], &json["lengths"]["max"]),
-        (&json!(90), &json!(10), &json!(101))
-    );
-    let (status, stdout, stderr) = run(
-        &home,
-        &["data", "stats", &path, "--tokenizer", "bytes", "--max-length", "91", "--too-long", "error"],
-    );
-    assert_eq!((status, stdout.as_str()), (1, ""));
-    assert!(stderr.contains("x.jsonl:91: has 92 tokens, and 91 are allowed; --too-long"), "{stderr}");
-    let (_, stdout, _) =
-        run(&home, &["data", "stats", &path, "--tokenizer", "bytes", "--limit", "5", "-f", "json"]);
-    assert_eq!(serde_json::from_str::<Value>(&stdout).unwrap()["examples"], 5);
-}
-
-#[test]
 fn with_a_tokenizer_the_check_finds_examples_that_are_too_long() {
     let home = Folder::new("data-check-long");
     let path = file(&home, "x.jsonl", "{\"text\":\"ab\"}\n{\"text\":\"abcdef\"}\n");
@@ -373,101 +297,51 @@ fn with_a_tokenizer_the_check_finds_examples_that_are_too_long() {
 }
 
 #[test]
-fn what_is_converted_says_the_same() {
-    let home = Folder::new("data-convert");
-    let convert = |line: &str, to: &str, options: &[&str]| {
-        let args: Vec<&str> = ["data", "convert", "-", "--to", to].iter().chain(options).copied().collect();
-        let (status, stdout, stderr) = run_with_stdin(&home, &args, line.as_bytes());
-        assert_eq!(status, 0, "{line}: {stderr}");
-        stdout
+fn damaged_lines_are_problems_and_never_more_than_that() {
+    let home = Folder::new("data-damaged");
+    let good = [
+        r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","reasoning_content":"t","content":[{"type":"text","text":"é"}],"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{\"a\":1}"}}],"weight":1}],"tools":[{"type":"function","function":{"name":"f","description":"d","parameters":{"type":"object"}}}]}"#,
+        r#"{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}],"system":"s","tools":"[]"}"#,
+        r#"{"prompt":[{"role":"user","content":"q"}],"completion":[{"role":"assistant","content":"a"}]}"#,
+        r#"{"tokens":[1,2,3],"weights":[0,1,0.5]}"#,
+        r#"{"input":{"messages":[{"role":"user","content":"q"}],"tools":[]},"preferred_output":[{"role":"assistant","content":"a"}],"non_preferred_output":[{"role":"assistant","content":"b"}]}"#,
+        r#"{"comparison":{"prompt_conversation":[{"role":"user","content":"q"}],"completion_A":[{"role":"assistant","content":"a"}],"completion_B":[{"role":"assistant","content":"b"}]},"label":"A"}"#,
+    ];
+    let mut state = 7_u64;
+    let mut random = |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % n
     };
-    let u = r#"{"role":"user","content":"q"}"#;
-    let a = r#"{"role":"assistant","content":"a"}"#;
-    let b = r#"{"role":"assistant","content":"b"}"#;
-    let chat = format!("{{\"messages\":[{u},{a}]}}\n");
-    let completion = format!("{{\"prompt\":[{u}],\"completion\":[{a}]}}\n");
-    let preference = format!("{{\"prompt\":[{u}],\"chosen\":[{a}],\"rejected\":[{b}]}}\n");
-    for (line, to, expected) in [
-        (r#"{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]}"#, "chat", &chat),
-        (r#"{"prompt":"q","completion":"a"}"#, "chat", &chat),
-        (&chat, "completion", &completion),
-        (r#"{"prompt":"q","chosen":"a","rejected":"b"}"#, "preference", &preference),
-        (r#"{"prompt":"q","chosen":"a","rejected":"b"}"#, "chat", &chat),
-        (r#"{"prompt":"q","chosen":"a","rejected":"b"}"#, "completion", &completion),
-        (
-            &format!(
-                r#"{{"comparison":{{"prompt_conversation":[{u}],"completion_A":[{b}],"completion_B":[{a}]}},"label":"B"}}"#
-            ),
-            "preference",
-            &preference,
-        ),
-    ] {
-        assert_eq!(&convert(line, to, &[]), expected, "{line}");
+    for line in good {
+        let mut lines = vec![line.as_bytes().to_vec()];
+        for _ in 0..3000 {
+            let mut damaged = line.as_bytes().to_vec();
+            for _ in 0..=random(3) {
+                if damaged.len() < 2 {
+                    break;
+                }
+                let at = random(damaged.len());
+                match random(5) {
+                    0 => damaged[at] = u8::try_from(random(256)).unwrap(),
+                    1 => damaged[at] = b"{}[]\",:0n\\"[random(10)],
+                    2 => drop(damaged.remove(at)),
+                    3 => damaged.truncate(at.max(1)),
+                    _ => {
+                        let piece = damaged[at..damaged.len().min(at + random(30))].to_vec();
+                        damaged.splice(at..at, piece);
+                    }
+                }
+            }
+            lines.push(damaged);
+        }
+        let path = file(&home, "x.jsonl", lines.join(&b'\n'));
+        let args = ["data", "check", &path, "--tokenizer", "bytes", "-f", "json"];
+        let (status, stdout, stderr) = run(&home, &args);
+        assert_eq!((status, stderr.as_str()), (1, ""), "{line}");
+        let json: Value = serde_json::from_str(&stdout).unwrap();
+        assert!(
+            0 < json["examples"].as_u64().unwrap() && 100 < json["num_problems"].as_u64().unwrap(),
+            "{json}"
+        );
     }
-    let alpaca = r#"{"instruction":"q","input":"","output":"a"}"#;
-    assert_eq!(convert(alpaca, "completion", &["--data-format", "completion"]), completion);
-    // All that a chat can have comes through unchanged.
-    let full = format!(
-        r#"{{"messages":[{{"role":"system","content":"s","weight":0}},{{"role":"user","content":[{{"type":"text","text":"x"}},{{"type":"image_url","image_url":{{"url":"data:image/png;base64,AQID"}},"expected_tokens":3}}],"weight":0}},{{"role":"assistant","reasoning_content":"t","content":"c","tool_calls":[{{"id":"1","type":"function","function":{{"name":"f","arguments":"{{\"z\":1,\"a\":2}}"}}}}],"weight":1}},{{"role":"tool","content":"r","tool_call_id":"1","name":"f","weight":0}}],"tools":[{{"type":"function","function":{{"name":"f","description":"d","parameters":{{"z":{{}},"a":{{}}}}}}}}]}}{}"#,
-        "\n"
-    );
-    assert_eq!(convert(&full, "chat", &[]), full);
-
-    let (status, stdout, stderr) =
-        run_with_stdin(&home, &["data", "convert", "-", "--to", "chat"], b"{\"text\":\"a\"}");
-    assert_eq!((status, stdout.as_str()), (1, ""));
-    assert_eq!(stderr, "error: stdin:1: the format text cannot be converted to chat\n");
-    let tie = format!(
-        r#"{{"comparison":{{"prompt_conversation":[{u}],"completion_A":[{a}],"completion_B":[{b}]}},"label":"Tie"}}"#
-    );
-    let (status, stdout, stderr) =
-        run_with_stdin(&home, &["data", "convert", "-", "--to", "preference"], tie.as_bytes());
-    assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, "", "note: 1 ties were left out\n"));
-}
-
-#[test]
-fn without_a_model_the_error_says_what_to_name() {
-    let home = Folder::new("data-no-model");
-    let chat = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#;
-    for (options, expected) in [
-        (&["data", "show", "-"][..], "-m MODEL, --tokenizer NAME|PATH|bytes, or --local"),
-        (
-            &["data", "show", "-", "--tokenizer", "bytes", "--template", "qwen9"],
-            "neither a file nor a renderer",
-        ),
-        (&["data", "show", "-", "--tokenizer", "no/such/file"], "neither a file, a folder, `bytes`"),
-        (
-            &["data", "show", "-", "--tokenizer", "bytes", "--no-mask-prompt"],
-            "--no-mask-prompt is for completions",
-        ),
-    ] {
-        let (status, stdout, stderr) = run_with_stdin(&home, options, chat.as_bytes());
-        assert_eq!((status, stdout.as_str()), (2, ""), "{stderr}");
-        assert!(stderr.contains(expected), "{stderr}");
-    }
-}
-
-#[test]
-fn masks_follow_the_options() {
-    let home = Folder::new("data-masks");
-    let show = |line: &str, options: &[&str]| {
-        let args: Vec<&str> =
-            ["data", "show", "-", "--tokenizer", "bytes"].iter().chain(options).copied().collect();
-        let (status, stdout, stderr) = run_with_stdin(&home, &args, line.as_bytes());
-        assert_eq!((status, stderr.as_str()), (0, ""));
-        stdout.split_once('\n').unwrap().1.trim_end().to_owned()
-    };
-    let completion = r#"{"prompt":"q","completion":"a"}"#;
-    assert_eq!(show(completion, &[]), "q[[a]]");
-    assert_eq!(show(completion, &["--mask-prompt"]), "q[[a]]");
-    assert_eq!(show(completion, &["--no-mask-prompt"]), "[[qa]]");
-    let chat = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a","weight":0},{"role":"user","content":"r"},{"role":"assistant","content":"b"}]}"#;
-    assert_eq!(show(chat, &[]), "User: q\n\nAssistant: a\n\nUser: r\n\nAssistant:[[ b\n\nUser:]]");
-    let all = "User: q\n\nAssistant:[[ a\n\n]]User: r\n\nAssistant:[[ b\n\nUser:]]";
-    assert_eq!(show(chat, &["--train-on", "all-assistant"]), all);
-    let trl =
-        r#"{"prompt":[{"role":"user","content":"q"}],"completion":[{"role":"assistant","content":"a"}]}"#;
-    assert_eq!(show(trl, &[]), "User: q\n\nAssistant:[[ a\n\nUser:]]");
-    let pair = r#"{"prompt":"q","chosen":"a","rejected":"b"}"#;
-    assert!(show(pair, &[]).contains("Assistant:[[ a\n\nUser:]]\n# stdin:1 rejected: 28 tokens, 9 trained"));
 }

@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 
 use super::Files;
 use crate::connection::App;
-use crate::examples::{DataFormat, Encoder, Lines, MOST_PROBLEMS, Scan, file_name, scan};
+use crate::examples::{DataFormat, Encoder, Keep, Lines, MOST_PROBLEMS, Scan, file_name, scan};
 use crate::failure::Failure;
 
 pub(super) fn run(files: &Files, app: &App) -> Result<(), Failure> {
     // Only with a tokenizer can more be told than what the lines say by themselves.
     let encodes = files.model(app).is_some() || files.options.tokenizer.is_some();
-    let mut scan = scan(&files.files, &files.options, encodes);
+    let mut scan = scan(&files.files, &files.options, if encodes { Keep::Examples } else { Keep::Nothing });
     if encodes && let Some(format) = scan.format {
         encode_all(files, app, &mut scan, format)?;
     }

@@ -1,10 +1,11 @@
 //! `tinkex data convert`.
 
+use std::path::PathBuf;
+
 use clap::ValueEnum;
 
-use super::Files;
 use crate::connection::App;
-use crate::examples::{DataFormat, read, written_as};
+use crate::examples::{DataFormat, DataOptions, read, written_as};
 use crate::failure::Failure;
 
 /// The formats that can be written.
@@ -15,13 +16,13 @@ pub(super) enum To {
     Preference,
 }
 
-pub(super) fn run(files: &Files, to: To, app: &App) -> Result<(), Failure> {
+pub(super) fn run(files: &[PathBuf], options: &DataOptions, to: To, app: &App) -> Result<(), Failure> {
     let to = match to {
         To::Chat => DataFormat::Chat,
         To::Completion => DataFormat::Completion,
         To::Preference => DataFormat::Preference,
     };
-    let lines = read(&files.files, &files.options)?;
+    let lines = read(files, options)?;
     let mut converted = Vec::with_capacity(lines.records.len());
     for record in &lines.records {
         let line = written_as(&record.content, to)
@@ -32,7 +33,9 @@ pub(super) fn run(files: &Files, to: To, app: &App) -> Result<(), Failure> {
         app.out.line(&line)?;
     }
     if 0 < lines.n_ties {
-        app.note(&format!("note: {} ties were left out", lines.n_ties));
+        let ties =
+            if lines.n_ties == 1 { "1 tie was".to_owned() } else { format!("{} ties were", lines.n_ties) };
+        app.note(&format!("note: {ties} left out"));
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ mod stats;
 use std::path::PathBuf;
 
 use super::connection::App;
-use super::examples::{DataOptions, Encoder, Lines, context_of};
+use super::examples::{DataOptions, Encoder, FormatChoice, Lines, context_of};
 use super::failure::Failure;
 
 #[derive(Debug, clap::Args)]
@@ -44,20 +44,27 @@ pub(crate) struct Files {
 
 #[derive(Debug, clap::Args)]
 struct Show {
-    #[command(flatten)]
-    files: Files,
     /// Number of examples
     #[arg(short, value_name = "N", default_value_t = 3)]
     n: usize,
+    #[command(flatten)]
+    files: Files,
 }
 
 #[derive(Debug, clap::Args)]
 struct Convert {
-    #[command(flatten)]
-    files: Files,
+    /// Files of one JSON object a line, which may be compressed with gzip or zstd; - is stdin
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
     /// Format to write
     #[arg(long, value_name = "FORMAT")]
     to: convert::To,
+    /// Format of the lines [default: auto, by the keys of the first line]
+    #[arg(long, value_name = "FORMAT")]
+    data_format: Option<FormatChoice>,
+    /// Only the first N examples
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
 }
 
 impl Files {
@@ -95,6 +102,9 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
         Command::Check(files) => check::run(&files, app),
         Command::Show(show) => show::run(show.files, show.n, app),
         Command::Stats(files) => stats::run(files, app),
-        Command::Convert(convert) => convert::run(&convert.files, convert.to, app),
+        Command::Convert(Convert { files, to, data_format, limit }) => {
+            let options = DataOptions { data_format, limit, ..DataOptions::default() };
+            convert::run(&files, &options, to, app)
+        }
     }
 }

@@ -6,7 +6,7 @@ use tinkex::chat::Example;
 use super::Files;
 use crate::args::Format;
 use crate::connection::App;
-use crate::examples::{DataFormat, Encoder, Fate, Lines, Record, TooLong, printable, read};
+use crate::examples::{DataFormat, Encoder, Fate, Keep, Lines, Record, TooLong, printable, read_keeping};
 use crate::failure::Failure;
 
 /// What is shown of a line.
@@ -20,7 +20,7 @@ pub(super) fn run(mut files: Files, n: usize, app: &App) -> Result<(), Failure> 
     let limit = files.options.limit.map_or(n, |limit| limit.min(n));
     files.options.limit = Some(limit.max(1));
     files.options.too_long.get_or_insert(TooLong::Truncate);
-    let lines = read(&files.files, &files.options)?;
+    let lines = read_keeping(Keep::All, &files.files, &files.options)?;
     let encoder = files.encoder(app, &lines)?;
     let mut all = Vec::new();
     for (i, record) in lines.records.iter().enumerate() {

@@ -32,11 +32,16 @@ pub(super) fn run(mut files: Files, app: &App) -> Result<(), Failure> {
     let lines = read(&files.files, &files.options)?;
     let encoder = files.encoder(app, &lines)?;
     let mut counts = Counts::default();
+    // Pairs: ties, and those of which an answer is too long.
+    let mut n_left_out = 0;
     for record in &lines.records {
         if lines.format == DataFormat::Preference {
-            if let Some((chosen, rejected)) = encoder.pair(&lines, record)? {
-                counts.add(&chosen);
-                counts.add(&rejected);
+            match encoder.pair(&lines, record)? {
+                Some((chosen, rejected)) => {
+                    counts.add(&chosen);
+                    counts.add(&rejected);
+                }
+                None => n_left_out += 1,
             }
             continue;
         }
@@ -55,6 +60,7 @@ pub(super) fn run(mut files: Files, app: &App) -> Result<(), Failure> {
             }
         }
     }
+    let n_dropped_pairs = if n_left_out == 0 { 0 } else { n_left_out - lines.n_ties };
     counts.lengths.sort_unstable();
     let at = |q: f64| quantile(&counts.lengths, q);
     let quantiles = [("min", 0.0), ("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)];
@@ -70,7 +76,7 @@ pub(super) fn run(mut files: Files, app: &App) -> Result<(), Failure> {
         "lengths": lengths,
         "max_length": encoder.max_length,
         "truncated": counts.n_truncated,
-        "dropped": counts.n_dropped,
+        "dropped": counts.n_dropped + n_dropped_pairs,
         "ties": lines.n_ties,
         "template": encoder.template_name,
     });
@@ -85,7 +91,7 @@ pub(super) fn run(mut files: Files, app: &App) -> Result<(), Failure> {
         ("lengths", shown_lengths.join(", ")),
         ("max length", max),
         ("truncated", counts.n_truncated.to_string()),
-        ("dropped", counts.n_dropped.to_string()),
+        ("dropped", (counts.n_dropped + n_dropped_pairs).to_string()),
     ];
     if lines.format == DataFormat::Preference {
         rows.push(("ties", lines.n_ties.to_string()));

@@ -6,6 +6,7 @@ use tinkex::train::sequence_logprobs;
 use super::nll::{AT_ONCE, n_trained, sums};
 use super::{Figures, Subject};
 use crate::failure::Failure;
+use crate::sample::Progress;
 
 pub(super) fn measure(subject: &Subject<'_>) -> Result<Figures, Failure> {
     // Chosen and rejected answers in turn.
@@ -20,12 +21,12 @@ pub(super) fn measure(subject: &Subject<'_>) -> Result<Figures, Failure> {
         return Err(Failure::text("no pair is left to compare"));
     }
     let mut logprobs = Vec::with_capacity(data.len());
+    let mut progress = Progress::new(subject.app);
     for some in data.chunks(AT_ONCE) {
         logprobs.extend(sequence_logprobs(some, &subject.sampler)?);
-        if let Some(signal) = subject.app.stop.signal() {
-            return Err(Failure::Signal(signal));
-        }
+        progress.say(subject.app, || format!("{}: {} of {}", subject.model, logprobs.len(), data.len()));
     }
+    progress.end();
     let sums = sums(&data, &logprobs);
     let n_pairs = data.len() / 2;
     let mean = |sum: f64, i: usize| sum / n_trained(&data[i]).max(1) as f64;

@@ -8,6 +8,7 @@ use super::nll::AT_ONCE;
 use super::{Figures, Subject};
 use crate::examples::{Content, Record};
 use crate::failure::Failure;
+use crate::sample::Progress;
 
 /// A question, and the answer of the data.
 struct Question {
@@ -21,6 +22,7 @@ pub(super) fn measure(subject: &Subject<'_>) -> Result<Figures, Failure> {
     let questions: Vec<Question> =
         subject.lines.records.iter().map(|record| question(subject, record)).collect::<Result<_, _>>()?;
     let mut n_right = 0;
+    let (mut progress, mut n_asked) = (Progress::new(subject.app), 0);
     for some in questions.chunks(AT_ONCE) {
         let pending: Vec<_> = some
             .iter()
@@ -43,10 +45,10 @@ pub(super) fn measure(subject: &Subject<'_>) -> Result<Figures, Failure> {
                 given.is_some_and(|given| given.trim() == question.expected.trim())
             })
             .count();
-        if let Some(signal) = subject.app.stop.signal() {
-            return Err(Failure::Signal(signal));
-        }
+        n_asked += some.len();
+        progress.say(subject.app, || format!("{}: {n_asked} of {}", subject.model, questions.len()));
     }
+    progress.end();
     let n = questions.len();
     Ok(Figures(vec![
         ("Exact", (0 < n).then(|| n_right as f64 / n as f64), 4),

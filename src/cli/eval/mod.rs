@@ -11,7 +11,9 @@ use serde_json::{Map, Value, json};
 use tinkex::SamplingClient;
 
 use super::connection::{App, Connection};
-use super::examples::{DataFormat, DataOptions, Encoder, Lines, base_model_of, file_name, read};
+use super::examples::{
+    DataFormat, DataOptions, Encoder, Lines, base_model_of, file_name, read, renderer_of_run,
+};
 use super::failure::Failure;
 use super::output::Records;
 use super::table::Column;
@@ -24,7 +26,8 @@ pub(crate) struct Args {
     /// Base model, or tinker:// path of saved weights; several are compared [default: tinkex/nano with --local]
     #[arg(short, long, value_name = "MODEL|PATH")]
     model: Vec<String>,
-    /// What is measured [default: choice for preferences, otherwise nll]
+    /// nll: likelihood of the trained tokens; choice: how often the better answer is the more likely one; exact: how often
+    /// the model gives the answer at temperature 0 [default: choice for preferences, otherwise nll]
     #[arg(long, value_name = "METRIC")]
     metric: Option<Metric>,
     /// Largest number of tokens of an answer, for --metric exact
@@ -37,11 +40,11 @@ pub(crate) struct Args {
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Metric {
-    /// The mean negative log-likelihood of the trained tokens, and bits per byte
+    // The mean negative log-likelihood of the trained tokens, and bits per byte.
     Nll,
-    /// The part of preferences whose better answer the model finds more likely
+    // The part of preferences whose better answer the model finds more likely.
     Choice,
-    /// The part of examples whose answer the model gives, at temperature 0
+    // The part of examples whose answer the model gives, at temperature 0.
     Exact,
 }
 
@@ -58,6 +61,7 @@ impl Metric {
 /// A model and what examples are for it.
 struct Subject<'a> {
     app: &'a App,
+    model: &'a str,
     lines: &'a Lines,
     encoder: Encoder,
     sampler: SamplingClient,
@@ -118,9 +122,11 @@ fn measure(
     app: &App,
 ) -> Result<Figures, Failure> {
     let base = base_model_of(&connection.service, model)?;
-    let encoder = Encoder::new(&base, &connection.service, options, lines.format)?;
+    let mut options = options.clone();
+    options.template = options.template.or_else(|| renderer_of_run(&connection.service, model));
+    let encoder = Encoder::new(&base, &connection.service, &options, lines.format)?;
     let sampler = connection.service.create_sampling_client(model)?;
-    let subject = Subject { app, lines, encoder, sampler, max_tokens };
+    let subject = Subject { app, model, lines, encoder, sampler, max_tokens };
     match metric {
         Metric::Nll => nll::measure(&subject),
         Metric::Choice => choice::measure(&subject),

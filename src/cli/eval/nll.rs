@@ -5,7 +5,9 @@ use tinkex::train::{bits_per_byte, mean_nll, sequence_logprobs};
 use tinkex::types::Datum;
 
 use super::{Figures, Subject};
+use crate::examples::Fate;
 use crate::failure::Failure;
+use crate::sample::Progress;
 
 /// How many data are scored at the same time.
 pub(super) const AT_ONCE: usize = 64;
@@ -13,18 +15,31 @@ pub(super) const AT_ONCE: usize = 64;
 /// Each trained token counts the same, whatever example it is in.
 pub(super) fn measure(subject: &Subject<'_>) -> Result<Figures, Failure> {
     let mut data: Vec<Datum> = Vec::new();
+    let (mut n_truncated, mut n_dropped) = (0, 0);
     for record in &subject.lines.records {
-        for example in subject.encoder.encode(subject.lines, record)?.examples {
+        let encoded = subject.encoder.encode(subject.lines, record)?;
+        match encoded.fate {
+            Fate::Kept => {}
+            Fate::Truncated { .. } => n_truncated += 1,
+            Fate::Dropped { .. } => n_dropped += 1,
+        }
+        for example in encoded.examples {
             data.push(example.datum(None, Reduction::Sum)?);
         }
     }
+    if 0 < n_truncated + n_dropped {
+        let model = subject.model;
+        subject
+            .app
+            .note(&format!("note: {model}: {n_truncated} examples were cut, {n_dropped} were left out"));
+    }
     let mut logprobs = Vec::with_capacity(data.len());
+    let mut progress = Progress::new(subject.app);
     for some in data.chunks(AT_ONCE) {
         logprobs.extend(sequence_logprobs(some, &subject.sampler)?);
-        if let Some(signal) = subject.app.stop.signal() {
-            return Err(Failure::Signal(signal));
-        }
+        progress.say(subject.app, || format!("{}: {} of {}", subject.model, logprobs.len(), data.len()));
     }
+    progress.end();
     let weights: Vec<&[f32]> = data.iter().map(weights).collect();
     let nll = mean_nll(&logprobs, &weights)?;
     let bits = match subject.encoder.tokenizer() {

@@ -53,7 +53,7 @@ pub(crate) fn fields(line: &[u8]) -> Result<Pairs<'_>, Problem> {
 /// Reads the fields of a line of a shape.
 pub(super) fn content(fields: &Pairs<'_>, shape: Shape) -> Result<Content, Problem> {
     let known: Vec<&'static str> = shape.keys().collect();
-    if let Some((found, key)) = misspelt(&fields.keys(), &known) {
+    if let Some((found, key)) = misspelt(&fields.given_keys(), &known) {
         return Err(format!("unknown key {found:?}; did you mean {key:?}?"));
     }
     let own = || fields.0.iter().filter(|(key, _)| known.contains(&key.as_str()));
@@ -80,6 +80,10 @@ pub(super) fn content(fields: &Pairs<'_>, shape: Shape) -> Result<Content, Probl
         Shape::Comparison => {
             let comparison = fields.get("comparison").unwrap_or_default();
             if let Ok(inner) = Pairs::of(comparison) {
+                let known = ["prompt_conversation", "completion_A", "completion_B"];
+                if let Some((found, key)) = misspelt(&inner.given_keys(), &known) {
+                    return Err(format!("comparison: unknown key {found:?}; did you mean {key:?}?"));
+                }
                 for (key, raw) in &inner.0 {
                     spelling(raw, &format!("comparison.{key}"))?;
                 }
@@ -160,7 +164,7 @@ fn spelling(raw: &str, path: &str) -> Result<(), Problem> {
     for (i, message) in items(raw).unwrap_or_default().into_iter().enumerate() {
         if let Ok(fields) = Pairs::of(message)
             && fields.has("role") | fields.has("content")
-            && let Some((found, key)) = misspelt(&fields.keys(), &MESSAGE_KEYS)
+            && let Some((found, key)) = misspelt(&fields.given_keys(), &MESSAGE_KEYS)
         {
             return Err(format!("{path}[{i}]: unknown key {found:?}; did you mean {key:?}?"));
         }
@@ -273,7 +277,7 @@ fn chosen(fields: &Pairs<'_>, known: &[&str]) -> Result<Content, Problem> {
 fn preferred_output(fields: &Pairs<'_>) -> Result<Content, Problem> {
     let raw = |key: &str| fields.get(key).unwrap_or_default();
     let input = Pairs::of(raw("input")).map_err(|_| "input: must be an object".to_owned())?;
-    if let Some((found, key)) = misspelt(&input.keys(), &["messages", "tools"]) {
+    if let Some((found, key)) = misspelt(&input.given_keys(), &["messages", "tools"]) {
         return Err(format!("input: unknown key {found:?}; did you mean {key:?}?"));
     }
     let Some(messages) = input.get("messages") else {

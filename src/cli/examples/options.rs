@@ -92,15 +92,6 @@ impl TrainOn {
             TrainOn::Customized => TrainOnWhat::Customized,
         }
     }
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            TrainOn::AllAssistant => "all-assistant",
-            TrainOn::LastAssistant => "last-assistant",
-            TrainOn::All => "all",
-            TrainOn::Customized => "customized",
-        }
-    }
 }
 
 /// What becomes of examples that are too long.

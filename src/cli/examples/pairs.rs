@@ -26,6 +26,11 @@ impl<'a> Pairs<'a> {
         self.0.iter().map(|(key, _)| key.as_str()).collect()
     }
 
+    /// The keys whose values say something: data sets have columns that are null.
+    pub(crate) fn given_keys(&self) -> Vec<&str> {
+        self.0.iter().filter(|(_, raw)| *raw != "null").map(|(key, _)| key.as_str()).collect()
+    }
+
     /// The text of an object of these fields.
     pub(crate) fn text<'b>(fields: impl IntoIterator<Item = (&'b str, &'b str)>) -> String {
         let fields = fields.into_iter().map(|(key, raw)| format!("{}:{raw}", serde_json::Value::from(key)));

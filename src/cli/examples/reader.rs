@@ -43,7 +43,7 @@ pub(crate) struct Record {
     /// A number of the line's bytes, for a split that is the same in each run.
     pub(crate) raw_hash: u64,
     pub(crate) content: Content,
-    /// Keys that the format does not have, with their JSON.
+    /// Keys that the format does not have, with their JSON; only with [`Keep::All`].
     pub(crate) further: Vec<(String, String)>,
 }
 
@@ -81,12 +81,26 @@ impl Scan {
     }
 }
 
+/// What is kept of the lines in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    Nothing,
+    Examples,
+    /// Also the keys that the format does not have.
+    All,
+}
+
 /// All lines of the files, each read and checked. `-` is stdin.
 ///
 /// # Errors
 /// Lists the problems as `file:line: path: problem`, at most 20 and the number of the others.
 pub(crate) fn read(files: &[PathBuf], options: &DataOptions) -> Result<Lines, Failure> {
-    let Scan { format, records, files, n_ties, problems, n_problems, .. } = scan(files, options, true);
+    read_keeping(Keep::Examples, files, options)
+}
+
+/// As [`read`], with a choice of what is kept.
+pub(crate) fn read_keeping(keep: Keep, files: &[PathBuf], options: &DataOptions) -> Result<Lines, Failure> {
+    let Scan { format, records, files, n_ties, problems, n_problems, .. } = scan(files, options, keep);
     let format = match (format, n_problems) {
         (Some(format), 0) => format,
         _ => {
@@ -100,8 +114,8 @@ pub(crate) fn read(files: &[PathBuf], options: &DataOptions) -> Result<Lines, Fa
     Ok(Lines { format, records, files, n_ties })
 }
 
-/// Reads all lines of the files. Without `keep`, the examples are not kept in memory.
-pub(crate) fn scan(files: &[PathBuf], options: &DataOptions, keep: bool) -> Scan {
+/// Reads all lines of the files.
+pub(crate) fn scan(files: &[PathBuf], options: &DataOptions, keep: Keep) -> Scan {
     let mut scan = Scanner {
         asked: options.data_format.and_then(super::options::FormatChoice::format),
         limit: options.limit.unwrap_or(usize::MAX),
@@ -135,7 +149,7 @@ struct Scanner {
     asked: Option<DataFormat>,
     limit: usize,
     needs_answers: bool,
-    keep: bool,
+    keep: Keep,
     scan: Scan,
 }
 
@@ -176,7 +190,7 @@ impl Scanner {
                     if matches!(&content, Content::Preference(it) if it.preferred == Preferred::Tie) {
                         self.scan.n_ties += 1;
                     }
-                    if self.keep {
+                    if self.keep != Keep::Nothing {
                         let raw_hash = hash(&line);
                         self.scan.records.push(Record {
                             file: index,
@@ -249,7 +263,7 @@ impl Scanner {
         {
             return Err("messages: has no message of the assistant, so that nothing is trained".into());
         }
-        let further = if self.keep { line::further(&fields, shape) } else { Vec::new() };
+        let further = if self.keep == Keep::All { line::further(&fields, shape) } else { Vec::new() };
         Ok((content, further))
     }
 }

@@ -156,3 +156,12 @@ pub(crate) fn base_model_of(service: &ServiceClient, model: &str) -> std::result
         Failure::text(format!("{model}: the server does not tell the base model of these weights"))
     })
 }
+
+/// The renderer that the training run of saved weights names in its metadata, as the cookbook writes it.
+pub(crate) fn renderer_of_run(service: &ServiceClient, path: &str) -> Option<String> {
+    if !path.contains("://") {
+        return None;
+    }
+    let run = service.create_rest_client().get_training_run_by_tinker_path(path).ok()?;
+    run.user_metadata.get("renderer_name").filter(|name| Renderer::names().contains(&name.as_str())).cloned()
+}

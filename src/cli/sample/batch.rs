@@ -14,6 +14,7 @@ use tinkex::{Error, ErrorKind};
 use super::Args;
 use super::item::{Item, Key, Prompt};
 use super::kept;
+use super::progress::Progress;
 use super::sampler::Sampler;
 use crate::connection::App;
 use crate::examples::{Source, file_name};
@@ -28,6 +29,8 @@ type Tag = (usize, Item);
 pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let Some(input) = &args.batch.input else { return Err(Failure::usage("-i is missing")) };
     let source = open(input)?;
+    // Before the file of answers is made: without a model there will be none.
+    let sampler = Sampler::open(&args.settings, args.raw, app)?;
     let (file, done) = match &args.batch.output {
         Some(path) => {
             let (file, done) = kept::open(path)?;
@@ -35,7 +38,6 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         }
         None => (None, HashSet::new()),
     };
-    let sampler = Sampler::open(&args.settings, args.raw, app)?;
     app.stop.defer();
     let cancel = CancelToken::new();
     let lines = read_lines(source, usize::from(args.batch.in_flight))?;
@@ -56,6 +58,8 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         n_running: 0,
         n_skipped: 0,
         n_failed: 0,
+        fatal: None,
+        progress: Progress::new(app),
     };
     let ended = batch.work(&lines, &results);
     cancel.cancel();
@@ -68,6 +72,9 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         return Err(Failure::Signal(signal));
     }
     app.note(&batch.state());
+    if 0 < batch.n_failed && args.batch.output.is_some() {
+        app.note("the lines with `error` say why; the same command tries them again");
+    }
     match batch.n_failed {
         0 => Ok(()),
         n_failed => Err(Failure::Items { n_failed, n_items: batch.n_lines }),
@@ -120,6 +127,9 @@ struct Batch<'a> {
     n_running: usize,
     n_skipped: usize,
     n_failed: usize,
+    /// What ends the batch early.
+    fatal: Option<Failure>,
+    progress: Progress,
 }
 
 impl Batch<'_> {
@@ -130,7 +140,7 @@ impl Batch<'_> {
         results: &Receiver<(Tag, Result<SampleResponse, Error>)>,
     ) -> Result<(), Failure> {
         let mut has_more = true;
-        while (has_more || 0 < self.n_running) && !self.app.stop.is_asked() {
+        while (has_more || 0 < self.n_running) && !self.app.stop.is_asked() && self.fatal.is_none() {
             let n_open = self.n_running + self.held.as_ref().map_or(0, BTreeMap::len);
             let room = has_more && n_open < usize::from(self.args.batch.in_flight);
             let closed = never();
@@ -146,19 +156,24 @@ impl Batch<'_> {
                     Ok(Ok(line)) => self.begin(&line)?,
                     Ok(Err(problem)) => {
                         let input = self.args.batch.input.as_deref().map(file_name).unwrap_or_default();
-                        return Err(Failure::text(format!("{input}:{}: {problem}", self.n_lines + 1)));
+                        self.fatal = Some(Failure::text(format!("{input}:{}: {problem}", self.n_lines + 1)));
                     }
                     Err(_) => has_more = false,
                 },
                 default(LOOK) => {}
             }
+            if self.progress.is_due() {
+                let state = self.state();
+                self.progress.show(self.app, &state);
+            }
         }
+        self.progress.end();
         // What is here already is not lost.
         for (tag, result) in results.try_iter() {
             self.n_running -= 1;
             self.settle(tag, result)?;
         }
-        Ok(())
+        self.fatal.take().map_or(Ok(()), Err)
     }
 
     /// Asks for the answers to a line, unless they are there.
@@ -212,7 +227,9 @@ impl Batch<'_> {
             Err(error) if error.is_cancelled() => Ok(()),
             // The others would fail in the same way: they stay open for the next start.
             Err(error) if is_fatal(&error) => {
-                Err(Failure::from(error).with_remedy(format!("when that is mended: {}", this_command())))
+                let remedy = format!("when that is mended: {}", this_command());
+                self.fatal.get_or_insert(Failure::from(error).with_remedy(remedy));
+                Ok(())
             }
             Err(error) => self.failed(place, &item, problem_of(&error)),
         }

@@ -3,6 +3,7 @@
 mod batch;
 mod item;
 mod kept;
+mod progress;
 mod prompt;
 mod sampler;
 mod settings;
@@ -15,6 +16,7 @@ use super::args::Format;
 use super::connection::App;
 use super::failure::Failure;
 
+pub(crate) use self::progress::Progress;
 pub(crate) use self::prompt::printed;
 pub(crate) use self::sampler::{Answer, Sampler};
 pub(crate) use self::settings::Settings;
@@ -47,7 +49,7 @@ pub(crate) struct BatchArgs {
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// File that gets a line for each prompt; prompts that it already has are skipped [default: stdout]
-    #[arg(short, long, value_name = "FILE", requires = "input")]
+    #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Number of prompts that are worked on at the same time
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
@@ -56,13 +58,18 @@ pub(crate) struct BatchArgs {
     #[arg(long, value_name = "KEY", default_value = "id")]
     id_field: String,
     /// Write the lines in the order of the prompts
-    #[arg(long, requires = "input")]
+    #[arg(long)]
     ordered: bool,
 }
 
 pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     if args.batch.input.is_some() {
         return batch::run(&args, app);
+    }
+    if args.batch.output.is_some() || args.batch.ordered {
+        return Err(
+            Failure::usage("-o and --ordered are for a file of prompts").with_remedy("name it with -i")
+        );
     }
     let is_json = matches!(app.out.format(), Format::Json | Format::Jsonl);
     if args.logprobs && !is_json {

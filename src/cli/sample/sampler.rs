@@ -9,7 +9,7 @@ use tinkex::types::{ModelInput, SampledSequence, SamplingParams, Stop, StopReaso
 
 use super::settings::Settings;
 use crate::connection::{App, Connection};
-use crate::examples::{DataOptions, Template, base_model_of, load_tokenizer};
+use crate::examples::{DataOptions, Template, base_model_of, load_tokenizer, renderer_of_run};
 use crate::failure::Failure;
 
 /// A model to sample from.
@@ -56,7 +56,7 @@ impl Sampler {
         let tokenizer = load_tokenizer(settings.tokenizer.as_deref(), Some(&base))?;
         let options = DataOptions {
             tokenizer: settings.tokenizer.clone(),
-            template: settings.template.clone(),
+            template: settings.template.clone().or_else(|| renderer_of_run(&connection.service, &model)),
             ..DataOptions::default()
         };
         let template = if raw { None } else { Some(Template::of(&options, Some(&base), &tokenizer)?) };
@@ -99,7 +99,7 @@ impl Sampler {
 
     /// The text of a sequence, without what ended it.
     pub(crate) fn answer(&self, sequence: &SampledSequence) -> Answer {
-        let n = self.n_before_stop(&sequence.tokens);
+        let n = n_to_stop(&sequence.tokens, &self.cut_at, self.tokenizer.as_ref());
         let tokens = n.map_or(&sequence.tokens[..], |n| &sequence.tokens[..n]);
         let stop_reason = match &sequence.stop_reason {
             _ if n.is_some() => "stop",
@@ -127,23 +127,6 @@ impl Sampler {
         parsed.unwrap_or_else(|| Message::assistant(self.answer(sequence).text))
     }
 
-    /// The number of tokens up to the end of the first text at which answers are cut here.
-    fn n_before_stop(&self, tokens: &[i32]) -> Option<usize> {
-        let mut bytes = Vec::new();
-        for (i, id) in tokens.iter().enumerate() {
-            let before = bytes.len();
-            bytes.extend(self.tokenizer.token_bytes(*id).unwrap_or_default());
-            let ends = |stop: &String| {
-                let from = before.saturating_sub(stop.len());
-                bytes[from..].windows(stop.len()).any(|window| window == stop.as_bytes())
-            };
-            if self.cut_at.iter().any(ends) {
-                return Some(i + 1);
-            }
-        }
-        None
-    }
-
     fn text(&self, tokens: &[i32]) -> String {
         if let Some(template) = &self.template
             && let Ok(message) = template.parse(tokens)
@@ -166,5 +149,44 @@ impl Sampler {
             text.truncate(text.len() - stop.len());
         }
         text
+    }
+}
+
+/// The number of tokens up to the end of the first of these texts.
+fn n_to_stop(tokens: &[i32], stops: &[String], tokenizer: &dyn Tokenizer) -> Option<usize> {
+    let mut bytes = Vec::new();
+    for (i, id) in tokens.iter().enumerate() {
+        let before = bytes.len();
+        bytes.extend(tokenizer.token_bytes(*id).unwrap_or_default());
+        let ends = |stop: &String| {
+            let from = before.saturating_sub(stop.len());
+            bytes[from..].windows(stop.len()).any(|window| window == stop.as_bytes())
+        };
+        if stops.iter().any(ends) {
+            return Some(i + 1);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tinkex::tokenizer::ByteTokenizer;
+
+    #[test]
+    fn answers_are_cut_after_the_first_text_that_ends_them() {
+        let tokens = ByteTokenizer.encode("one END two FIN");
+        for (stops, expected) in [
+            (&[][..], None),
+            (&["END"], Some(7)),
+            (&["FIN", "END"], Some(7)),
+            (&["o"], Some(1)),
+            (&["three"], None),
+            (&["one END two FIN and more"], None),
+        ] {
+            let stops: Vec<String> = stops.iter().map(|stop| (*stop).to_owned()).collect();
+            assert_eq!(n_to_stop(&tokens, &stops, &ByteTokenizer), expected, "{stops:?}");
+        }
     }
 }
