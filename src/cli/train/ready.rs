@@ -98,6 +98,9 @@ impl Ready<'_> {
             result = Err(Failure::Signal(signal));
         }
         self.close(&result, &run, &log);
+        if settings.report && !matches!(result, Ok((End::Finished, ..))) {
+            write_report(&dir, &log);
+        }
         match result? {
             (End::Finished, summary, Some(record)) => self.tell_end(&dir, &summary, &record, &log),
             (End::Finished, ..) => Ok(()),
