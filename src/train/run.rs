@@ -49,7 +49,7 @@ pub struct RunOptions {
     pub renderer_name: Option<String>,
     /// Steps between periodic checkpoints (state and weights to sample from); 0 for none. Default 20.
     pub save_every: u64,
-    /// Whether periodic checkpoints have weights to sample from; the final one always has. Default true.
+    /// Saves weights to sample from with the state of periodic checkpoints; the final one always has them. Default true.
     pub sampler_weights: bool,
     /// Steps between rolling checkpoints (state only; each is deleted when the next checkpoint is recorded); 0 for none.
     /// Default 0.
@@ -344,8 +344,9 @@ impl Run {
         Ok(())
     }
 
-    /// Ends the run: records all checkpoints, saves the one named `final`, and returns its record. A run that was finished at this step before is not saved again. A run that did further steps since is: its
-    /// later final checkpoints are named `final_2`, `final_3` and so on, and the earlier ones stay.
+    /// Ends the run: records all checkpoints, saves the one named `final`, and returns its record. A run that was
+    /// finished at this step before is not saved again. A run that did further steps since is: its later final
+    /// checkpoints are named `final_2`, `final_3` and so on, and the earlier ones stay.
     ///
     /// # Errors
     /// As for [`record_checkpoints`](Run::record_checkpoints).

@@ -150,6 +150,7 @@ impl Facts {
         json!({
             "files": files(&self.files),
             "eval_files": files(&self.test_files),
+            "n_lines": self.n_lines,
             "n_truncated": self.n_truncated,
             "n_dropped": self.n_dropped,
             "n_ties": self.n_ties,
