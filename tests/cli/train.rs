@@ -127,6 +127,8 @@ fn a_run_makes_its_files_with_the_columns_of_the_cookbook() {
         &data,
         "--eval-every",
         "2",
+        "--metadata",
+        "team=blue",
     ];
     let (status, stdout, stderr) = train(&folder, &small(&folder, &data, 5), &further);
     assert_eq!(status, 0, "{stderr}");
@@ -185,6 +187,13 @@ fn a_run_makes_its_files_with_the_columns_of_the_cookbook() {
     assert!(stdout.lines().any(|line| line == sampler), "{stdout}");
     assert!(stdout.contains(&format!("tinkex sample -m {sampler} --local=")), "{stdout}");
     assert!(stderr.contains("step 1/5 loss"), "{stderr}");
+    let engine = Options { data_dir: Some(folder.join("engine")), ..Default::default() };
+    let server = Server::start(engine).unwrap();
+    let service = tinkex::ServiceClient::builder().without_environment().base_url(server.url());
+    let rest = service.api_key(server.api_key()).build().unwrap().create_rest_client();
+    let metadata =
+        rest.get_training_run(records[2].state_path.as_ref().unwrap().run_id()).unwrap().user_metadata;
+    assert_eq!((metadata["team"].as_str(), metadata["renderer_name"].as_str()), ("blue", "role_colon"));
 }
 
 #[test]

@@ -84,12 +84,13 @@ impl Given {
             if key.contains('/') || key == "tinkex" || GLOBAL.contains(&key.as_str()) {
                 continue;
             }
+            let written = key;
             let key = key.replace('_', "-");
             let arg = command.get_arguments().find(|arg| {
                 arg.get_long().map_or(key == DATA, |long| long == key || long == format!("no-{key}"))
             });
             let Some(arg) = arg.filter(|_| !NOT_SETTINGS.contains(&key.as_str())) else {
-                let failure = Failure::usage(format!("{name}: {key:?} is not a setting"));
+                let failure = Failure::usage(format!("{name}: {written:?} is not a setting"));
                 return Err(match similar(&key) {
                     Some(similar) => failure.with_remedy(format!("did you mean {similar:?}?")),
                     None => failure.with_remedy("`tinkex train --help` lists the settings"),
