@@ -44,13 +44,25 @@ impl App {
         }
     }
 
+    /// Says something on stderr if a person reads it, unless `--quiet`.
+    pub(crate) fn hint(&self, text: &str) {
+        if notes::are_read() {
+            self.note(text);
+        }
+    }
+
+    /// True if [`confirm`](Self::confirm) can ask.
+    pub(crate) fn can_ask(&self) -> bool {
+        std::io::stdin().is_terminal() && notes::are_read()
+    }
+
     /// Asks a question that is answered with y or n; `yes` is the option that answers it. Without a terminal nobody can
     /// answer.
     pub(crate) fn confirm(&self, question: &str, yes: bool) -> Result<bool, Failure> {
         if yes {
             return Ok(true);
         }
-        if !std::io::stdin().is_terminal() || !notes::are_read() {
+        if !self.can_ask() {
             return Err(Failure::usage(format!("cannot ask \"{question}\" without a terminal"))
                 .with_remedy("add --yes"));
         }
@@ -84,6 +96,9 @@ impl App {
         if let Some(url) = &global.base_url {
             builder = builder.base_url(url);
         }
+        // Keys of servers other than the service have any form.
+        let names_server = std::env::var_os("TINKER_BASE_URL").is_some_and(|it| !it.is_empty());
+        builder = builder.allow_any_key(global.base_url.is_some() || names_server);
         if let Some(project) = &global.project {
             builder = builder.project_id(project);
         }
@@ -91,7 +106,12 @@ impl App {
             builder = builder.credential_command(command);
         }
         if let Some(limit) = global.timeout {
-            builder = builder.timeouts(|it| it.operation = limit);
+            builder = builder.timeouts(|it| {
+                it.operation = limit;
+                for part in [&mut it.connect, &mut it.first_contact, &mut it.exchange, &mut it.submit] {
+                    *part = limit.min(*part);
+                }
+            });
         }
         let service = change(builder).build().map_err(|error| {
             let lacks_key = *error.kind() == ErrorKind::Config && error.message().contains("no API key");

@@ -123,6 +123,13 @@ impl Failure {
 
     fn status(&self) -> u8 {
         match self {
+            // The library refused an argument; nothing was sent.
+            Failure::Api { error, .. }
+                if matches!(error.kind(), tinkex::ErrorKind::InvalidInput(_))
+                    && error.http_status().is_none() =>
+            {
+                2
+            }
             Failure::Api { .. } | Failure::Text { .. } | Failure::Negative => 1,
             Failure::Usage { .. } => 2,
             Failure::Items { n_failed, n_items } => {

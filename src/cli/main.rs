@@ -10,9 +10,11 @@ mod args;
 mod audit;
 mod auth;
 mod billing;
+mod cells;
 mod chat;
 mod checkpoint;
 mod connection;
+mod csv;
 mod data;
 mod doctor;
 mod eval;
@@ -34,6 +36,7 @@ mod signals;
 mod table;
 mod train;
 mod version;
+mod web;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,8 @@
 //! Durations and sizes as people write and read them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use tinkex::types::Timestamp;
 
 /// Reads `90s`, `15m`, `12h`, `30d`, `2w`, or a number of seconds.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -16,6 +18,22 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     };
     let number: f64 = digits.parse().map_err(|_| HELP.to_owned())?;
     Duration::try_from_secs_f64(number * unit).map_err(|_| format!("{text:?} is out of range; {HELP}"))
+}
+
+/// Reads a day such as `2026-11-20`, an RFC 3339 time (UTC if it names no zone), or a duration before now.
+pub(crate) fn parse_date(text: &str) -> Result<SystemTime, String> {
+    if let Ok(ago) = parse_duration(text)
+        && text.ends_with(|it: char| it.is_ascii_alphabetic())
+    {
+        return SystemTime::now().checked_sub(ago).ok_or_else(|| format!("{text:?} is out of range"));
+    }
+    let day = format!("{text}T00:00:00Z");
+    let time: Result<Timestamp, _> =
+        if text.len() == "2026-11-20".len() { day.parse() } else { text.parse() };
+    time.ok().and_then(|time| time.to_system_time()).ok_or_else(|| {
+        "give a day such as 2026-11-20, a time such as 2026-11-20T08:00:00Z, or how long ago, such as 30d"
+            .to_owned()
+    })
 }
 
 /// A size in decimal units, such as `1.5 GB`.
@@ -42,6 +60,23 @@ mod tests {
         }
         for text in ["", "d", "-1h", "3 d", "1y", "nan", "1e99w", "infs"] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn dates_are_days_times_or_durations_before_now() {
+        let at = |text: &str| parse_date(text).map(|it| Timestamp::from(it).to_string());
+        for (text, time) in [
+            ("2026-11-20", "2026-11-20T00:00:00Z"),
+            ("2026-11-20T08:00:00", "2026-11-20T08:00:00Z"),
+            ("2026-11-20T08:00:00+02:00", "2026-11-20T06:00:00Z"),
+        ] {
+            assert_eq!(at(text).as_deref(), Ok(time), "{text}");
+        }
+        let ago = parse_date("30d").map(|it| it.elapsed().unwrap_or_default().as_secs() / 60);
+        assert_eq!(ago, Ok(30 * 24 * 60));
+        for text in ["", "yesterday", "2026-13-01", "20261120", "90", "2026-11-20T"] {
+            assert!(parse_date(text).is_err(), "{text}");
         }
     }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::web;
+
 /// The published list. The variable `TINKEX_PRICES` names another address, a file, or `off`.
 const ADDRESS: &str = "https://tinker-docs.thinkingmachines.ai/tinker/models.json";
 const VARIABLE: &str = "TINKEX_PRICES";
@@ -50,13 +52,7 @@ fn fetch(source: &str) -> Result<Vec<u8>, String> {
     if !source.starts_with("http://") && !source.starts_with("https://") {
         return std::fs::read(source).map_err(|error| error.to_string());
     }
-    let agent = ureq::Agent::config_builder()
-        .timeout_global(Some(TIMEOUT))
-        .user_agent(concat!("tinkex/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .new_agent();
-    let mut answer = agent.get(source).call().map_err(|error| error.to_string())?;
-    answer.body_mut().with_config().limit(LONGEST).read_to_vec().map_err(|error| error.to_string())
+    web::fetch(source, TIMEOUT, LONGEST)
 }
 
 /// Reads a list of objects with `tinker_id` and prices such as `"$1.87"`. A model that lacks a price is left out, so that

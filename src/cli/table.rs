@@ -8,22 +8,28 @@ pub(crate) struct Column {
     pub(crate) title: &'static str,
     /// A column that is shown whole, however narrow the terminal is: a path is useless if it is cut.
     whole: bool,
+    /// A column that is left out first, because another one says the same.
+    spare: bool,
 }
 
 impl Column {
     pub(crate) const fn new(title: &'static str) -> Self {
-        Column { title, whole: false }
+        Column { title, whole: false, spare: false }
     }
 
     pub(crate) const fn never_cut(title: &'static str) -> Self {
-        Column { title, whole: true }
+        Column { title, whole: true, spare: false }
+    }
+
+    pub(crate) const fn spare(title: &'static str) -> Self {
+        Column { title, whole: false, spare: true }
     }
 }
 
 const GAP: &str = "  ";
 
-/// Lines of a table of at most `width` columns of the terminal. If the rows are wider, columns are left out, the last
-/// one first, and lines that are too wide even so stay whole.
+/// Lines of a table of at most `width` columns of the terminal. If the rows are wider, columns are left out, first
+/// the spare ones and then from the last one, and lines that are too wide even so stay whole.
 pub(crate) fn lines(columns: &[Column], rows: &[Vec<String>], width: usize) -> Vec<String> {
     let clean: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|it| printable(it)).collect()).collect();
@@ -43,9 +49,10 @@ pub(crate) fn lines(columns: &[Column], rows: &[Vec<String>], width: usize) -> V
         shown.iter().map(|i| widths[*i] + GAP.len()).sum::<usize>().saturating_sub(GAP.len())
     };
     while width < total(&shown)
-        && let Some(last) = shown.iter().rposition(|i| !columns[*i].whole)
+        && let Some(place) = (shown.iter().position(|i| columns[*i].spare))
+            .or_else(|| shown.iter().rposition(|i| !columns[*i].whole))
     {
-        shown.remove(last);
+        shown.remove(place);
     }
     let line = |cells: &dyn Fn(usize) -> String| {
         let padded = shown.iter().map(|i| {
@@ -94,6 +101,14 @@ mod tests {
         );
         assert_eq!(lines(&COLUMNS, &rows(), 30)[1], "a     tinker://r/weights/x");
         assert_eq!(lines(&COLUMNS, &rows(), 5)[1], "tinker://r/weights/x");
+    }
+
+    #[test]
+    fn a_spare_column_is_left_out_first() {
+        let columns = [Column::spare("Id"), Column::new("Type"), Column::never_cut("Path")];
+        let rows = [vec!["x".into(), "t".into(), "p/x".into()]];
+        let headers = [20, 11, 8].map(|width| lines(&columns, &rows, width)[0].clone());
+        assert_eq!(headers, ["ID  TYPE  PATH", "TYPE  PATH", "PATH"]);
     }
 
     #[test]

@@ -5,7 +5,8 @@ use serde_json::json;
 use super::connection::App;
 use super::failure::Failure;
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 pub(crate) fn run(app: &App) -> Result<(), Failure> {
-    let version = env!("CARGO_PKG_VERSION");
-    app.out.value(&json!({ "version": version }), || format!("tinkex {version}"))
+    app.out.value(&json!({ "name": "tinkex", "version": VERSION }), || format!("tinkex {VERSION}"))
 }

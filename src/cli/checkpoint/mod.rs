@@ -1,6 +1,17 @@
 //! `tinkex checkpoint`.
 
+mod copy;
+mod delete;
+mod deletion;
 mod download;
+mod info;
+pub(super) mod list;
+mod push_hf;
+mod selection;
+mod set_ttl;
+mod visibility;
+
+use tinkex::types::CheckpointPath;
 
 use super::connection::App;
 use super::failure::Failure;
@@ -13,12 +24,41 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// List the checkpoints of a run or of all runs
+    List(self::list::Args),
+    /// Show one checkpoint
+    Info(self::info::Args),
+    /// Make a checkpoint public
+    Publish(self::visibility::Args),
+    /// Make a checkpoint private
+    Unpublish(self::visibility::Args),
+    /// Set or remove the lifetime of checkpoints
+    SetTtl(self::set_ttl::Args),
+    /// Delete checkpoints, chosen by path, run, kind or age
+    Delete(self::delete::Args),
     /// Download a checkpoint
     Download(self::download::Args),
+    /// Copy a checkpoint into a project
+    Copy(self::copy::Args),
+    /// Print the commands that upload a checkpoint to the Hugging Face hub
+    PushHf(self::push_hf::Args),
 }
 
 pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     match args.command {
+        Command::List(args) => list::run(&args, app),
+        Command::Info(args) => info::run(&args, app),
+        Command::Publish(args) => visibility::run(&args, true, app),
+        Command::Unpublish(args) => visibility::run(&args, false, app),
+        Command::SetTtl(args) => set_ttl::run(&args, app),
+        Command::Delete(args) => delete::run(&args, app),
         Command::Download(args) => download::run(args, app),
+        Command::Copy(args) => copy::run(&args, app),
+        Command::PushHf(args) => push_hf::run(&args, app),
     }
+}
+
+/// Reads the argument of a checkpoint, so that a wrong one is an error of usage.
+pub(super) fn parse_path(text: &str) -> Result<CheckpointPath, String> {
+    text.parse().map_err(|error: tinkex::Error| error.message().to_owned())
 }

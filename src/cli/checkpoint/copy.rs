@@ -1,0 +1,52 @@
+//! `tinkex checkpoint copy`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::json;
+use tinkex::types::{AccessToken, CheckpointPath, CopyOptions, Ttl};
+
+use super::parse_path;
+use super::set_ttl::parse_ttl;
+use crate::connection::App;
+use crate::failure::Failure;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Path of the checkpoint; the copy goes into the project of --project
+    #[arg(value_name = "PATH", value_parser = parse_path)]
+    path: CheckpointPath,
+    /// Lifetime of the copy, such as 30d [default: until it is deleted]
+    #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
+    ttl: Option<Duration>,
+    /// File with the access token of the owner, for checkpoints of other users
+    #[arg(long, value_name = "FILE")]
+    access_token_file: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
+    let token = match &args.access_token_file {
+        Some(file) => {
+            let text = std::fs::read_to_string(file).map_err(|error| {
+                Failure::usage(format!("cannot read the access token in {}: {error}", file.display()))
+            })?;
+            Some(AccessToken::new(text.trim()))
+        }
+        None => None,
+    };
+    let options = CopyOptions {
+        ttl: args.ttl.map_or(Ttl::Never, Ttl::After),
+        weights_access_token: token,
+        ..CopyOptions::default()
+    };
+    let has_project = app.global.project.is_some()
+        || std::env::var_os("TINKER_PROJECT_ID").is_some_and(|it| !it.is_empty());
+    if !has_project {
+        return Err(Failure::usage("the project of the copy is missing")
+            .with_remedy("--project ID, or set TINKER_PROJECT_ID"));
+    }
+    let connection = app.connect()?;
+    let copy = connection.service.create_rest_client().copy_weights(args.path.clone(), &options)?;
+    let json = json!({ "source_path": args.path.as_str(), "tinker_path": copy.as_str() });
+    app.out.value(&json, || copy.to_string())
+}

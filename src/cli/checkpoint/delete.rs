@@ -1,0 +1,209 @@
+//! `tinkex checkpoint delete`.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::num::NonZeroUsize;
+use std::time::{Duration, SystemTime};
+
+use tinkex::types::{Checkpoint, CheckpointPath, CheckpointPlan};
+use tinkex::{RestClient, report_json};
+
+use super::deletion::Deleted;
+use super::selection::{Filter, Kind, monthly_usd, total_size};
+use super::{deletion, list, parse_path};
+use crate::cells::usd;
+use crate::connection::App;
+use crate::failure::Failure;
+use crate::moments::{parse_date, parse_duration, size};
+use crate::{args, notes};
+
+/// Time limit of asking the server for its rate.
+const RATE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Paths that a question shows.
+const SHOWN: usize = 10;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tinkex checkpoint delete --older-than 30d --keep-last 1 --dry-run
+  tinkex checkpoint delete --run-id RUN --type sampler --before 2026-11-01 --yes")]
+pub(crate) struct Args {
+    /// Paths of the checkpoints
+    #[arg(value_name = "PATH", value_parser = parse_path)]
+    #[arg(conflicts_with_all = ["run_id", "kind", "before", "after", "older_than", "keep_last"])]
+    paths: Vec<CheckpointPath>,
+    /// Checkpoints of this training run; without it, of all runs, or of those of --project
+    #[arg(long, value_name = "ID")]
+    run_id: Option<String>,
+    /// Only checkpoints of this kind
+    #[arg(long = "type", value_name = "KIND")]
+    kind: Option<Kind>,
+    /// Only checkpoints created before a day, a time or a duration ago
+    #[arg(long, value_name = "DATE", value_parser = parse_date, conflicts_with = "older_than")]
+    before: Option<SystemTime>,
+    /// Only checkpoints created after a day, a time or a duration ago
+    #[arg(long, value_name = "DATE", value_parser = parse_date)]
+    after: Option<SystemTime>,
+    /// Only checkpoints older than this, such as 30d
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    older_than: Option<Duration>,
+    /// Keep the newest N of each kind of each run, and public ones
+    #[arg(long, value_name = "N")]
+    keep_last: Option<usize>,
+    /// Number of deletions at a time
+    #[arg(long, value_name = "N", default_value = "4")]
+    concurrency: NonZeroUsize,
+    /// Show what would be deleted, its size and its price, and delete nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
+    let filter = args.filter();
+    if args.paths.is_empty() && args.run_id.is_none() && filter.is_empty() {
+        return Err(Failure::usage("no checkpoint is chosen")
+            .with_remedy("paths, --run-id, or filters such as --older-than 30d"));
+    }
+    if !args.yes && !args.dry_run && !app.can_ask() {
+        return Err(Failure::usage("cannot ask whether to delete without a terminal")
+            .with_remedy("add --yes, or --dry-run to see what would be deleted"));
+    }
+    let connection = app.connect()?;
+    let rest = connection.service.create_rest_client();
+    let plan = args.plan(&rest, &filter, app)?;
+    if args.dry_run {
+        return show(plan, app);
+    }
+    let paths = plan.paths_to_delete();
+    if paths.is_empty() {
+        app.note("no checkpoint matches");
+    } else if !args.yes {
+        notes::write(&question_details(&plan, app));
+        let n = paths.len();
+        if !app.confirm(&format!("Delete {}?", counted(n)), false)? {
+            app.note("nothing was deleted");
+            return Err(Failure::Negative);
+        }
+    }
+    let n_items = paths.len();
+    let results = deletion::delete(&rest, paths, args.concurrency.get(), app);
+    let n_failed = deletion::report(&results);
+    let n_deleted = results.len() - n_failed;
+    let json = report_json::deletion(&results);
+    app.out.value(&json, || match deleted_size(&plan, &results) {
+        Some(bytes) if 0 < n_deleted => format!("Deleted {}, {}", counted(n_deleted), size(bytes)),
+        _ => format!("Deleted {}", counted(n_deleted)),
+    })?;
+    if let Some(signal) = app.stop.signal() {
+        app.note(&format!("stopped: {n_deleted} of {} deleted", counted(n_items)));
+        return Err(Failure::Signal(signal));
+    }
+    if n_failed == 0 { Ok(()) } else { Err(Failure::Items { n_failed, n_items }) }
+}
+
+impl Args {
+    fn filter(&self) -> Filter {
+        let older_than = self.older_than.and_then(|age| SystemTime::now().checked_sub(age));
+        Filter {
+            kind: self.kind,
+            before: self.before.or(older_than),
+            after: self.after,
+            keep_last: self.keep_last,
+        }
+    }
+
+    fn plan(&self, rest: &RestClient, filter: &Filter, app: &App) -> Result<CheckpointPlan, Failure> {
+        let mut plan = CheckpointPlan::default();
+        if self.paths.is_empty() {
+            let all = list::all(rest, self.run_id.as_deref(), app)?;
+            (plan.keep, plan.delete) = filter.divide(all);
+        } else {
+            // The sizes are only needed for showing them.
+            let known = if self.yes && !self.dry_run { HashMap::new() } else { known(rest, &self.paths) };
+            let mut seen = BTreeSet::new();
+            let paths = self.paths.iter().filter(|path| seen.insert(*path));
+            plan.delete = paths
+                .map(|path| known.get(path.as_str()).cloned().unwrap_or_else(|| unknown(path)))
+                .collect();
+        }
+        Ok(plan)
+    }
+}
+
+/// Checkpoints of the runs of some paths, by path. Runs that cannot be read are left out: their checkpoints can still be
+/// deleted.
+fn known(rest: &RestClient, paths: &[CheckpointPath]) -> HashMap<String, Checkpoint> {
+    let runs: BTreeSet<&str> = paths.iter().map(CheckpointPath::run_id).collect();
+    let lists = runs.into_iter().filter_map(|run| rest.list_checkpoints(run).ok());
+    lists.flatten().map(|it| (it.tinker_path.clone(), it)).collect()
+}
+
+fn unknown(path: &CheckpointPath) -> Checkpoint {
+    let mut checkpoint = Checkpoint::default();
+    checkpoint.checkpoint_id = path.checkpoint_id();
+    checkpoint.checkpoint_type = Some(path.checkpoint_type());
+    checkpoint.tinker_path = path.as_str().to_owned();
+    checkpoint
+}
+
+fn show(plan: CheckpointPlan, app: &App) -> Result<(), Failure> {
+    let price = price(&plan, app);
+    let mut json = report_json::checkpoint_plan(&plan);
+    json["estimated_monthly_cost_usd"] = price.into();
+    if app.out.format() == args::Format::Json {
+        app.out.value(&json, String::new)?;
+    } else {
+        list::write(&plan.delete, None, app)?;
+    }
+    app.note(&format!("would delete {}", summary(&plan, price)));
+    Ok(())
+}
+
+fn question_details(plan: &CheckpointPlan, app: &App) -> String {
+    let mut lines: Vec<String> = plan.delete.iter().take(SHOWN).map(|it| it.tinker_path.clone()).collect();
+    if SHOWN < plan.delete.len() {
+        lines.push(format!("... and {} more", plan.delete.len() - SHOWN));
+    }
+    lines.push(summary(plan, price(plan, app)));
+    lines.join("\n")
+}
+
+fn summary(plan: &CheckpointPlan, price: Option<f64>) -> String {
+    let n_public = plan.delete.iter().filter(|it| it.public).count();
+    let n_unknown = plan.delete.iter().filter(|it| it.size_bytes.is_none()).count();
+    let mut parts = vec![counted(plan.delete.len()), size(total_size(&plan.delete))];
+    if 0 < n_unknown {
+        parts.push(format!("{n_unknown} of unknown size"));
+    }
+    if 0 < n_public {
+        parts.push(format!("{n_public} public"));
+    }
+    parts.push(price.map_or("price unknown".to_owned(), |it| format!("{} a month", usd(it))));
+    parts.join(", ")
+}
+
+/// Size of what was deleted, if it is known.
+fn deleted_size(plan: &CheckpointPlan, results: &[Deleted]) -> Option<u64> {
+    let deleted: HashSet<&str> =
+        results.iter().filter(|(_, result)| result.is_ok()).map(|(path, _)| path.as_str()).collect();
+    let deleted = plan.delete.iter().filter(|it| deleted.contains(it.tinker_path.as_str()));
+    deleted.map(|it| it.size_bytes).sum()
+}
+
+/// What the checkpoints cost in a month, in USD. The engine costs nothing and has no rate.
+fn price(plan: &CheckpointPlan, app: &App) -> Option<f64> {
+    if app.global.local.is_some() || plan.delete.is_empty() {
+        return None;
+    }
+    // A client of its own: a server whose billing does not answer must not delay the command by its many retries.
+    let connection = app.connect_with(|builder| {
+        builder.timeouts(|it| (it.submit, it.exchange) = (RATE_TIMEOUT, it.exchange.min(RATE_TIMEOUT)))
+    });
+    let admin = connection.ok()?.service.create_admin_client();
+    monthly_usd(total_size(&plan.delete), &admin.get_current_checkpoint_storage_usage(None).ok()?)
+}
+
+fn counted(n: usize) -> String {
+    if n == 1 { "1 checkpoint".to_owned() } else { format!("{n} checkpoints") }
+}

@@ -1,0 +1,39 @@
+//! `tinkex checkpoint publish` and `unpublish`. They print nothing unless JSON is asked for.
+
+use serde_json::json;
+use tinkex::ErrorKind;
+use tinkex::types::CheckpointPath;
+
+use super::parse_path;
+use crate::connection::App;
+use crate::failure::Failure;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Path of the checkpoint
+    #[arg(value_name = "PATH", value_parser = parse_path)]
+    path: CheckpointPath,
+}
+
+pub(crate) fn run(args: &Args, public: bool, app: &App) -> Result<(), Failure> {
+    let connection = app.connect()?;
+    let rest = connection.service.create_rest_client();
+    let path = args.path.clone();
+    let result = if public {
+        rest.publish_checkpoint_from_tinker_path(path)
+    } else {
+        rest.unpublish_checkpoint_from_tinker_path(path)
+    };
+    let word = if public { "public" } else { "private" };
+    match result {
+        // The state that was asked for is there, so that the command can be repeated.
+        Err(error) if *error.kind() == ErrorKind::Conflict => app.note(&format!("it is {word} already")),
+        result => result?,
+    }
+    if app.out.is_json() {
+        let json = json!({ "tinker_path": args.path.as_str(), "public": public });
+        return app.out.value(&json, String::new);
+    }
+    app.hint(&format!("{} is {word}", args.path));
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! `tinkex session`.
+
+mod search;
+mod trace;
+
+use serde_json::json;
+use tinkex::report_json;
+use tinkex::types::SessionSearch;
+
+use super::connection::App;
+use super::failure::Failure;
+use super::output::Records;
+use super::table::Column;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List the ids of sessions
+    List(List),
+    /// Show the training runs and the samplers of a session
+    Info(Info),
+    /// Search sessions by name, metadata, status or owner
+    Search(self::search::Args),
+    /// Move a session with its training runs to a project
+    Assign(Assign),
+    /// Export the events of a session as a Perfetto trace
+    ExportTrace(self::trace::Args),
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    /// Most sessions to list; 0 lists all
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    limit: usize,
+}
+
+#[derive(Debug, clap::Args)]
+struct Info {
+    /// Id of the session
+    #[arg(value_name = "SESSION_ID")]
+    session: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct Assign {
+    /// Id of the session
+    #[arg(value_name = "SESSION_ID")]
+    session: String,
+    /// Id of the project
+    #[arg(value_name = "PROJECT_ID")]
+    project: String,
+}
+
+pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
+    match args.command {
+        Command::List(args) => list(&args, app),
+        Command::Info(args) => info(&args, app),
+        Command::Search(args) => search::run(&args, app),
+        Command::Assign(args) => assign(&args, app),
+        Command::ExportTrace(args) => trace::run(&args, app),
+    }
+}
+
+fn list(args: &List, app: &App) -> Result<(), Failure> {
+    const PAGE: u32 = 100;
+    let connection = app.connect()?;
+    let rest = connection.service.create_rest_client();
+    let limit = if args.limit == 0 { usize::MAX } else { args.limit };
+    let page = u32::try_from(limit).map_or(PAGE, |it| it.min(PAGE));
+    let mut listing = rest.list_sessions().page_size(page);
+    let ids: Vec<String> = match &app.global.project {
+        None => listing.by_ref().take(limit).collect::<tinkex::Result<_>>()?,
+        Some(project) => {
+            let project_ids = vec![project.clone()];
+            let search = SessionSearch { project_ids, limit: page, ..Default::default() };
+            let found = rest.search_sessions(search).take(limit).map(|it| Ok(it?.session_id));
+            found.collect::<tinkex::Result<_>>()?
+        }
+    };
+    let rows = ids.iter().map(|id| vec![id.clone()]).collect();
+    let json = report_json::sessions(&ids);
+    let columns = [Column::never_cut("Session ID")];
+    app.out.records(&Records { columns: &columns, rows, json, list: "sessions" })?;
+    let total = listing.total_count().unwrap_or_default();
+    if u64::try_from(ids.len()).is_ok_and(|n| n < total) {
+        app.hint(&format!("{} of {total} sessions; --limit 0 lists all", ids.len()));
+    }
+    Ok(())
+}
+
+fn info(args: &Info, app: &App) -> Result<(), Failure> {
+    let connection = app.connect()?;
+    let session = connection.service.create_rest_client().get_session(&args.session)?;
+    let mut json = report_json::session(&session);
+    json["session_id"] = args.session.as_str().into();
+    let mut rows = vec![("Session ID", args.session.clone())];
+    rows.extend(session.display_name.iter().map(|it| ("Name", it.clone())));
+    rows.extend(session.training_run_ids.iter().map(|it| ("Training Run", it.clone())));
+    rows.extend(session.sampler_ids.iter().map(|it| ("Sampler", it.clone())));
+    rows.extend(session.user_metadata.iter().map(|(name, value)| (name.as_str(), value.clone())));
+    app.out.properties(rows, json)
+}
+
+fn assign(args: &Assign, app: &App) -> Result<(), Failure> {
+    let connection = app.connect()?;
+    connection.service.create_rest_client().assign_session_project(&args.session, &args.project)?;
+    if app.out.is_json() {
+        let json = json!({ "session_id": args.session, "project_id": args.project });
+        return app.out.value(&json, String::new);
+    }
+    app.hint(&format!("{} is in the project {}", args.session, args.project));
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! `tinkex session search`.
+
+use tinkex::report_json;
+use tinkex::types::{
+    FinishReason, FoundSession, SessionOwner, SessionPage, SessionSearch, SessionStatus, StatusFilter,
+};
+
+use crate::cells::Cells;
+use crate::connection::App;
+use crate::failure::Failure;
+use crate::output::Records;
+use crate::table::Column;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only sessions with this name
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// Only the session with this id
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// Only sessions with this metadata; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    metadata: Vec<(String, String)>,
+    /// Only sessions with this status; may be given several times
+    #[arg(long, value_name = "STATUS")]
+    status: Vec<Status>,
+    /// Owner: own, accessible, or the URN of a user; may be given several times
+    #[arg(long, value_name = "OWNER", default_value = "own")]
+    owner: Vec<String>,
+    /// Most sessions to list; 0 lists all
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    limit: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Status {
+    Active,
+    Cancelled,
+    Failed,
+    Finished,
+    Success,
+    Errored,
+    Interrupted,
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it as KEY=VALUE".to_owned()),
+    }
+}
+
+pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
+    const COLUMNS: [Column; 8] = [
+        Column::never_cut("Session ID"),
+        Column::new("Name"),
+        Column::new("Status"),
+        Column::new("Created"),
+        Column::new("Checkpoints"),
+        Column::new("Size"),
+        Column::new("Project"),
+        Column::new("Owner"),
+    ];
+    let search = args.search(app.global.project.as_deref())?;
+    let connection = app.connect()?;
+    let limit = if args.limit == 0 { usize::MAX } else { args.limit };
+    let found = connection.service.create_rest_client().search_sessions(search);
+    let mut page = SessionPage::default();
+    page.sessions = found.take(limit).collect::<tinkex::Result<_>>()?;
+    let cells = Cells::of(app);
+    let row = |it: &FoundSession| {
+        vec![
+            it.session_id.clone(),
+            cells.text(it.display_name.as_deref()),
+            cells.text(it.status.as_ref().map(word)),
+            cells.time(it.created_at.as_ref()),
+            it.checkpoints_count.to_string(),
+            cells.size(it.checkpoint_storage_bytes),
+            cells.text(it.project_id.as_deref()),
+            cells.text(it.owner.as_deref()),
+        ]
+    };
+    let rows = page.sessions.iter().map(row).collect();
+    let json = report_json::found_sessions(&page);
+    app.out.records(&Records { columns: &COLUMNS, rows, json, list: "sessions" })
+}
+
+impl Args {
+    fn search(&self, project: Option<&str>) -> Result<SessionSearch, Failure> {
+        const MOST: usize = 200;
+        let page = if self.limit == 0 { MOST } else { self.limit.min(MOST) };
+        Ok(SessionSearch {
+            session_id: self.id.clone(),
+            project_ids: project.map(str::to_owned).into_iter().collect(),
+            user_metadata: self.metadata.iter().cloned().collect(),
+            display_name: self.name.clone(),
+            owner: owner(&self.owner)?,
+            statuses: statuses(&self.status),
+            limit: u32::try_from(page).unwrap_or(50),
+        })
+    }
+}
+
+fn owner(words: &[String]) -> Result<SessionOwner, Failure> {
+    match words {
+        [word] if word == "own" => Ok(SessionOwner::Own),
+        [word] if word == "accessible" => Ok(SessionOwner::Accessible),
+        urns if urns.iter().all(|it| it.contains(':')) => {
+            Ok(SessionOwner::User { owner_urns: urns.to_vec() })
+        }
+        _ => Err(Failure::usage(format!("--owner is not valid: {}", words.join(" ")))
+            .with_remedy("own, accessible, or URNs such as tml:user:1")),
+    }
+}
+
+fn statuses(words: &[Status]) -> Vec<StatusFilter> {
+    let mut reasons = Vec::new();
+    let mut filters = Vec::new();
+    for status in words {
+        match status {
+            Status::Active => filters.push(StatusFilter::Active),
+            Status::Cancelled => filters.push(StatusFilter::Cancelled),
+            Status::Failed => filters.push(StatusFilter::Failed),
+            Status::Success => reasons.push(FinishReason::Success),
+            Status::Errored => reasons.push(FinishReason::Errored),
+            Status::Interrupted => reasons.push(FinishReason::Interrupted),
+            Status::Finished => {}
+        }
+    }
+    if words.contains(&Status::Finished) {
+        // Without reasons: with any of them.
+        filters.push(StatusFilter::ClientFinished { reasons: Vec::new() });
+    } else if !reasons.is_empty() {
+        filters.push(StatusFilter::ClientFinished { reasons });
+    }
+    filters
+}
+
+fn word(status: &SessionStatus) -> &str {
+    match status {
+        SessionStatus::Active => "active",
+        SessionStatus::Cancelled { .. } => "cancelled",
+        SessionStatus::ClientFinished { reason, .. } => reason.as_str(),
+        SessionStatus::Failed { .. } => "failed",
+        SessionStatus::Other(map) => map.get("type").and_then(|it| it.as_str()).unwrap_or_default(),
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finished_sessions_are_found_with_some_reasons_or_with_any() {
+        let finished = |reasons| vec![StatusFilter::ClientFinished { reasons }];
+        assert_eq!(statuses(&[]), []);
+        assert_eq!(
+            statuses(&[Status::Success, Status::Errored]),
+            finished(vec![FinishReason::Success, FinishReason::Errored])
+        );
+        assert_eq!(statuses(&[Status::Success, Status::Finished]), finished(vec![]));
+        assert_eq!(statuses(&[Status::Active, Status::Failed]), [StatusFilter::Active, StatusFilter::Failed]);
+    }
+
+    #[test]
+    fn owners_are_words_or_urns() {
+        let of = |words: &[&str]| owner(&words.iter().map(|it| it.to_string()).collect::<Vec<_>>()).ok();
+        assert_eq!(of(&["own"]), Some(SessionOwner::Own));
+        assert_eq!(of(&["accessible"]), Some(SessionOwner::Accessible));
+        let urns = vec!["tml:user:1".to_owned(), "tml:user:2".to_owned()];
+        assert_eq!(of(&["tml:user:1", "tml:user:2"]), Some(SessionOwner::User { owner_urns: urns }));
+        assert_eq!((of(&["own", "accessible"]), of(&["me"])), (None, None));
+    }
+}

@@ -1,0 +1,252 @@
+//! `tinkex checkpoint`, except for deletions.
+
+use serde_json::{Value, json};
+use snapbox::{IntoData, assert_data_eq, str};
+use tinkex::testing::{Act, Seen};
+
+use crate::manage_site::{Site, outcome};
+
+#[test]
+fn a_thousand_checkpoints_are_listed_over_pages_as_tsv_with_whole_paths() {
+    let site = Site::with_checkpoints("list-1000", 1000);
+    let (status, stdout, stderr) = site.run(&["checkpoint", "list", "--limit", "0"]);
+    assert_eq!((status, stderr.as_str()), (0, ""));
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert_eq!(lines.len(), 1001);
+    assert_eq!(lines[0], "checkpoint_id\ttype\tsize\tpublic\tcreated\texpires\tpath");
+    assert_eq!(
+        lines[2],
+        "weights/step-0001\ttraining\t1000000000\tYes\t2026-02-27T08:00:00Z\t\t\
+         tinker://0f0e0d0c-0000-4000-8000-000000000000:train:0/weights/step-0001"
+    );
+    let is_list = |it: &&Seen| it.path.starts_with("/api/v1/checkpoints");
+    assert_eq!(site.server.requests().iter().filter(is_list).count(), 3);
+    let (_, twenty, _) = site.run(&["checkpoint", "list"]);
+    assert_eq!(twenty.lines().count(), 21);
+}
+
+#[test]
+fn a_table_shows_whole_paths_at_any_width() {
+    let site = Site::with_checkpoints("list-table", 2);
+    let table = |columns: &str| {
+        outcome(site.command(&["checkpoint", "list", "-f", "table"]).env("COLUMNS", columns)).1
+    };
+    assert_data_eq!(
+        table("80"),
+        str![[r#"
+PATH
+tinker://0f0e0d0c-0000-4000-8000-000000000000:train:0/weights/step-0000
+tinker://0f0e0d0c-0000-4000-8000-000000000000:train:0/weights/step-0001
+
+"#]]
+        .raw()
+    );
+    assert_data_eq!(table("120"), str![[r#"
+TYPE      SIZE    PUBLIC  CREATED     EXPIRES  PATH
+training  1.0 GB  No      2026-02-28  Never    tinker://0f0e0d0c-0000-4000-8000-000000000000:train:0/weights/step-0000
+training  1.0 GB  Yes     2026-02-27  Never    tinker://0f0e0d0c-0000-4000-8000-000000000000:train:0/weights/step-0001
+
+"#]].raw());
+}
+
+#[test]
+fn lists_are_json_with_the_keys_of_the_official_command_and_jsonl() {
+    let site = Site::with_checkpoints("list-json", 3);
+    let all = site.json(&["checkpoint", "list"]);
+    assert_eq!(
+        all["checkpoints"][0],
+        json!({
+            "checkpoint_id": "weights/step-0000", "checkpoint_type": "training", "time": "2026-02-28T08:00:00Z",
+            "tinker_path": "tinker://0f0e0d0c-0000-4000-8000-000000000000:train:0/weights/step-0000",
+            "size_bytes": 1_000_000_000, "public": false, "user_metadata": {}, "expires_at": null,
+        })
+    );
+    assert_eq!(all.get("run_id"), None);
+    let run = "0f0e0d0c-0000-4000-8000-000000000000:train:0";
+    let of_run = site.json(&["checkpoint", "list", "--run-id", run, "--type", "sampler"]);
+    assert_eq!((&of_run["run_id"], of_run["checkpoints"].as_array().unwrap().len()), (&json!(run), 1));
+    let (_, lines, _) = site.run(&["checkpoint", "list", "-f", "jsonl", "--type", "weights"]);
+    let lines: Vec<Value> = lines.lines().map(|it| serde_json::from_str(it).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[1]["checkpoint_id"], "weights/step-0001");
+}
+
+#[test]
+fn lists_are_sorted_by_size_or_time_before_they_are_cut() {
+    let site = Site::new("list-sorted");
+    let checkpoint = |name: &str, size: u64, day: u32| {
+        json!({
+            "checkpoint_id": format!("weights/{name}"), "checkpoint_type": "training", "size_bytes": size,
+            "time": format!("2026-11-{day:02}T00:00:00Z"), "tinker_path": format!("tinker://r/weights/{name}"),
+        })
+    };
+    let list =
+        json!({ "checkpoints": [checkpoint("a", 5, 1), checkpoint("b", 9, 3), checkpoint("c", 7, 2)] });
+    site.react(move |seen| seen.path.starts_with("/api/v1/checkpoints").then(|| Act::json(list.clone())));
+    let names = |sort: &str| {
+        let list = site.json(&["checkpoint", "list", "--sort", sort, "--limit", "2"]);
+        let names = list["checkpoints"].as_array().unwrap().iter().map(|it| it["checkpoint_id"].to_string());
+        names.collect::<Vec<_>>().join(" ").replace("weights/", "").replace('"', "")
+    };
+    assert_eq!((names("size").as_str(), names("time").as_str()), ("b c", "b c"));
+    assert_eq!(site.json(&["checkpoint", "list", "--sort", "size"])["checkpoints"][2]["size_bytes"], 5);
+}
+
+#[test]
+fn a_server_that_cannot_list_all_checkpoints_is_asked_for_those_of_each_run() {
+    let site = Site::with_checkpoints("list-runs", 150);
+    site.react(|seen| {
+        let run = |i: usize| json!({ "training_run_id": format!("0f0e0d0c-0000-4000-8000-{i:012}:train:0") });
+        if seen.path.starts_with("/api/v1/checkpoints") {
+            return Some(Act::status(404, r#"{"detail":"Not Found"}"#));
+        }
+        let is_list = seen.path.starts_with("/api/v1/training_runs?");
+        is_list.then(|| Act::json(json!({ "training_runs": [run(0), run(1)] })))
+    });
+    let list = |limit: &str| site.json(&["checkpoint", "list", "--limit", limit])["checkpoints"].take();
+    assert_eq!((list("0").as_array().unwrap().len(), list("5").as_array().unwrap().len()), (150, 5));
+    let deleted = site.json(&["checkpoint", "delete", "--type", "sampler", "-y"]);
+    assert_eq!(deleted["deleted_count"], 50);
+}
+
+#[test]
+fn the_reader_of_a_list_may_leave_early() {
+    let site = Site::with_checkpoints("list-head", 1000);
+    let mut shell = std::process::Command::new("bash");
+    let program = site.command(&[]);
+    shell.env_clear();
+    for (name, value) in program.get_envs() {
+        if let Some(value) = value {
+            shell.env(name, value);
+        }
+    }
+    let script = format!(
+        "set -o pipefail; PATH=/usr/bin:/bin; {} checkpoint list --limit 0 | head -n 1",
+        env!("CARGO_BIN_EXE_tinkex")
+    );
+    let (status, stdout, stderr) = outcome(shell.args(["-c", &script]));
+    assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
+    assert_eq!(stdout.lines().count(), 1);
+}
+
+#[test]
+fn one_checkpoint_is_shown_with_its_run() {
+    let site = Site::with_checkpoints("info", 3);
+    site.react(|seen| {
+        let is_run = seen.path.contains("/training_runs/") && !seen.path.contains("checkpoints");
+        is_run.then(|| {
+            Act::json(json!({ "training_run_id": "r", "base_model": "a/b", "is_lora": true, "lora_rank": 8 }))
+        })
+    });
+    let path = site.paths()[2].clone();
+    let shown = site.json(&["checkpoint", "info", &path]);
+    assert_eq!((&shown["tinker_path"], &shown["lora_rank"]), (&json!(path), &json!(8)));
+    assert_eq!((&shown["is_lora"], &shown["checkpoint_type"]), (&json!(true), &json!("sampler")));
+    let (_, tsv, _) = site.run(&["checkpoint", "info", &path]);
+    assert!(tsv.starts_with("property\tvalue\nCheckpoint ID\tsampler_weights/step-0002\n"), "{tsv}");
+    let unknown = path.replace("0002", "0009");
+    let (status, _, stderr) = site.run(&["checkpoint", "info", &unknown]);
+    assert!(status == 1 && stderr.contains("has no checkpoint") && stderr.contains("try:"), "{stderr}");
+}
+
+#[test]
+fn a_malformed_path_is_an_error_of_usage() {
+    let site = Site::new("bad-path");
+    for words in [&["info"][..], &["publish"], &["delete", "-y"], &["set-ttl", "--remove"], &["copy"]] {
+        let (status, stdout, stderr) = site.run(&[&["checkpoint"], words, &["weights/x"]].concat());
+        assert_eq!((status, stdout.as_str()), (2, ""), "{words:?} {stderr}");
+    }
+    assert_eq!(site.server.requests().len(), 0);
+}
+
+#[test]
+fn publishing_is_silent_and_can_be_repeated() {
+    let site = Site::new("publish");
+    let path = "tinker://r/weights/x";
+    site.react(|seen| seen.path.ends_with("/publish").then(|| Act::status(204, "")));
+    assert_eq!(site.run(&["checkpoint", "publish", path]), (0, String::new(), String::new()));
+    assert_eq!(
+        site.json(&["checkpoint", "unpublish", path]),
+        json!({ "tinker_path": path, "public": false })
+    );
+    let methods: Vec<String> = site.server.requests().into_iter().map(|it| it.method).collect();
+    assert!(methods.contains(&"POST".to_owned()) && methods.contains(&"DELETE".to_owned()), "{methods:?}");
+    site.react(|seen| {
+        seen.path.ends_with("/publish").then(|| Act::status(409, r#"{"detail":"already public"}"#))
+    });
+    let (status, _, stderr) = site.run(&["checkpoint", "publish", path]);
+    assert_eq!((status, stderr.as_str()), (0, "it is public already\n"));
+}
+
+#[test]
+fn the_lifetime_of_several_checkpoints_is_set_or_removed() {
+    let site = Site::new("set-ttl");
+    site.react(|seen| {
+        let fails = seen.path.contains("/bad/");
+        let act = if fails {
+            Act::status(404, r#"{"detail":"no such checkpoint"}"#)
+        } else {
+            Act::status(200, "{}")
+        };
+        seen.path.ends_with("/ttl").then_some(act)
+    });
+    let (good, bad) = ("tinker://r/weights/good", "tinker://r/weights/bad");
+    assert_eq!(site.run(&["checkpoint", "set-ttl", good, good, "--ttl", "30d"]).0, 0);
+    let sent = |site: &Site| site.server.requests().last().unwrap().json().unwrap();
+    assert_eq!(sent(&site), json!({ "ttl_seconds": 2_592_000 }));
+    assert_eq!(site.run(&["checkpoint", "set-ttl", good, "--ttl", "7200"]).0, 0);
+    assert_eq!(sent(&site), json!({ "ttl_seconds": 7200 }));
+    assert_eq!(site.run(&["checkpoint", "set-ttl", good, "--remove"]).0, 0);
+    assert_eq!(sent(&site), json!({ "ttl_seconds": null }));
+    let (status, stdout, stderr) = site.run(&["checkpoint", "set-ttl", good, bad, "--remove", "-f", "json"]);
+    let shown: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((status, &shown["updated_count"]), (3, &json!(1)));
+    assert_eq!(shown["failed"][0]["tinker_path"], bad);
+    assert!(stderr.contains("no such checkpoint"), "{stderr}");
+    assert_eq!(site.run(&["checkpoint", "set-ttl", bad, "--remove"]).0, 1);
+    for wrong in [&["--ttl", "5m"][..], &["--ttl", "1h", "--remove"], &[]] {
+        assert_eq!(site.run(&[&["checkpoint", "set-ttl", good], wrong].concat()).0, 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_copy_goes_into_a_project_and_its_path_is_printed() {
+    let site = Site::new("copy");
+    site.react(|seen| {
+        let copy = json!({ "tinker_path": "tinker://copy/weights/x" });
+        seen.path.ends_with("/copy_weights").then(|| Act::json(copy))
+    });
+    std::fs::write(site.home.join("token"), "of-the-owner\n").unwrap();
+    let words = ["checkpoint", "copy", "tinker://r/weights/x"];
+    let (status, _, stderr) = site.run(&words);
+    assert!(status == 2 && stderr.contains("--project"), "{stderr}");
+    let more = ["--project", "p", "--ttl", "7d", "--access-token-file", "token"];
+    let (status, stdout, stderr) = site.run(&[&words[..], &more].concat());
+    assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, "tinker://copy/weights/x\n", ""));
+    let request = site.server.requests().pop().unwrap();
+    assert_eq!(
+        request.json().unwrap(),
+        json!({ "destination_project_id": "p", "source_path": "tinker://r/weights/x", "ttl_seconds": 604_800 })
+    );
+    assert_eq!(request.header("x-tinker-weights-access-token"), Some("of-the-owner"));
+}
+
+#[test]
+fn push_hf_prints_the_commands_that_upload_a_checkpoint() {
+    let site = Site::new("push-hf");
+    let words = ["checkpoint", "push-hf", "tinker://r/sampler_weights/x", "-r", "me/model", "--public"];
+    let (status, stdout, _) = site.run(&words);
+    assert_eq!(status, 0);
+    assert_data_eq!(
+        stdout,
+        str![[r#"
+tinkex checkpoint download tinker://r/sampler_weights/x -o . && \
+  hf upload me/model r_sampler_weights_x .
+
+"#]]
+        .raw()
+    );
+    let shown = site.json(&words);
+    assert_eq!((&shown["repo_id"], &shown["public"]), (&json!("me/model"), &json!(true)));
+    assert_eq!(site.server.requests().len(), 0);
+}

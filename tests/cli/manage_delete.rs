@@ -1,0 +1,177 @@
+//! `tinkex checkpoint delete`.
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use serde_json::{Value, json};
+use tinkex::testing::Act;
+
+use crate::manage_site::Site;
+
+const DELETE: [&str; 2] = ["checkpoint", "delete"];
+
+fn refuse(seen: &tinkex::testing::Seen) -> Option<Act> {
+    (seen.method == "DELETE").then(|| Act::status(403, r#"{"detail":"not yours"}"#))
+}
+
+#[test]
+fn without_a_terminal_nothing_is_deleted_unless_yes_is_given() {
+    let site = Site::with_checkpoints("delete-ask", 2);
+    let path = site.paths()[0].clone();
+    for input in ["", "y\n"] {
+        for format in ["table", "json"] {
+            let words = [&DELETE[..], &[&path, "-f", format]].concat();
+            let (status, stdout, stderr) = site.run_with_input(&words, input);
+            assert_eq!((status, stdout.as_str()), (2, ""));
+            assert!(stderr.contains("--yes"), "{stderr}");
+        }
+    }
+    assert_eq!((site.paths().len(), site.server.requests().len()), (2, 0));
+    let (status, stdout, stderr) = site.run(&[&DELETE[..], &[&path, "--yes"]].concat());
+    assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, "Deleted 1 checkpoint\n", ""));
+    assert_eq!(site.paths().len(), 1);
+}
+
+#[test]
+fn a_choice_is_needed_and_paths_go_without_filters() {
+    let site = Site::new("delete-choice");
+    let (status, _, stderr) = site.run(&[&DELETE[..], &["-y"]].concat());
+    assert!(status == 2 && stderr.contains("--older-than"), "{stderr}");
+    let mixed = [&DELETE[..], &["tinker://r/weights/x", "--older-than", "1d", "-y"]].concat();
+    assert_eq!(site.run(&mixed).0, 2);
+    let wrong = [&DELETE[..], &["--before", "yesterday", "-y"]].concat();
+    assert_eq!(site.run(&wrong).0, 2);
+    assert_eq!(site.server.requests().len(), 0);
+}
+
+#[test]
+fn old_checkpoints_of_all_runs_are_deleted_but_the_newest_of_each_kind_and_run() {
+    let site = Site::with_checkpoints("delete-old", 250);
+    let (status, stdout, _) = site.run(
+        &[&DELETE[..], &["--older-than", "30d", "--keep-last", "1", "--yes", "--concurrency", "3"]].concat(),
+    );
+    // Of each of the three runs stay the newest for training and for sampling, and the public one.
+    assert_eq!((status, stdout.as_str()), (0, "Deleted 243 checkpoints, 243.0 GB\n"));
+    assert_eq!(site.paths().len(), 7);
+}
+
+#[test]
+fn a_dry_run_shows_what_would_be_deleted_its_size_and_its_price() {
+    let site = Site::with_checkpoints("delete-dry", 6);
+    site.server.always(
+        "/api/v1/billing/usage/checkpoints/current",
+        Act::json(json!({ "effective_rate_usd_per_gigabyte_month": 0.5, "data": [] })),
+    );
+    let words = [&DELETE[..], &["--before", "2026-02-26", "--dry-run"]].concat();
+    let (status, stdout, stderr) = site.run(&words);
+    assert_eq!((status, stdout.lines().count()), (0, 4));
+    assert_eq!(stderr, "would delete 3 checkpoints, 3.0 GB, $1.50 a month\n");
+    let plan = site.json(&words);
+    assert_eq!(
+        (&plan["delete_size_bytes"], &plan["estimated_monthly_cost_usd"]),
+        (&json!(3e9 as u64), &json!(1.5))
+    );
+    let path = site.paths()[5].clone();
+    let (_, _, stderr) = site.run(&[&DELETE[..], &[&path, &path, "--dry-run"]].concat());
+    assert_eq!(stderr, "would delete 1 checkpoint, 1.0 GB, $0.50 a month\n");
+    assert_eq!(site.paths().len(), 6);
+    site.server.always("/api/v1/billing/usage/checkpoints/current", Act::status(403, "{}"));
+    assert!(site.run(&words).2.ends_with("3.0 GB, price unknown\n"));
+}
+
+#[test]
+fn deletions_that_all_fail_end_with_status_1_and_some_with_3() {
+    let site = Site::with_checkpoints("delete-403", 30);
+    site.react(refuse);
+    let all = [&DELETE[..], &["--type", "training", "-y", "-f", "json"]].concat();
+    let (status, stdout, stderr) = site.run(&all);
+    let shown: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((status, &shown["deleted_count"]), (1, &json!(0)));
+    assert_eq!(shown["failed"].as_array().unwrap().len(), 20);
+    assert!(shown["failed"][0]["error"].as_str().unwrap().contains("not yours"), "{shown}");
+    assert!(stderr.contains("20 of 20 failed"), "{stderr}");
+    site.react(|seen| refuse(seen).filter(|_| seen.path.ends_with("step-0003")));
+    let (status, stdout, stderr) = site.run(&[&DELETE[..], &["--type", "training", "-y"]].concat());
+    assert_eq!((status, stdout.as_str()), (3, "Deleted 19 checkpoints, 19.0 GB\n"));
+    assert!(stderr.contains("step-0003: ") && stderr.contains("1 of 20 failed"), "{stderr}");
+}
+
+#[test]
+fn a_refused_key_ends_the_deletions_at_once() {
+    let site = Site::with_checkpoints("delete-401", 200);
+    site.react(|seen| (seen.method == "DELETE").then(|| Act::status(401, r#"{"detail":"expired"}"#)));
+    let (status, _, stderr) = site.run(&[&DELETE[..], &["--keep-last", "0", "-y"]].concat());
+    assert_eq!(status, 1);
+    assert!(stderr.contains("more; -f json lists all"), "{stderr}");
+    let n = site.server.requests().iter().filter(|it| it.method == "DELETE").count();
+    assert!(n <= 16, "{n} requests");
+}
+
+#[test]
+fn a_busy_server_is_asked_again() {
+    let site = Site::with_checkpoints("delete-429", 6);
+    let n_refused = AtomicUsize::new(0);
+    site.react(move |seen| {
+        let status = match (seen.method.as_str(), n_refused.load(Ordering::Relaxed)) {
+            ("DELETE", 0 | 2) => 429,
+            ("DELETE", 1 | 3) => 425,
+            _ => return None,
+        };
+        n_refused.fetch_add(1, Ordering::Relaxed);
+        Some(Act::status(status, r#"{"detail":"later"}"#).with_header("retry-after", "0.01"))
+    });
+    let (status, stdout, stderr) = site.run(&[&DELETE[..], &["--after", "2020-01-01", "-y"]].concat());
+    assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, "Deleted 6 checkpoints, 6.0 GB\n", ""));
+    assert_eq!(site.paths(), Vec::<String>::new());
+}
+
+#[test]
+fn nothing_to_delete_is_a_success() {
+    let site = Site::with_checkpoints("delete-none", 3);
+    let words = [&DELETE[..], &["--before", "2020-01-01", "-y"]].concat();
+    assert_eq!(site.json(&words), json!({ "deleted_count": 0, "failed": [] }));
+    let (status, _, stderr) = site.run(&words);
+    assert_eq!((status, stderr.as_str()), (0, "no checkpoint matches\n"));
+}
+
+#[test]
+fn a_project_limits_what_is_listed_and_deleted() {
+    let site = Site::with_checkpoints("delete-project", 250);
+    site.react(|seen| {
+        let runs = json!({ "training_runs": [{ "training_run_id": "0f0e0d0c-0000-4000-8000-000000000002:train:0" }] });
+        let is_list = seen.path.starts_with("/api/v1/training_runs?") && seen.path.contains("project_id=p");
+        is_list.then(|| Act::json(runs))
+    });
+    let listed = site.json(&["checkpoint", "list", "--project", "p", "--limit", "0"]);
+    assert_eq!(listed["checkpoints"].as_array().unwrap().len(), 50);
+    let words = [&DELETE[..], &["--older-than", "1d", "--project", "p", "-y"]].concat();
+    assert_eq!(site.json(&words)["deleted_count"], 50);
+    assert_eq!(site.paths().len(), 200);
+}
+
+#[test]
+fn an_interrupt_ends_after_the_deletion_in_flight_and_says_what_was_deleted() {
+    let site = Site::with_checkpoints("delete-interrupt", 20);
+    let process = Arc::new(AtomicU32::new(0));
+    let (known, n_deleted) = (process.clone(), AtomicUsize::new(0));
+    site.react(move |seen| {
+        if seen.method == "DELETE" && n_deleted.fetch_add(1, Ordering::Relaxed) == 2 {
+            while known.load(Ordering::Relaxed) == 0 {
+                std::thread::yield_now();
+            }
+            let id = known.load(Ordering::Relaxed).to_string();
+            Command::new("kill").args(["-INT", &id]).status().unwrap();
+        }
+        None
+    });
+    let words = ["--older-than", "1d", "-y", "--concurrency", "1", "-f", "json"];
+    let mut command = site.command(&[&DELETE[..], &words].concat());
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    process.store(child.id(), Ordering::Relaxed);
+    let output = child.wait_with_output().unwrap();
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &shown["deleted_count"]), (Some(130), &json!(3)));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "stopped: 3 of 20 checkpoints deleted\n");
+    assert_eq!(site.paths().len(), 17);
+}
