@@ -54,7 +54,7 @@ pub(crate) enum Progress {
     None,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Format of the data on stdout [default: table, which is TSV in a pipe]

@@ -13,7 +13,7 @@ use super::signals::Stop;
 use super::{logger, notes};
 
 /// What all commands share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct App {
     pub(crate) global: Global,
     pub(crate) out: Out,

@@ -49,6 +49,20 @@ impl Failure {
         }
     }
 
+    /// The failure in a line, without what to do about it.
+    pub(crate) fn summary(&self) -> String {
+        match self {
+            Failure::Api { error, .. } => error.to_string(),
+            Failure::Text { message, .. } | Failure::Usage { message, .. } | Failure::Budget(message) => {
+                message.clone()
+            }
+            Failure::Items { n_failed, n_items } => format!("{n_failed} of {n_items} failed"),
+            Failure::Signal(signal) => format!("ended by signal {signal}"),
+            Failure::PipeClosed => "stdout is closed".into(),
+            Failure::Negative => "negative".into(),
+        }
+    }
+
     /// The failure of writing to stdout.
     pub(crate) fn of_stdout(error: &std::io::Error) -> Self {
         match error.kind() {

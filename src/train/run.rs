@@ -16,8 +16,8 @@ use crate::client::{RestClient, ServiceClient, TrainingClient};
 use crate::error::{Error, Result};
 use crate::pending::Pending;
 use crate::types::{
-    FromStateOptions, LoraConfig, ModelOptions, SaveStateOutput, SaveWeightsForSamplerOutput, TrainingPath,
-    Ttl,
+    FromStateOptions, LoraConfig, ModelOptions, OptimizerConfig, SaveStateOutput,
+    SaveWeightsForSamplerOutput, TrainingPath, Ttl,
 };
 
 /// Key of the renderer's name in the metadata of a training run, as the Tinker cookbook has it.
@@ -39,6 +39,9 @@ const RENDERER_NAME: &str = "renderer_name";
 pub struct RunOptions {
     /// The adapter of a new run. A resumed run has the adapter of its checkpoint.
     pub lora: LoraConfig,
+    /// Weights that a new run begins with, with a new optimizer and the adapter of these weights in place of
+    /// [`lora`](Self::lora). A resumed run has those of its checkpoint. Default none: a new adapter.
+    pub start: Option<TrainingPath>,
     /// Metadata, optimizer and further fields of a new run. A resumed run gets the metadata and keeps its optimizer.
     pub model: ModelOptions,
     /// Name of the renderer that made the training data. It is stored as `renderer_name` in the metadata of the training
@@ -46,11 +49,15 @@ pub struct RunOptions {
     pub renderer_name: Option<String>,
     /// Steps between periodic checkpoints (state and weights to sample from); 0 for none. Default 20.
     pub save_every: u64,
+    /// Saves weights to sample from with the state of periodic checkpoints; the final one always has them. Default true.
+    pub sampler_weights: bool,
     /// Steps between rolling checkpoints (state only; each is deleted when the next checkpoint is recorded); 0 for none.
     /// Default 0.
     pub rolling_every: u64,
     /// Lifetime of periodic checkpoints. Default 7 days.
     pub ttl: Ttl,
+    /// Lifetime of the final checkpoint. Default [`Ttl::Never`].
+    pub final_ttl: Ttl,
     /// Lifetime of rolling checkpoints that are not deleted, for example because the process was killed. Default 2
     /// hours.
     pub rolling_ttl: Ttl,
@@ -65,11 +72,14 @@ impl Default for RunOptions {
     fn default() -> Self {
         RunOptions {
             lora: LoraConfig::default(),
+            start: None,
             model: ModelOptions::default(),
             renderer_name: None,
             save_every: 20,
+            sampler_weights: true,
             rolling_every: 0,
             ttl: Ttl::After(Duration::from_secs(7 * 24 * 3600)),
+            final_ttl: Ttl::Never,
             rolling_ttl: Ttl::After(Duration::from_secs(2 * 3600)),
             batches_per_epoch: None,
             config: None,
@@ -175,10 +185,7 @@ impl Run {
                 let superseded = Vec::from_iter(record.is_rolling.then_some(path));
                 (training, resume::next_step(record, options.batches_per_epoch)?, superseded)
             }
-            None => {
-                let lora = options.lora;
-                (service.create_lora_training_client_with(base_model, lora, &model)?, 0, Vec::new())
-            }
+            None => (started(service, base_model, &model, options)?, 0, Vec::new()),
         };
         let metrics = MetricsLog::open(folder, first_step)?;
         if let Some(config) = &options.config {
@@ -280,6 +287,47 @@ impl Run {
         self.metrics.write_config(config)
     }
 
+    /// Submits a periodic checkpoint after the steps that are submitted, although none may be due, unless the last one
+    /// contains the same steps. For a program that must stop: then wait for the steps, log them, and call
+    /// [`record_checkpoints`](Run::record_checkpoints).
+    ///
+    /// # Errors
+    /// As for [`checkpoint_if_due`](Run::checkpoint_if_due).
+    ///
+    /// # Blocking
+    /// As for [`checkpoint_if_due`](Run::checkpoint_if_due).
+    ///
+    /// # Example: a run that stops after three steps
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// # let folder = std::env::temp_dir().join(format!("tinkex-doc-checkpoint-{}", std::process::id()));
+    /// use tinkex::train::{Run, RunOptions};
+    /// use tinkex::types::AdamParams;
+    ///
+    /// let mut run = Run::open(&folder, &service, "tinkex/nano", &RunOptions::default())?;
+    /// for step in 0..3 {
+    ///     run.training().optim_step(AdamParams::default()).wait()?;
+    ///     run.checkpoint_if_due(step)?;
+    ///     run.log(step, &[])?;
+    /// }
+    /// run.checkpoint()?;
+    /// run.record_checkpoints()?;
+    /// assert_eq!(run.checkpoints()[0].next_batch, Some(3));
+    /// # std::fs::remove_dir_all(&folder).unwrap();
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn checkpoint(&mut self) -> Result<()> {
+        let recorded = self.checkpoints.last_resumable().and_then(|record| record.next_batch);
+        let last = self.saves.back().map(|save| save.n_done).or(recorded);
+        if last != Some(self.next_step) {
+            self.submit_save(Kind::Periodic);
+        }
+        self.record_confirmed()
+    }
+
     /// Waits for all submitted checkpoints and records them.
     ///
     /// # Errors
@@ -296,9 +344,9 @@ impl Run {
         Ok(())
     }
 
-    /// Ends the run: records all checkpoints, saves the one named `final`, which has no time limit, and returns its
-    /// record. A run that was finished at this step before is not saved again. A run that did further steps since is: its
-    /// later final checkpoints are named `final_2`, `final_3` and so on, and the earlier ones stay.
+    /// Ends the run: records all checkpoints, saves the one named `final`, and returns its record. A run that was
+    /// finished at this step before is not saved again. A run that did further steps since is: its later final
+    /// checkpoints are named `final_2`, `final_3` and so on, and the earlier ones stay.
     ///
     /// # Errors
     /// As for [`record_checkpoints`](Run::record_checkpoints).
@@ -327,11 +375,15 @@ impl Run {
         let ttl = match kind {
             Kind::Periodic => self.options.ttl,
             Kind::Rolling => self.options.rolling_ttl,
-            Kind::Final => Ttl::Never,
+            Kind::Final => self.options.final_ttl,
         };
         let state = self.training.save_state(&record.name, ttl);
-        let sampler =
-            (kind != Kind::Rolling).then(|| self.training.save_weights_for_sampler(&record.name, ttl));
+        let has_sampler = match kind {
+            Kind::Periodic => self.options.sampler_weights,
+            Kind::Rolling => false,
+            Kind::Final => true,
+        };
+        let sampler = has_sampler.then(|| self.training.save_weights_for_sampler(&record.name, ttl));
         self.saves.push_back(Save { record, n_done: self.next_step, state: Some(state), sampler });
     }
 
@@ -452,6 +504,24 @@ fn resumed<'a>(
             checkpoints.path().display()
         ))),
     }
+}
+
+/// Creates the training client of a new run.
+fn started(
+    service: &ServiceClient,
+    base_model: &str,
+    model: &ModelOptions,
+    options: &RunOptions,
+) -> Result<TrainingClient> {
+    let Some(path) = &options.start else {
+        return service.create_lora_training_client_with(base_model, options.lora, model);
+    };
+    let from_state = FromStateOptions {
+        user_metadata: model.user_metadata.clone(),
+        optimizer: Some(model.optimizer.clone()).filter(|optimizer| *optimizer != OptimizerConfig::default()),
+        ..Default::default()
+    };
+    service.create_training_client_from_state_with(path, &from_state)
 }
 
 fn warn_of_other_model(training: &TrainingClient, base_model: &str) {

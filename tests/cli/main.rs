@@ -20,4 +20,6 @@ mod report;
 mod sample;
 mod serve;
 mod shell;
+mod train;
+mod train_resume;
 mod util;

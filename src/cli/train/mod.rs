@@ -1,11 +1,108 @@
-//! STUB
+//! `tinkex train`: fine-tunes a model on files of examples, in a folder from which it can be resumed exactly.
 
-use super::connection::App;
-use super::failure::Failure;
+mod args;
+mod dataset;
+mod ending;
+mod folder;
+mod given;
+mod job;
+mod log;
+mod objective;
+mod plan;
+mod progress;
+mod ready;
+mod record;
+mod row;
+mod samples;
+mod saved;
+mod seen;
+mod settings;
+mod steps;
+mod summary;
+mod waiting;
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+use std::path::{Path, PathBuf};
 
-pub(crate) fn run(_args: Args, _app: &App) -> Result<(), Failure> {
-    Err(Failure::text("this command is not built yet"))
+use serde_json::{Map, Value};
+
+pub(crate) use self::args::Args;
+use self::given::Given;
+use self::job::{Job, Place};
+use self::settings::{NANO, Settings};
+use crate::args::Format;
+use crate::connection::App;
+use crate::failure::Failure;
+
+pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
+    let mut given = Given::of_process()?;
+    if let Some(file) = &args.config {
+        given = given.over(Given::read(file)?);
+    }
+    match &args.resume {
+        Some(dir) => resume(dir, given, &args, app),
+        None => start(given, &args, app),
+    }
+}
+
+fn start(given: Given, control: &Args, app: &App) -> Result<(), Failure> {
+    let args = given.args()?;
+    let settings = Settings::of(&args)?;
+    if control.print_config {
+        return print(&settings.to_object(given.to_object(), None), app);
+    }
+    if settings.data.is_empty() {
+        return Err(
+            Failure::usage("no data: name a file of examples").with_remedy("tinkex train DATA -m MODEL")
+        );
+    }
+    let model = match (&args.model, &settings.from) {
+        (Some(model), _) => Some(model.clone()),
+        (None, Some(_)) => None,
+        (None, None) if app.global.local.is_some() => Some(NANO.to_owned()),
+        (None, None) => {
+            return Err(Failure::usage("no model: name one with -m")
+                .with_remedy("`tinkex model list` shows them; --local trains offline"));
+        }
+    };
+    let place = Place::New { out: control.out.clone(), overwrite: control.overwrite };
+    Job { app, given, settings, model, place, dry_run: control.dry_run, yes: control.yes }.run()
+}
+
+fn resume(dir: &Path, mut given: Given, control: &Args, app: &App) -> Result<(), Failure> {
+    let config = record::read(dir)?;
+    let mut old =
+        Given::of_object(&without_null(&config), &dir.join("config.json").display().to_string(), None)?;
+    let model = config.get("model").and_then(Value::as_str).map(str::to_owned);
+    // The default number of epochs of this model follows the steps.
+    if model.as_deref() == Some(NANO) && given.get("max-steps").is_some() && given.get("epochs").is_none() {
+        old.remove("epochs");
+    }
+    given = given.over(old);
+    let args = given.args()?;
+    let settings = Settings::of(&args)?;
+    if control.print_config {
+        return print(&settings.to_object(given.to_object(), None), app);
+    }
+    let app = record::with_place(app, &config);
+    let place = Place::Resumed { dir: PathBuf::from(dir), config, force: control.force_resume };
+    Job { app: &app, given, settings, model: args.model, place, dry_run: control.dry_run, yes: control.yes }
+        .run()
+}
+
+fn without_null(object: &Map<String, Value>) -> Map<String, Value> {
+    object
+        .iter()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// Prints settings as a file for `--config`.
+fn print(object: &Map<String, Value>, app: &App) -> Result<(), Failure> {
+    if matches!(app.out.format(), Format::Json | Format::Jsonl) {
+        return app.out.value(&Value::Object(object.clone()), String::new);
+    }
+    let text = toml::to_string(&without_null(object))
+        .map_err(|error| Failure::text(format!("cannot write the settings as TOML: {error}")))?;
+    app.out.bytes(text.as_bytes())
 }

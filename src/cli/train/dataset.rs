@@ -1,0 +1,290 @@
+//! The data of a run: examples, or pairs of them, to train on and to evaluate with.
+
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use tinkex::chat::{Example, Reduction};
+use tinkex::train::preference_data;
+use tinkex::types::Datum;
+
+use super::settings::{Settings, TestData};
+use crate::examples::{self, Content, DataFormat, Encoder, Fate, FileFacts, Lines, Record};
+use crate::failure::Failure;
+
+/// What one position of a batch trains: an example, or the two answers of a preference.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    pub(super) examples: Vec<Example>,
+}
+
+impl Item {
+    pub(super) fn n_tokens(&self) -> usize {
+        self.examples.iter().map(Example::n_tokens).sum()
+    }
+
+    fn n_trained(&self) -> usize {
+        self.examples.iter().map(Example::n_trained).sum()
+    }
+
+    /// The item as it is sent.
+    pub(super) fn data(&self, reduction: Reduction) -> Result<Vec<Datum>, Failure> {
+        match self.examples.as_slice() {
+            [chosen, rejected] => Ok(preference_data(&[(chosen.clone(), rejected.clone())], None)?),
+            all => {
+                let data: tinkex::Result<Vec<Datum>> =
+                    all.iter().map(|example| example.datum(None, reduction)).collect();
+                Ok(data?)
+            }
+        }
+    }
+}
+
+/// Files that were read, not yet turned into tokens.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) train: Lines,
+    /// The files of `--eval-data`.
+    pub(super) test: Option<Lines>,
+}
+
+/// All data of a run.
+#[derive(Debug)]
+pub(super) struct Dataset {
+    pub(super) format: DataFormat,
+    pub(super) train: Vec<Item>,
+    pub(super) test: Vec<Item>,
+    pub(super) facts: Facts,
+}
+
+/// What is said about the data.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facts {
+    pub(super) files: Vec<FileFacts>,
+    pub(super) test_files: Vec<FileFacts>,
+    pub(super) n_lines: usize,
+    pub(super) n_truncated: usize,
+    pub(super) n_dropped: usize,
+    pub(super) n_ties: usize,
+    pub(super) n_tokens: u64,
+    pub(super) n_trained: u64,
+    pub(super) n_test_tokens: u64,
+    /// A prompt of the data to try the model with, and whether it is sent as it is.
+    pub(super) prompt: Option<(String, bool)>,
+    /// Numbers of tokens of the examples to train on: smallest, 10%, median, 90%, largest.
+    pub(super) lengths: [usize; 5],
+}
+
+impl Source {
+    /// Reads and validates all lines of all files.
+    pub(super) fn read(settings: &Settings) -> Result<Self, Failure> {
+        let train = examples::read(&settings.data, &settings.data_options)?;
+        let test = match &settings.test {
+            TestData::Files(files) => Some(examples::read(files, &settings.data_options)?),
+            TestData::None | TestData::Split(_) => None,
+        };
+        if let Some(test) = test.as_ref().filter(|test| test.format != train.format) {
+            return Err(Failure::usage(format!(
+                "the data of the evaluation have another format ({:?}) than those of the training ({:?})",
+                test.format, train.format
+            )));
+        }
+        Ok(Source { train, test })
+    }
+
+    /// Turns the lines into examples.
+    pub(super) fn encode(&self, encoder: &Encoder, test: &TestData) -> Result<Dataset, Failure> {
+        let mut facts = Facts {
+            files: self.train.files.clone(),
+            test_files: self.test.as_ref().map(|lines| lines.files.clone()).unwrap_or_default(),
+            n_lines: self.train.records.len(),
+            n_ties: self.train.n_ties,
+            prompt: self.train.records.first().and_then(|record| prompt(&record.content)),
+            ..Default::default()
+        };
+        let is_test = match test {
+            TestData::Split(share) => split(&self.train.records, *share),
+            TestData::None | TestData::Files(_) => vec![false; self.train.records.len()],
+        };
+        let mut dataset = Dataset {
+            format: self.train.format,
+            train: Vec::new(),
+            test: Vec::new(),
+            facts: Facts::default(),
+        };
+        let train = items(&self.train, encoder, &mut facts)?;
+        for (items, is_test) in train.into_iter().zip(is_test) {
+            let part = if is_test { &mut dataset.test } else { &mut dataset.train };
+            part.extend(items);
+        }
+        if let Some(lines) = &self.test {
+            dataset.test = items(lines, encoder, &mut facts)?.into_iter().flatten().collect();
+        }
+        if dataset.train.is_empty() {
+            return Err(Failure::text("there is nothing to train on: all examples are left out"));
+        }
+        let mut lengths: Vec<usize> = dataset.train.iter().map(Item::n_tokens).collect();
+        lengths.sort_unstable();
+        facts.lengths = [0.0, 0.1, 0.5, 0.9, 1.0].map(|share| quantile(&lengths, share));
+        facts.n_tokens = lengths.iter().map(|n| *n as u64).sum();
+        facts.n_trained = dataset.train.iter().map(|item| item.n_trained() as u64).sum();
+        facts.n_test_tokens = dataset.test.iter().map(|item| item.n_tokens() as u64).sum();
+        dataset.facts = facts;
+        Ok(dataset)
+    }
+}
+
+impl Dataset {
+    /// The first example, with its trained tokens marked.
+    pub(super) fn shown(&self, encoder: &Encoder, color: bool) -> String {
+        let example = self.train.first().and_then(|item| item.examples.first());
+        example.map(|example| encoder.show(example, color).trim_end().to_owned()).unwrap_or_default()
+    }
+}
+
+impl Facts {
+    /// The facts for `config.json`, by which a resumed run knows its data.
+    pub(super) fn to_json(&self) -> Value {
+        let files = |files: &[FileFacts]| -> Vec<Value> {
+            let file = |file: &FileFacts| json!({ "path": absolute(&file.path), "sha256": file.sha256, "lines": file.n_lines });
+            files.iter().map(file).collect()
+        };
+        json!({
+            "files": files(&self.files),
+            "eval_files": files(&self.test_files),
+            "n_lines": self.n_lines,
+            "n_truncated": self.n_truncated,
+            "n_dropped": self.n_dropped,
+            "n_ties": self.n_ties,
+            "n_tokens": self.n_tokens,
+            "n_trained_tokens": self.n_trained,
+            "lengths": self.lengths,
+        })
+    }
+}
+
+/// A path that means the same in another folder; `-` stays.
+pub(super) fn absolute(path: &std::path::Path) -> String {
+    if path.as_os_str() == "-" {
+        return "-".into();
+    }
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
+/// The prompt of a line, if it is a short text.
+fn prompt(content: &Content) -> Option<(String, bool)> {
+    const LONGEST: usize = 80;
+    let messages = match content {
+        Content::Chat(chat) => chat.messages.as_slice(),
+        Content::Preference(preference) => preference.prompt.as_slice(),
+        Content::Completion(completion) => return Some((completion.prompt.clone(), true)).filter(is_short),
+        Content::Text(_) | Content::Tokens(_) => return None,
+    };
+    let before = messages.iter().take_while(|message| message.role != "assistant");
+    let asked = before.filter(|message| message.role == "user").last()?;
+    fn is_short((text, _): &(String, bool)) -> bool {
+        !text.is_empty() && text.len() <= LONGEST && !text.contains(char::is_control)
+    }
+    Some((asked.text(), false)).filter(is_short)
+}
+
+/// The items of each line. Lines are encoded by all processors: a file can have millions of tokens.
+fn items(lines: &Lines, encoder: &Encoder, facts: &mut Facts) -> Result<Vec<Vec<Item>>, Failure> {
+    const MOST_PROBLEMS: usize = 20;
+    let encoded: Vec<Result<(Vec<Item>, Fate), Failure>> =
+        lines.records.par_iter().map(|record| items_of(lines, record, encoder)).collect();
+    let mut all = Vec::with_capacity(encoded.len());
+    let mut problems = Vec::new();
+    for result in encoded {
+        match result {
+            Ok((items, fate)) => {
+                match fate {
+                    Fate::Kept => {}
+                    Fate::Truncated { .. } => facts.n_truncated += 1,
+                    Fate::Dropped { .. } => facts.n_dropped += 1,
+                }
+                all.push(items);
+            }
+            Err(Failure::Text { message, .. }) => problems.push(message),
+            Err(other) => return Err(other),
+        }
+    }
+    if problems.is_empty() {
+        return Ok(all);
+    }
+    let n_more = problems.len().saturating_sub(MOST_PROBLEMS);
+    problems.truncate(MOST_PROBLEMS);
+    if 0 < n_more {
+        problems.push(format!("and {n_more} more"));
+    }
+    Err(Failure::text(problems.join("\n")))
+}
+
+fn items_of(lines: &Lines, record: &Record, encoder: &Encoder) -> Result<(Vec<Item>, Fate), Failure> {
+    if lines.format == DataFormat::Preference {
+        let pair = encoder.pair(lines, record)?;
+        let item = pair.map(|(chosen, rejected)| Item { examples: vec![chosen, rejected] });
+        return Ok((item.into_iter().collect(), Fate::Kept));
+    }
+    let encoded = encoder.encode(lines, record)?;
+    let items = encoded.examples.into_iter().map(|example| Item { examples: vec![example] });
+    Ok((items.collect(), encoded.fate))
+}
+
+/// Chooses the lines for the evaluation by their hashes, so that a line stays on its side when others come or go. At
+/// least one line is on each side.
+fn split(records: &[Record], share: f64) -> Vec<bool> {
+    let hashes: Vec<u64> = records.iter().map(|record| record.raw_hash).collect();
+    split_hashes(&hashes, share)
+}
+
+fn split_hashes(hashes: &[u64], share: f64) -> Vec<bool> {
+    let part = |hash: u64| (hash >> 11) as f64 / (1_u64 << 53) as f64;
+    let mut is_test: Vec<bool> = hashes.iter().map(|hash| part(*hash) < share).collect();
+    let n_test = is_test.iter().filter(|it| **it).count();
+    let position = |hash: Option<&u64>| hash.and_then(|hash| hashes.iter().position(|it| it == hash));
+    if n_test == 0
+        && 1 < hashes.len()
+        && let Some(i) = position(hashes.iter().min())
+    {
+        is_test[i] = true;
+    }
+    if n_test == hashes.len()
+        && let Some(i) = position(hashes.iter().max())
+    {
+        is_test[i] = false;
+    }
+    is_test
+}
+
+fn quantile(sorted: &[usize], share: f64) -> usize {
+    let last = sorted.len().saturating_sub(1);
+    sorted.get((share * last as f64).round() as usize).copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_stays_on_its_side_of_the_split_when_others_come() {
+        let hashes: Vec<u64> = (0..1000_u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+        let all = split_hashes(&hashes, 0.1);
+        let n_test = all.iter().filter(|it| **it).count();
+        assert!((50..200).contains(&n_test), "{n_test}");
+        assert_eq!(split_hashes(&hashes[..500], 0.1), all[..500]);
+    }
+
+    #[test]
+    fn each_side_of_a_split_has_a_line() {
+        assert_eq!(split_hashes(&[u64::MAX, u64::MAX - 1], 0.5), [false, true]);
+        assert_eq!(split_hashes(&[0, 1], 0.5), [true, false]);
+        assert_eq!(split_hashes(&[u64::MAX], 0.5), [false]);
+        assert_eq!(split_hashes(&[0], 0.5), [false]);
+    }
+
+    #[test]
+    fn quantiles_are_lengths_of_examples() {
+        let sorted: Vec<usize> = (1..=11).collect();
+        assert_eq!([0.0, 0.1, 0.5, 0.9, 1.0].map(|share| quantile(&sorted, share)), [1, 2, 6, 10, 11]);
+        assert_eq!(quantile(&[], 0.5), 0);
+    }
+}

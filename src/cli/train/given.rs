@@ -1,0 +1,314 @@
+//! Settings by the names of the options: those of the command line, of a file, and of a run that is resumed.
+//!
+//! All of them become one command line, which clap reads: so a file has the names, the values and the errors of the
+//! options.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
+use serde_json::{Map, Value};
+
+use super::args::Args;
+use super::dataset::absolute;
+use crate::args::Cli;
+use crate::failure::Failure;
+
+/// Values by the name of the option. A switch has the value `true` or `false`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Given(BTreeMap<String, Vec<String>>);
+
+/// The name of the positional argument.
+const DATA: &str = "data";
+
+/// Options that say where the settings come from, or that are for one call: they are not settings of a run.
+const NOT_SETTINGS: [&str; 9] =
+    ["resume", "force-resume", "out", "overwrite", "config", "print-config", "dry-run", "yes", "help"];
+
+/// Options of all commands that are settings of a run.
+pub(super) const GLOBAL: [&str; 3] = ["base-url", "local", "project"];
+
+impl Given {
+    /// The options of this process.
+    pub(super) fn of_process() -> Result<Self, Failure> {
+        let parsed = Cli::command().try_get_matches_from(std::env::args_os());
+        let matches = parsed.map_err(|error| Failure::usage(error.to_string()))?;
+        let matches = matches.subcommand_matches("train");
+        Ok(matches.map(Self::of_matches).unwrap_or_default())
+    }
+
+    fn of_matches(matches: &ArgMatches) -> Self {
+        let mut given = Given::default();
+        for arg in command().get_arguments() {
+            let id = arg.get_id().as_str();
+            if matches.value_source(id) != Some(clap::parser::ValueSource::CommandLine) {
+                continue;
+            }
+            let name = arg.get_long().unwrap_or(DATA);
+            if is_switch(arg) {
+                given.set_switch(name, matches.get_flag(id));
+            } else if let Some(values) = matches.get_raw(id) {
+                let values = values.map(|it| it.to_string_lossy().into_owned()).collect();
+                given.0.insert(name.into(), values);
+            }
+        }
+        given
+    }
+
+    /// The settings of a file, TOML or JSON.
+    pub(super) fn read(path: &Path) -> Result<Self, Failure> {
+        let name = path.display();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::text(format!("{name}: cannot be read: {error}")))?;
+        let is_json = path.extension().is_some_and(|it| it.eq_ignore_ascii_case("json"));
+        let object: Map<String, Value> = if is_json {
+            serde_json::from_str(&text).map_err(|error| Failure::text(format!("{name}: {error}")))?
+        } else {
+            toml::from_str(&text)
+                .map_err(|error| Failure::text(format!("{name}: {}", error.to_string().trim())))?
+        };
+        let folder = std::path::absolute(path).ok().and_then(|it| Some(it.parent()?.to_owned()));
+        Self::of_object(&object, &name.to_string(), folder)
+    }
+
+    /// The settings of an object; `name` is that of its file, to whose `folder` paths are relative.
+    pub(super) fn of_object(
+        object: &Map<String, Value>,
+        name: &str,
+        folder: Option<PathBuf>,
+    ) -> Result<Self, Failure> {
+        let mut given = Given::default();
+        let command = command();
+        for (key, value) in object {
+            // What the program itself or the cookbook adds to a config.json.
+            if key.contains('/') || key == "tinkex" || GLOBAL.contains(&key.as_str()) {
+                continue;
+            }
+            let written = key;
+            let key = key.replace('_', "-");
+            let arg = command.get_arguments().find(|arg| {
+                arg.get_long().map_or(key == DATA, |long| long == key || long == format!("no-{key}"))
+            });
+            let Some(arg) = arg.filter(|_| !NOT_SETTINGS.contains(&key.as_str())) else {
+                let failure = Failure::usage(format!("{name}: {written:?} is not a setting"));
+                return Err(match similar(&key) {
+                    Some(similar) => failure.with_remedy(format!("did you mean {similar:?}?")),
+                    None => failure.with_remedy("`tinkex train --help` lists the settings"),
+                });
+            };
+            let is_path = matches!(key.as_str(), "data" | "eval-data" | "prompts");
+            if is_switch(arg) {
+                let Value::Bool(is_set) = value else {
+                    return Err(Failure::usage(format!("{name}: {key}: give true or false, not {value}")));
+                };
+                given.set_switch(&key, *is_set);
+            } else if let Some(values) = texts(value) {
+                let resolve = |text: String| match &folder {
+                    Some(folder) if is_path && text != "-" => folder.join(text).display().to_string(),
+                    _ => text,
+                };
+                given.0.insert(key, values.into_iter().map(resolve).collect());
+            } else if !value.is_null() {
+                return Err(Failure::usage(format!(
+                    "{name}: {key}: {value} is not a text, a number or a list"
+                )));
+            }
+        }
+        Ok(given)
+    }
+
+    fn set_switch(&mut self, name: &str, is_set: bool) {
+        let (name, is_set) = match name.strip_prefix("no-") {
+            Some(positive) if has_option(positive) => (positive, !is_set),
+            _ => (name, is_set),
+        };
+        self.0.insert(name.into(), vec![is_set.to_string()]);
+    }
+
+    /// These settings, and those of `base` that these do not have.
+    pub(super) fn over(mut self, base: Given) -> Self {
+        // The two sources of test data exclude each other: the one that wins removes the other.
+        let has_test = ["eval-data", "eval-split"].iter().any(|name| self.0.contains_key(*name));
+        for (name, values) in base.0 {
+            if !(has_test && name.starts_with("eval-") && name != "eval-every") {
+                self.0.entry(name).or_insert(values);
+            }
+        }
+        self
+    }
+
+    /// The options as clap reads them.
+    pub(super) fn args(&self) -> Result<Args, Failure> {
+        let mut line = vec!["tinkex train".to_owned()];
+        let mut data = Vec::new();
+        let command = command();
+        for (name, values) in self.settings() {
+            let option = command.get_arguments().find(|arg| arg.get_long() == Some(name.as_str()));
+            match option {
+                Some(arg) if is_switch(arg) => {
+                    let is_set = values.first().is_some_and(|it| it == "true");
+                    if is_set {
+                        line.push(format!("--{name}"));
+                    } else if has_option(&format!("no-{name}")) {
+                        line.push(format!("--no-{name}"));
+                    }
+                }
+                Some(_) => line.extend(values.iter().map(|value| format!("--{name}={value}"))),
+                None => data.extend(values.iter().cloned()),
+            }
+        }
+        line.push("--".into());
+        line.extend(data);
+        let matches = command.try_get_matches_from(line);
+        let args = matches.and_then(|matches| Args::from_arg_matches(&matches));
+        args.map_err(|error| {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            Failure::usage(first.trim_start_matches("error: ").to_owned())
+        })
+    }
+
+    /// The settings of a run as an object, with paths that mean the same in another folder.
+    pub(super) fn to_object(&self) -> Map<String, Value> {
+        let command = command();
+        let mut object = Map::new();
+        for (name, values) in self.settings() {
+            let arg = command.get_arguments().find(|arg| arg.get_long().unwrap_or(DATA) == name);
+            let value = |text: &String| match name.as_str() {
+                "data" | "eval-data" | "prompts" => absolute(Path::new(text)).into(),
+                "template" | "tokenizer" if Path::new(text).is_file() => absolute(Path::new(text)).into(),
+                "name" | "tag" | "metadata" | "model" => text.as_str().into(),
+                _ => number_or_text(text),
+            };
+            let is_list = arg.is_some_and(|arg| matches!(arg.get_action(), ArgAction::Append));
+            let value = if is_list {
+                Value::Array(values.iter().map(value).collect())
+            } else if let Some(text) = values.last() {
+                value(text)
+            } else {
+                continue;
+            };
+            object.insert(name.clone(), value);
+        }
+        object
+    }
+
+    fn settings(&self) -> impl Iterator<Item = (&String, &Vec<String>)> {
+        self.0.iter().filter(|(name, _)| !NOT_SETTINGS.contains(&name.as_str()))
+    }
+
+    /// Removes an option.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
+    /// The values of an option.
+    pub(super) fn get(&self, name: &str) -> Option<&[String]> {
+        self.0.get(name).map(Vec::as_slice)
+    }
+}
+
+fn command() -> clap::Command {
+    use clap::Args as _;
+    Args::augment_args(clap::Command::new("tinkex train"))
+}
+
+fn has_option(name: &str) -> bool {
+    command().get_arguments().any(|arg| arg.get_long() == Some(name))
+}
+
+fn is_switch(arg: &clap::Arg) -> bool {
+    matches!(arg.get_action(), ArgAction::SetTrue)
+}
+
+fn number_or_text(text: &str) -> Value {
+    match (text, text.parse::<u64>(), text.parse::<f64>()) {
+        ("true", ..) => true.into(),
+        ("false", ..) => false.into(),
+        (_, Ok(number), _) => number.into(),
+        (_, _, Ok(number)) if number.is_finite() => number.into(),
+        _ => text.into(),
+    }
+}
+
+/// A value as texts of the command line; `None` for an object or a list of lists.
+fn texts(value: &Value) -> Option<Vec<String>> {
+    let text = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(is_set) => Some(is_set.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    };
+    match value {
+        Value::Array(values) => values.iter().map(text).collect(),
+        value => Some(vec![text(value)?]),
+    }
+}
+
+/// The setting whose name is nearest to `key`, if one is near.
+fn similar(key: &str) -> Option<String> {
+    let command = command();
+    let names = command.get_arguments().filter_map(clap::Arg::get_long).chain([DATA]);
+    let names = names.filter(|name| !NOT_SETTINGS.contains(name));
+    let near = names.map(|name| (distance(key, name), name)).min()?;
+    (near.0 <= 2.max(key.len() / 3)).then(|| near.1.to_owned())
+}
+
+/// The number of letters to insert, remove or replace.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, a) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn of_json(text: &str) -> Result<Given, Failure> {
+        Given::of_object(&serde_json::from_str(text).unwrap(), "c.json", Some("/d".into()))
+    }
+
+    fn of_line(line: &[&str]) -> Given {
+        Given::of_matches(&command().try_get_matches_from([&["x"], line].concat()).unwrap())
+    }
+
+    #[test]
+    fn options_win_over_a_file_and_switches_have_both_directions() {
+        let file = of_json(r#"{"rank": 8, "shuffle": false, "lr": 1e-3, "data": "x.jsonl", "no_mlp": true}"#);
+        let args = of_line(&["--rank", "4"]).over(file.unwrap()).args().unwrap();
+        assert_eq!((args.rank, args.no_shuffle, args.no_mlp), (Some(4), true, true));
+        assert_eq!(args.data, [PathBuf::from("/d/x.jsonl")]);
+        let file = of_json(r#"{"shuffle": false, "eval-split": 0.1}"#).unwrap();
+        let args = of_line(&["--shuffle", "--eval-data", "e"]).over(file).args().unwrap();
+        assert_eq!((args.shuffle, args.no_shuffle, args.eval_split), (true, false, None));
+    }
+
+    #[test]
+    fn an_unknown_setting_is_an_error_with_a_suggestion() {
+        for (text, similar) in [
+            ("{\"bach-size\": 1}", Some("\"batch-size\"")),
+            ("{\"rnk\": 1}", Some("\"rank\"")),
+            ("{\"zzzzzz\": 1}", None),
+        ] {
+            let Err(Failure::Usage { message, remedy }) = of_json(text) else { panic!("{text}") };
+            assert!(message.starts_with("c.json: "), "{message}");
+            let remedy = remedy.unwrap();
+            assert_eq!(remedy.starts_with("did you mean"), similar.is_some(), "{remedy}");
+            assert!(remedy.contains(similar.unwrap_or("--help")), "{remedy}");
+        }
+        assert!(of_json("{\"resume\": \"x\"}").is_err());
+        assert!(of_json("{\"shuffle\": 1}").is_err());
+        assert!(of_json("{\"rank\": \"many\"}").unwrap().args().is_err());
+    }
+}

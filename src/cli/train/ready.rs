@@ -1,0 +1,261 @@
+//! The run itself: opens its folder, trains, closes its session, and tells what has happened.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde_json::{Map, Value};
+use tinkex::train::{CheckpointRecord, MetricsLog, Run, RunOptions};
+use tinkex::types::ModelOptions;
+use tinkex::{CloseStatus, ServiceClient};
+
+use super::args::LossKind;
+use super::dataset::Dataset;
+use super::ending::Ending;
+use super::job::{Job, Place};
+use super::log::Log;
+use super::objective::{Objective, Test};
+use super::plan::Cost;
+use super::samples::Samples;
+use super::seen::Seen;
+use super::settings::Chosen;
+use super::steps::{End, Parts, Trainer};
+use super::summary::Summary;
+use super::waiting::Waiting;
+use super::{ending, folder, record, saved};
+use crate::args::Progress;
+use crate::examples::Encoder;
+use crate::failure::Failure;
+
+/// A run that can begin.
+pub(super) struct Ready<'a> {
+    pub(super) job: &'a Job<'a>,
+    /// The plan, as it was told.
+    pub(super) lines: Vec<String>,
+    pub(super) model: String,
+    pub(super) service: ServiceClient,
+    pub(super) seen: Arc<Seen>,
+    pub(super) encoder: Encoder,
+    pub(super) data: Dataset,
+    pub(super) chosen: Chosen,
+    pub(super) cost: Cost,
+    pub(super) config: Map<String, Value>,
+}
+
+impl Ready<'_> {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let (app, settings) = (self.job.app, &self.job.settings);
+        let dir = match &self.job.place {
+            Place::New { out, overwrite } => {
+                let dir = out.clone().unwrap_or_else(|| folder::by_default(&self.model, SystemTime::now()));
+                folder::prepare(&dir, *overwrite)?;
+                dir
+            }
+            Place::Resumed { dir, .. } => dir.clone(),
+        };
+        let samples = match &settings.prompts {
+            Some(file) => {
+                Some(Samples::read(file, dir.join("samples.jsonl"), &self.encoder, self.data.format)?)
+            }
+            None => None,
+        };
+        let log = Log::open(&dir, app)?;
+        for line in &self.lines {
+            log.write(line);
+        }
+        let options = self.options();
+        if let Place::New { .. } = self.job.place {
+            // Before the run: a process that is killed while it begins can be resumed, too.
+            MetricsLog::open(&dir, 0)?.write_config(&self.config)?;
+        }
+        let mut run = Run::open(&dir, &self.service, &self.model, &options)?;
+        app.stop.defer();
+        if let Some(samples) = &samples {
+            samples.cut(run.next_step())?;
+        }
+        let from = run.next_step();
+        log.say(&if from == 0 {
+            format!("run     {}", dir.display())
+        } else {
+            format!("run     {}, from step {from} of {}", dir.display(), self.chosen.n_steps)
+        });
+        let parts = Parts {
+            app,
+            settings,
+            chosen: &self.chosen,
+            cost: self.cost,
+            items: &self.data.train,
+            test: Test::of(&self.data.test, &self.chosen)?,
+            encoder: &self.encoder,
+            service: &self.service,
+            log: &log,
+            seen: &self.seen,
+            samples,
+        };
+        let mut result = self.train(&parts, &mut run);
+        if let (Err(failure), Some(signal)) = (&result, app.stop.signal()) {
+            log.say(&format!("the state could not be saved: {}", failure.summary()));
+            result = Err(Failure::Signal(signal));
+        }
+        self.close(&result, &run, &log);
+        if settings.report && !matches!(result, Ok((End::Finished, ..))) {
+            write_report(&dir, &log);
+        }
+        match result? {
+            (End::Finished, summary, Some(record)) => self.tell_end(&dir, &summary, &record, &log),
+            (End::Finished, ..) => Ok(()),
+            (End::Signal(signal), ..) => {
+                crate::notes::write(&format!("resume with: {}", ending::resume_command(&dir)));
+                Err(Failure::Signal(signal))
+            }
+            (End::PipeClosed, ..) => {
+                crate::notes::write(&format!("resume with: {}", ending::resume_command(&dir)));
+                Err(Failure::PipeClosed)
+            }
+            (End::Budget { reason, option }, ..) => {
+                crate::notes::write(&format!("resume with: {} {option} N", ending::resume_command(&dir)));
+                Err(Failure::Budget(format!("{reason}; the state is saved")))
+            }
+        }
+    }
+
+    fn options(&self) -> RunOptions {
+        let settings = &self.job.settings;
+        let metadata = settings.metadata.clone();
+        RunOptions {
+            lora: settings.lora,
+            start: settings.from.clone(),
+            model: ModelOptions {
+                user_metadata: Some(metadata).filter(|metadata| !metadata.is_empty()),
+                ..Default::default()
+            },
+            renderer_name: Some(self.encoder.template_name.clone()).filter(|name| !name.is_empty()),
+            save_every: settings.save_every,
+            sampler_weights: settings.sampler_weights,
+            ttl: settings.ttl.ttl,
+            final_ttl: settings.final_ttl.ttl,
+            batches_per_epoch: Some(self.chosen.batches_per_epoch),
+            config: Some(Value::Object(self.config.clone())),
+            ..Default::default()
+        }
+    }
+
+    fn train(
+        &self,
+        parts: &Parts<'_>,
+        run: &mut Run,
+    ) -> Result<(End, Summary, Option<CheckpointRecord>), Failure> {
+        let waiting = Waiting::new(&parts.app.stop, parts.log);
+        let mut trainer = Trainer::new(parts, &waiting, self.objective()?, run)?;
+        let end = trainer.run(run)?;
+        let summary = trainer.summary();
+        if end != End::Finished {
+            return Ok((end, summary, None));
+        }
+        let record = run.finish()?;
+        let is_sampled = |samples: &Samples| samples.has(run.next_step());
+        if let (Some(samples), Some(path)) = (&parts.samples, &record.sampler_path)
+            && !is_sampled(samples)
+        {
+            let sampler = self.service.create_sampling_client(path)?;
+            samples.add(run.next_step(), &sampler, &self.encoder, &waiting)?;
+        }
+        Ok((end, summary, Some(record)))
+    }
+
+    fn objective(&self) -> Result<Objective, Failure> {
+        if self.chosen.loss == LossKind::Sft {
+            return Ok(Objective::Sft);
+        }
+        let settings = &self.job.settings;
+        let reference = match (&settings.reference, &settings.from) {
+            (Some(reference), _) => self.service.create_sampling_client(reference.as_str())?,
+            // A state cannot be sampled from, and its own weights for sampling may be gone.
+            (None, Some(from)) => {
+                let training = self.service.create_training_client_from_state(from)?;
+                training.save_weights_and_get_sampling_client()?
+            }
+            (None, None) => self.service.create_sampling_client(self.model.as_str())?,
+        };
+        Ok(Objective::dpo(settings.beta, reference))
+    }
+
+    /// Ends the session, and records how the run ended.
+    fn close(
+        &self,
+        result: &Result<(End, Summary, Option<CheckpointRecord>), Failure>,
+        run: &Run,
+        log: &Log,
+    ) {
+        let (status, word) = match result {
+            Ok((End::Finished, ..)) => (CloseStatus::Success, "finished"),
+            Ok(_) => (CloseStatus::Interrupted, "interrupted"),
+            Err(Failure::Signal(_)) => (CloseStatus::Interrupted, "interrupted"),
+            Err(failure) => {
+                log.write(&format!("error: {}", failure.summary()));
+                (CloseStatus::Errored, "failed")
+            }
+        };
+        let mut config = self.config.clone();
+        if let Some(own) = config.get_mut(record::OWN) {
+            own["status"] = word.into();
+        }
+        // Neither may hide how the run ended.
+        if let Err(error) = run.write_config(&Value::Object(config)) {
+            log.say(&format!("warning: {error}"));
+        }
+        if let Err(error) = self.service.close(status) {
+            log.write(&format!("warning: the session could not be closed: {error}"));
+        }
+        if result.is_err() {
+            log.say(&format!("resume with: {}", ending::resume_command(run.folder())));
+        }
+    }
+
+    fn tell_end(
+        &self,
+        dir: &Path,
+        summary: &Summary,
+        record: &CheckpointRecord,
+        log: &Log,
+    ) -> Result<(), Failure> {
+        let (app, settings) = (self.job.app, &self.job.settings);
+        let report = settings.report.then(|| write_report(dir, log)).flatten();
+        let report = report.as_deref();
+        let monthly = match self.cost {
+            Cost::Known(_) => saved::monthly_usd(&self.service, record),
+            Cost::Free | Cost::Unknown => None,
+        };
+        let ending = Ending {
+            settings,
+            chosen: &self.chosen,
+            summary,
+            record,
+            prompt: self.data.facts.prompt.as_ref(),
+            monthly_usd: monthly,
+            report,
+        };
+        let lines = ending::lines(app, &ending);
+        for line in &lines {
+            log.write(line);
+        }
+        if app.global.progress == Progress::Json {
+            for line in &lines {
+                app.note(line);
+            }
+            return Ok(());
+        }
+        app.out.value(&ending::to_json(&ending, dir), || lines.join("\n"))
+    }
+}
+
+/// Writes the report. A run is not worse without one.
+fn write_report(dir: &Path, log: &Log) -> Option<PathBuf> {
+    match crate::report::write(dir) {
+        Ok(path) => Some(path),
+        Err(failure) => {
+            log.say(&format!("warning: no report: {}", failure.summary()));
+            None
+        }
+    }
+}
