@@ -4,8 +4,6 @@
 //! [`output::Out`] and everything else through [`notes`], and ends with a [`failure::Failure`], from which the exit status
 //! follows.
 
-#![allow(dead_code)] // TEMPORARY: while the commands are being built
-
 mod args;
 mod audit;
 mod auth;
@@ -28,6 +26,7 @@ mod output;
 mod prices;
 mod report;
 mod run;
+mod run_folder;
 mod sample;
 mod serve;
 mod session;

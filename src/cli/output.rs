@@ -13,6 +13,7 @@ use super::table::{self, Column};
 #[derive(Clone, Debug)]
 pub(crate) struct Out {
     format: Format,
+    /// Number of columns of the terminal.
     width: usize,
     color: bool,
 }
@@ -48,11 +49,6 @@ impl Out {
 
     pub(crate) fn format(&self) -> Format {
         self.format
-    }
-
-    /// Number of columns of the terminal.
-    pub(crate) fn width(&self) -> usize {
-        self.width
     }
 
     /// True if texts on stdout may have colors.

@@ -104,5 +104,5 @@ fn what_does_not_fit_together_is_a_usage_error() {
     assert!(status == 1 && stderr.contains("stdin:1: has 40001 tokens, and 32768 are allowed"), "{stderr}");
     let gone = "tinkex://x";
     let (status, _, stderr) = run_with_stdin(&home, &["eval", "-", &local, "-m", gone], CHAT.as_bytes());
-    assert!(status == 1 && stderr.starts_with("error: "), "{stderr}");
+    assert!(status == 2 && stderr.starts_with("error: "), "{stderr}");
 }

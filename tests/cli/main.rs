@@ -16,6 +16,7 @@ mod manage_sessions;
 mod manage_site;
 mod manners;
 mod markup;
+mod readme;
 mod report;
 mod sample;
 mod serve;

@@ -16,6 +16,7 @@ use super::examples::{
 };
 use super::failure::Failure;
 use super::output::Records;
+use super::run_folder::weights_of;
 use super::table::Column;
 
 #[derive(Debug, clap::Args)]
@@ -87,10 +88,18 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
             );
         }
     };
-    let connection = app.connect()?;
-    let mut all = Vec::new();
+    let mut named = Vec::new();
+    // Runs are in the place of the first of them.
+    let mut place = app.clone();
     for model in models {
-        let figures = measure(metric, &model, &connection, &lines, &args.options, args.max_tokens, app)?;
+        let (path, app) = weights_of(&model, &place)?;
+        place = app;
+        named.push((model, path));
+    }
+    let connection = place.connect()?;
+    let mut all = Vec::new();
+    for (model, path) in named {
+        let figures = measure(metric, &path, &connection, &lines, &args.options, args.max_tokens, app)?;
         all.push((model, figures));
     }
     write(app, &lines, metric, &all)

@@ -82,7 +82,7 @@ fn noisy(title: &str, color: usize, points: &[Point], steps: (f64, f64), n: usiz
     for line in &mut lines {
         line.label = match line.shape {
             Shape::Pale => "each step".into(),
-            Shape::Line | Shape::Dashed => "average".into(),
+            Shape::Line => "average".into(),
             Shape::Dots => String::new(),
         };
     }

@@ -16,7 +16,6 @@ pub(crate) enum Shape {
     Line,
     /// A thin pale line behind the others.
     Pale,
-    Dashed,
     /// A line with a dot on each point, for points that are far from each other.
     Dots,
 }
@@ -99,7 +98,6 @@ impl Chart {
         for line in &self.lines {
             let class = match line.shape {
                 Shape::Pale => "pale ",
-                Shape::Dashed => "dash ",
                 Shape::Line | Shape::Dots => "",
             };
             let _ =
@@ -149,7 +147,7 @@ impl Chart {
             .filter(|line| !line.label.is_empty())
             .map(|line| {
                 let class = match line.shape {
-                    Shape::Line | Shape::Dashed => "key",
+                    Shape::Line => "key",
                     Shape::Pale => "key faint",
                     Shape::Dots => "key dot",
                 };

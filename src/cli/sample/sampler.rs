@@ -11,6 +11,7 @@ use super::settings::Settings;
 use crate::connection::{App, Connection};
 use crate::examples::{DataOptions, Template, base_model_of, load_tokenizer, renderer_of_run};
 use crate::failure::Failure;
+use crate::run_folder::weights_of;
 
 /// A model to sample from.
 pub(crate) struct Sampler {
@@ -51,6 +52,7 @@ impl Sampler {
         }
         // All that can be wrong without the server is told first.
         settings.params(None)?;
+        let (model, app) = weights_of(&model, app)?;
         let connection = app.connect()?;
         let base = base_model_of(&connection.service, &model)?;
         let tokenizer = load_tokenizer(settings.tokenizer.as_deref(), Some(&base))?;

@@ -7,8 +7,8 @@ use crate::failure::Failure;
 /// Options of sampling that `sample` and `chat` share.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Settings {
-    /// Base model, or tinker:// path of saved weights [default: tinkex/nano with --local]
-    #[arg(short, long, value_name = "MODEL|PATH")]
+    /// Base model, tinker:// path of saved weights, or folder of a training run [default: tinkex/nano with --local]
+    #[arg(short, long, value_name = "MODEL|PATH|RUN")]
     pub(crate) model: Option<String>,
     /// Text of the system message
     #[arg(long, value_name = "TEXT")]

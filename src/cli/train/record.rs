@@ -87,7 +87,7 @@ fn without_user(url: &str) -> String {
 }
 
 /// The options of all commands, with those of the run where the command line has none.
-pub(super) fn with_place(app: &App, config: &Map<String, Value>) -> App {
+pub(crate) fn with_place(app: &App, config: &Map<String, Value>) -> App {
     let mut app = app.clone();
     let global = &mut app.global;
     let text = |name: &str| config.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -108,7 +108,7 @@ pub(super) fn with_place(app: &App, config: &Map<String, Value>) -> App {
 }
 
 /// Reads `config.json` of a run.
-pub(super) fn read(folder: &Path) -> Result<Map<String, Value>, Failure> {
+pub(crate) fn read(folder: &Path) -> Result<Map<String, Value>, Failure> {
     let path = folder.join("config.json");
     let name = path.display();
     let text = std::fs::read_to_string(&path).map_err(|error| {

@@ -329,8 +329,9 @@ mod tests {
 
     #[test]
     fn steps_follow_from_the_data() {
-        // Options, model, examples; batch size, batches of an epoch, epochs, steps.
-        let cases: [(&[&str], &str, usize, (usize, u64, u64, u64)); 6] = [
+        /// Options, model, examples; batch size, batches of an epoch, epochs, steps.
+        type Case<'a> = (&'a [&'a str], &'a str, usize, (usize, u64, u64, u64));
+        let cases: [Case<'_>; 6] = [
             (&[], "Qwen/Qwen3-8B", 1000, (125, 8, 1, 8)),
             (&["--epochs", "3"], "Qwen/Qwen3-8B", 10, (10, 1, 3, 3)),
             (&["--max-steps", "2", "--batch-size", "300"], "Qwen/Qwen3-8B", 1000, (300, 4, 1, 2)),

@@ -1,0 +1,60 @@
+//! The commands of the README, one after the other, as a newcomer runs them.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::util::{Folder, tinkex};
+
+/// The lines of the README's section about the command line that run the program.
+fn commands() -> Vec<String> {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let section = readme.split("## From the command line").nth(1).unwrap();
+    let block = section.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let line = |line: &str| line.split('#').next().unwrap().trim().to_owned();
+    block.lines().filter(|it| it.starts_with("tinkex ")).map(line).collect()
+}
+
+fn command(folder: &Folder, line: &str) -> Command {
+    let mut command = tinkex(folder);
+    command.current_dir(&**folder).args(line.split_whitespace().skip(1));
+    command
+}
+
+fn run(folder: &Folder, line: &str) -> String {
+    let output = command(folder, line).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{line}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_walk_through_of_the_readme_trains_survives_a_kill_and_samples_what_was_learned() {
+    let folder = Folder::new("readme");
+    std::os::unix::fs::symlink(concat!(env!("CARGO_MANIFEST_DIR"), "/examples"), folder.join("examples"))
+        .unwrap();
+    let commands = commands();
+    let [train, resume, list, sample] = &commands[..] else { panic!("{commands:?}") };
+
+    // The process is killed in the middle of the training.
+    let mut child = command(&folder, train).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let metrics = folder.join("pig-latin/metrics.jsonl");
+    let rows = || std::fs::read_to_string(&metrics).unwrap_or_default().lines().count();
+    let deadline = Instant::now() + Duration::from_secs(300);
+    while rows() < 50 {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "the run does not go on");
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let stdout = run(&folder, resume);
+    assert!(folder.join("pig-latin/report.html").is_file(), "{stdout}");
+    let steps: Vec<u64> = std::fs::read_to_string(&metrics)
+        .unwrap()
+        .lines()
+        .map(|row| serde_json::from_str::<serde_json::Value>(row).unwrap()["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, (0..steps.len() as u64).collect::<Vec<_>>(), "no step is missing or doubled");
+    assert!(run(&folder, list).contains("/sampler_weights/final"));
+    assert_eq!(run(&folder, sample), "ananabay\n");
+}
