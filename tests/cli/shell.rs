@@ -8,7 +8,7 @@ fn completions_of_every_shell_name_all_commands() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let (status, stdout, stderr) = run(&home, &["completions", shell]);
         assert_eq!((status, stderr.as_str()), (0, ""), "{shell}");
-        for word in ["train", "checkpoint", "set-ttl", "--keep-last"] {
+        for word in ["train", "checkpoint", "set-ttl", "keep-last"] {
             assert!(stdout.contains(word), "{shell}: {word}");
         }
     }
