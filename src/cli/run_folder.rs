@@ -32,11 +32,10 @@ pub(crate) fn weights_of(model: &str, app: &App) -> Result<(String, App), Failur
 
 /// The last record with weights to sample from. A torn line is passed over.
 fn last_sampler(log: &str) -> Option<String> {
-    let paths = log.lines().filter_map(|line| {
+    log.lines().rev().find_map(|line| {
         let record: Value = serde_json::from_str(line).ok()?;
         record["sampler_path"].as_str().map(str::to_owned)
-    });
-    paths.last()
+    })
 }
 
 #[cfg(test)]
