@@ -30,11 +30,11 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Usage {
-    /// First hour, such as 2026-11-20, 2026-11-20T09:00:00Z or 7d ago
+    /// First hour, such as 2026-11-20 or 2026-11-20T09:00:00Z, or how long ago, such as 7d
     #[arg(value_name = "START", value_parser = parse_hour)]
     start: SystemTime,
-    /// End, which is not included; at most 14 days after the start
-    #[arg(value_name = "END", value_parser = parse_hour)]
+    /// End, which is not included; at most 14 days after the start [default: this hour]
+    #[arg(value_name = "END", value_parser = parse_hour, default_value = "0h", hide_default_value = true)]
     end: SystemTime,
     /// Write the rows as CSV to a file, or to stdout (-)
     #[arg(long, value_name = "FILE")]
@@ -96,7 +96,10 @@ const USAGE: [Column; 16] = [
 fn usage(args: &Usage, app: &App) -> Result<(), Failure> {
     let connection = app.connect()?;
     let admin = connection.service.create_admin_client();
-    let usage = admin.get_billing_usage(Timestamp::from(args.start), Timestamp::from(args.end))?;
+    let mut usage = admin.get_billing_usage(Timestamp::from(args.start), Timestamp::from(args.end))?;
+    if let Some(project) = &app.global.project {
+        usage.events.retain(|it| it.project_id.as_ref() == Some(project));
+    }
     if let Some(target) = &args.sessions_csv {
         csv::write(target, &["session_id", "user_metadata"], &session_rows(&usage), app)?;
     }

@@ -106,7 +106,12 @@ impl App {
             builder = builder.credential_command(command);
         }
         if let Some(limit) = global.timeout {
-            builder = builder.timeouts(|it| it.operation = limit);
+            builder = builder.timeouts(|it| {
+                it.operation = limit;
+                for part in [&mut it.connect, &mut it.first_contact, &mut it.exchange, &mut it.submit] {
+                    *part = limit.min(*part);
+                }
+            });
         }
         let service = change(builder).build().map_err(|error| {
             let lacks_key = *error.kind() == ErrorKind::Config && error.message().contains("no API key");

@@ -30,22 +30,29 @@ struct List {
     /// Only models that can be trained
     #[arg(long)]
     trainable: bool,
-    /// Also show the prices of the service in USD per million tokens
+    /// Also show the prices of the service in USD per million tokens [env: TINKEX_PRICES, a list or off]
     #[arg(long)]
     prices: bool,
 }
 
-const COLUMNS: [Column; 8] = [
+const COLUMNS: [Column; 4] = [
     Column::never_cut("Model"),
     Column::new("Max Context"),
     Column::new("Trainable"),
     Column::new("Sampleable"),
+];
+
+/// On a narrow terminal the prices stay.
+const WITH_PRICES: [Column; 8] = [
+    Column::never_cut("Model"),
+    Column::spare("Max Context"),
+    Column::spare("Trainable"),
+    Column::spare("Sampleable"),
     Column::new("Prefill USD"),
-    Column::new("Cached Prefill USD"),
+    Column::new("Cached USD"),
     Column::new("Sample USD"),
     Column::new("Train USD"),
 ];
-const WITHOUT_PRICES: usize = 4;
 
 pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let Command::List(list) = args.command;
@@ -59,7 +66,7 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let models = &capabilities.supported_models;
     let mut json = report_json::capabilities(&capabilities);
     let mut rows: Vec<Vec<String>> = models.iter().map(row).collect();
-    let mut columns = &COLUMNS[..WITHOUT_PRICES];
+    let mut columns = COLUMNS.as_slice();
     if list.prices {
         let cells = Cells::of(app);
         if let Err(reason) = prices::all() {
@@ -70,7 +77,7 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
             row.extend(price_cells(price, cells));
             json["models"][i]["prices"] = price_json(price);
         }
-        columns = &COLUMNS;
+        columns = &WITH_PRICES;
     }
     if models.is_empty() {
         app.note("no model matches");

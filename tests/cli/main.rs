@@ -2,8 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod manage_account;
 mod manage_checkpoints;
 mod manage_delete;
+mod manage_engine;
+mod manage_help;
+mod manage_runs;
+mod manage_sessions;
 mod manage_site;
 mod manners;
 mod util;

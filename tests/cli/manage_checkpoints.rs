@@ -1,8 +1,8 @@
 //! `tinkex checkpoint`, except for deletions.
 
 use serde_json::{Value, json};
-use snapbox::{assert_data_eq, str};
-use tinkex::testing::Act;
+use snapbox::{IntoData, assert_data_eq, str};
+use tinkex::testing::{Act, Seen};
 
 use crate::manage_site::{Site, outcome};
 
@@ -19,7 +19,8 @@ fn a_thousand_checkpoints_are_listed_over_pages_as_tsv_with_whole_paths() {
         "weights/step-0001\ttraining\t1000000000\tYes\t2026-02-27T08:00:00Z\t\t\
          tinker://0f0e0d0c-0000-4000-8000-000000000000:train:0/weights/step-0001"
     );
-    assert_eq!(site.server.requests_to("/api/v1/checkpoints").len(), 3);
+    let is_list = |it: &&Seen| it.path.starts_with("/api/v1/checkpoints");
+    assert_eq!(site.server.requests().iter().filter(is_list).count(), 3);
     let (_, twenty, _) = site.run(&["checkpoint", "list"]);
     assert_eq!(twenty.lines().count(), 21);
 }
@@ -30,8 +31,22 @@ fn a_table_shows_whole_paths_at_any_width() {
     let table = |columns: &str| {
         outcome(site.command(&["checkpoint", "list", "-f", "table"]).env("COLUMNS", columns)).1
     };
-    assert_data_eq!(table("80"), str![[]].raw());
-    assert_data_eq!(table("120"), str![[]].raw());
+    assert_data_eq!(
+        table("80"),
+        str![[r#"
+PATH
+tinker://0f0e0d0c-0000-4000-8000-000000000000:train:0/weights/step-0000
+tinker://0f0e0d0c-0000-4000-8000-000000000000:train:0/weights/step-0001
+
+"#]]
+        .raw()
+    );
+    assert_data_eq!(table("120"), str![[r#"
+TYPE      SIZE    PUBLIC  CREATED     EXPIRES  PATH
+training  1.0 GB  No      2026-02-28  Never    tinker://0f0e0d0c-0000-4000-8000-000000000000:train:0/weights/step-0000
+training  1.0 GB  Yes     2026-02-27  Never    tinker://0f0e0d0c-0000-4000-8000-000000000000:train:0/weights/step-0001
+
+"#]].raw());
 }
 
 #[test]
@@ -75,6 +90,23 @@ fn lists_are_sorted_by_size_or_time_before_they_are_cut() {
     };
     assert_eq!((names("size").as_str(), names("time").as_str()), ("b c", "b c"));
     assert_eq!(site.json(&["checkpoint", "list", "--sort", "size"])["checkpoints"][2]["size_bytes"], 5);
+}
+
+#[test]
+fn a_server_that_cannot_list_all_checkpoints_is_asked_for_those_of_each_run() {
+    let site = Site::with_checkpoints("list-runs", 150);
+    site.react(|seen| {
+        let run = |i: usize| json!({ "training_run_id": format!("0f0e0d0c-0000-4000-8000-{i:012}:train:0") });
+        if seen.path.starts_with("/api/v1/checkpoints") {
+            return Some(Act::status(404, r#"{"detail":"Not Found"}"#));
+        }
+        let is_list = seen.path.starts_with("/api/v1/training_runs?");
+        is_list.then(|| Act::json(json!({ "training_runs": [run(0), run(1)] })))
+    });
+    let list = |limit: &str| site.json(&["checkpoint", "list", "--limit", limit])["checkpoints"].take();
+    assert_eq!((list("0").as_array().unwrap().len(), list("5").as_array().unwrap().len()), (150, 5));
+    let deleted = site.json(&["checkpoint", "delete", "--type", "sampler", "-y"]);
+    assert_eq!(deleted["deleted_count"], 50);
 }
 
 #[test]
@@ -205,7 +237,15 @@ fn push_hf_prints_the_commands_that_upload_a_checkpoint() {
     let words = ["checkpoint", "push-hf", "tinker://r/sampler_weights/x", "-r", "me/model", "--public"];
     let (status, stdout, _) = site.run(&words);
     assert_eq!(status, 0);
-    assert_data_eq!(stdout, str![[]].raw());
+    assert_data_eq!(
+        stdout,
+        str![[r#"
+tinkex checkpoint download tinker://r/sampler_weights/x -o . && \
+  hf upload me/model r_sampler_weights_x .
+
+"#]]
+        .raw()
+    );
     let shown = site.json(&words);
     assert_eq!((&shown["repo_id"], &shown["public"]), (&json!("me/model"), &json!(true)));
     assert_eq!(site.server.requests().len(), 0);

@@ -1,6 +1,8 @@
 //! `tinkex checkpoint delete`.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 use tinkex::testing::Act;
@@ -50,7 +52,7 @@ fn old_checkpoints_of_all_runs_are_deleted_but_the_newest_of_each_kind_and_run()
         &[&DELETE[..], &["--older-than", "30d", "--keep-last", "1", "--yes", "--concurrency", "3"]].concat(),
     );
     // Of each of the three runs stay the newest for training and for sampling, and the public one.
-    assert_eq!((status, stdout.as_str()), (0, "Deleted 243 checkpoints\n"));
+    assert_eq!((status, stdout.as_str()), (0, "Deleted 243 checkpoints, 243.0 GB\n"));
     assert_eq!(site.paths().len(), 7);
 }
 
@@ -91,7 +93,7 @@ fn deletions_that_all_fail_end_with_status_1_and_some_with_3() {
     assert!(stderr.contains("20 of 20 failed"), "{stderr}");
     site.react(|seen| refuse(seen).filter(|_| seen.path.ends_with("step-0003")));
     let (status, stdout, stderr) = site.run(&[&DELETE[..], &["--type", "training", "-y"]].concat());
-    assert_eq!((status, stdout.as_str()), (3, "Deleted 19 checkpoints\n"));
+    assert_eq!((status, stdout.as_str()), (3, "Deleted 19 checkpoints, 19.0 GB\n"));
     assert!(stderr.contains("step-0003: ") && stderr.contains("1 of 20 failed"), "{stderr}");
 }
 
@@ -120,7 +122,7 @@ fn a_busy_server_is_asked_again() {
         Some(Act::status(status, r#"{"detail":"later"}"#).with_header("retry-after", "0.01"))
     });
     let (status, stdout, stderr) = site.run(&[&DELETE[..], &["--after", "2020-01-01", "-y"]].concat());
-    assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, "Deleted 6 checkpoints\n", ""));
+    assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, "Deleted 6 checkpoints, 6.0 GB\n", ""));
     assert_eq!(site.paths(), Vec::<String>::new());
 }
 
@@ -131,4 +133,45 @@ fn nothing_to_delete_is_a_success() {
     assert_eq!(site.json(&words), json!({ "deleted_count": 0, "failed": [] }));
     let (status, _, stderr) = site.run(&words);
     assert_eq!((status, stderr.as_str()), (0, "no checkpoint matches\n"));
+}
+
+#[test]
+fn a_project_limits_what_is_listed_and_deleted() {
+    let site = Site::with_checkpoints("delete-project", 250);
+    site.react(|seen| {
+        let runs = json!({ "training_runs": [{ "training_run_id": "0f0e0d0c-0000-4000-8000-000000000002:train:0" }] });
+        let is_list = seen.path.starts_with("/api/v1/training_runs?") && seen.path.contains("project_id=p");
+        is_list.then(|| Act::json(runs))
+    });
+    let listed = site.json(&["checkpoint", "list", "--project", "p", "--limit", "0"]);
+    assert_eq!(listed["checkpoints"].as_array().unwrap().len(), 50);
+    let words = [&DELETE[..], &["--older-than", "1d", "--project", "p", "-y"]].concat();
+    assert_eq!(site.json(&words)["deleted_count"], 50);
+    assert_eq!(site.paths().len(), 200);
+}
+
+#[test]
+fn an_interrupt_ends_after_the_deletion_in_flight_and_says_what_was_deleted() {
+    let site = Site::with_checkpoints("delete-interrupt", 20);
+    let process = Arc::new(AtomicU32::new(0));
+    let (known, n_deleted) = (process.clone(), AtomicUsize::new(0));
+    site.react(move |seen| {
+        if seen.method == "DELETE" && n_deleted.fetch_add(1, Ordering::Relaxed) == 2 {
+            while known.load(Ordering::Relaxed) == 0 {
+                std::thread::yield_now();
+            }
+            let id = known.load(Ordering::Relaxed).to_string();
+            Command::new("kill").args(["-INT", &id]).status().unwrap();
+        }
+        None
+    });
+    let words = ["--older-than", "1d", "-y", "--concurrency", "1", "-f", "json"];
+    let mut command = site.command(&[&DELETE[..], &words].concat());
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    process.store(child.id(), Ordering::Relaxed);
+    let output = child.wait_with_output().unwrap();
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &shown["deleted_count"]), (Some(130), &json!(3)));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "stopped: 3 of 20 checkpoints deleted\n");
+    assert_eq!(site.paths().len(), 17);
 }

@@ -47,6 +47,11 @@ impl Site {
             .script(move |seen| script(seen).or_else(|| answer(seen, &mut checkpoints.lock().unwrap())));
     }
 
+    /// An address of the server.
+    pub(crate) fn url(&self, path: &str) -> String {
+        self.listening.url() + path
+    }
+
     /// Paths of the checkpoints that are left.
     pub(crate) fn paths(&self) -> Vec<String> {
         let checkpoints = self.checkpoints.lock().unwrap();
@@ -74,7 +79,8 @@ impl Site {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        // The program may end without reading it.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         let output = child.wait_with_output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
@@ -98,7 +104,7 @@ pub(crate) fn outcome(command: &mut Command) -> Outcome {
 fn checkpoint(i: usize) -> Value {
     let (kind, folder) = if i % 3 == 2 { ("sampler", "sampler_weights") } else { ("training", "weights") };
     let run = format!("0f0e0d0c-0000-4000-8000-{:012}:train:0", i / 100);
-    let day = chrono_day(i);
+    let day = day_before(i);
     json!({
         "checkpoint_id": format!("{folder}/step-{i:04}"), "checkpoint_type": kind, "time": format!("{day} 08:00:00+00:00"),
         "tinker_path": format!("tinker://{run}/{folder}/step-{i:04}"), "size_bytes": 1_000_000_000, "public": i == 1,
@@ -106,7 +112,7 @@ fn checkpoint(i: usize) -> Value {
 }
 
 /// The day `i` days before 2026-02-28.
-fn chrono_day(i: usize) -> String {
+fn day_before(i: usize) -> String {
     let (month, day) = (2 - (i / 28) % 2, 28 - i % 28);
     format!("{}-{month:02}-{day:02}", 2026 - i / 56)
 }

@@ -4,7 +4,7 @@ use tinkex::credentials::{CredentialStore, StoredKey};
 use tinkex::types::ApiKeyInfo;
 use tinkex::{ErrorKind, report_json};
 
-use super::{CONSOLE, secret_input};
+use super::{CONSOLE, note_environment, secret_input};
 use crate::connection::App;
 use crate::failure::Failure;
 
@@ -41,7 +41,9 @@ pub(super) fn run(app: &App) -> Result<(), Failure> {
     stored.insert(&id, entry);
     stored.set_default(&id);
     store.save(&stored)?;
-    app.out.value(&json, || text(&info))
+    app.out.value(&json, || text(&info))?;
+    note_environment(app);
+    Ok(())
 }
 
 fn text(info: &ApiKeyInfo) -> String {

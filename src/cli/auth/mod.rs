@@ -43,6 +43,14 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     }
 }
 
+/// Says which variables of the environment are used instead of the stored key.
+fn note_environment(app: &App) {
+    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|it| !it.is_empty());
+    for name in ["TINKER_API_KEY", "TINKER_CREDENTIAL_CMD"].iter().filter(|name| is_set(name)) {
+        app.note(&format!("{name} is set and is used instead of the stored key"));
+    }
+}
+
 /// The result is on stdout; a failure with its remedy follows on stderr.
 fn status(app: &App) -> Result<(), Failure> {
     /// A server that does not answer for so long counts as not accessible.

@@ -1,6 +1,6 @@
 //! Reads a secret from the terminal, which does not show it, or from a pipe.
 
-use std::io::{IsTerminal, Read};
+use std::io::{BufRead, IsTerminal};
 
 use crate::failure::Failure;
 use crate::notes;
@@ -26,7 +26,7 @@ pub(super) fn read(prompt: &str) -> Result<String, Failure> {
 }
 
 fn line_of_pipe() -> Result<Vec<u8>, Failure> {
-    bytes_until(&mut std::io::stdin().lock(), |byte, line| match byte {
+    bytes_until(std::io::stdin().lock(), |byte, line| match byte {
         b'\n' => Key::End,
         byte => {
             line.push(byte);
@@ -56,7 +56,7 @@ fn typed(byte: u8, line: &mut Vec<u8>) -> Key {
 }
 
 fn bytes_until(
-    input: &mut impl Read,
+    input: impl BufRead,
     mut read: impl FnMut(u8, &mut Vec<u8>) -> Key,
 ) -> Result<Vec<u8>, Failure> {
     let mut line = Vec::new();
@@ -84,7 +84,7 @@ fn ask(prompt: &str) -> Result<Vec<u8>, Failure> {
     silent.local_modes -= LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
     tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(failed)?;
     notes::write(prompt.trim_end());
-    let line = bytes_until(&mut stdin.lock(), typed);
+    let line = bytes_until(stdin.lock(), typed);
     tcsetattr(&stdin, OptionalActions::Flush, &before).map_err(failed)?;
     line
 }
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn typed_lines_can_be_corrected_and_interrupted() {
-        let read = |text: &str| bytes_until(&mut text.as_bytes(), typed);
+        let read = |text: &str| bytes_until(text.as_bytes(), typed);
         for (text, line) in [("ab\n", "ab"), ("ab\x7fc\rx", "ac"), ("wrong\x15ok\x04", "ok"), ("\x7fa", "a")]
         {
             assert_eq!(read(text).unwrap(), line.as_bytes(), "{text:?}");

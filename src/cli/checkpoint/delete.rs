@@ -1,12 +1,13 @@
 //! `tinkex checkpoint delete`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::time::{Duration, SystemTime};
 
 use tinkex::types::{Checkpoint, CheckpointPath, CheckpointPlan};
 use tinkex::{RestClient, report_json};
 
+use super::deletion::Deleted;
 use super::selection::{Filter, Kind, monthly_usd, total_size};
 use super::{deletion, list, parse_path};
 use crate::cells::usd;
@@ -29,7 +30,7 @@ pub(crate) struct Args {
     #[arg(value_name = "PATH", value_parser = parse_path)]
     #[arg(conflicts_with_all = ["run_id", "kind", "before", "after", "older_than", "keep_last"])]
     paths: Vec<CheckpointPath>,
-    /// Checkpoints of this training run; without it, of all runs
+    /// Checkpoints of this training run; without it, of all runs, or of those of --project
     #[arg(long, value_name = "ID")]
     run_id: Option<String>,
     /// Only checkpoints of this kind
@@ -47,7 +48,7 @@ pub(crate) struct Args {
     /// Keep the newest N of each kind of each run, and public ones
     #[arg(long, value_name = "N")]
     keep_last: Option<usize>,
-    /// Deletions at once
+    /// Number of deletions at a time
     #[arg(long, value_name = "N", default_value = "4")]
     concurrency: NonZeroUsize,
     /// Show what would be deleted, its size and its price, and delete nothing
@@ -70,7 +71,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     }
     let connection = app.connect()?;
     let rest = connection.service.create_rest_client();
-    let plan = args.plan(&rest, &filter)?;
+    let plan = args.plan(&rest, &filter, app)?;
     if args.dry_run {
         return show(plan, app);
     }
@@ -90,7 +91,10 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let n_failed = deletion::report(&results);
     let n_deleted = results.len() - n_failed;
     let json = report_json::deletion(&results);
-    app.out.value(&json, || format!("Deleted {}", counted(n_deleted)))?;
+    app.out.value(&json, || match deleted_size(&plan, &results) {
+        Some(bytes) if 0 < n_deleted => format!("Deleted {}, {}", counted(n_deleted), size(bytes)),
+        _ => format!("Deleted {}", counted(n_deleted)),
+    })?;
     if let Some(signal) = app.stop.signal() {
         app.note(&format!("stopped: {n_deleted} of {} deleted", counted(n_items)));
         return Err(Failure::Signal(signal));
@@ -109,10 +113,10 @@ impl Args {
         }
     }
 
-    fn plan(&self, rest: &RestClient, filter: &Filter) -> Result<CheckpointPlan, Failure> {
+    fn plan(&self, rest: &RestClient, filter: &Filter, app: &App) -> Result<CheckpointPlan, Failure> {
         let mut plan = CheckpointPlan::default();
         if self.paths.is_empty() {
-            let all = list::all(rest, self.run_id.as_deref())?;
+            let all = list::all(rest, self.run_id.as_deref(), app)?;
             (plan.keep, plan.delete) = filter.divide(all);
         } else {
             // The sizes are only needed for showing them.
@@ -177,6 +181,14 @@ fn summary(plan: &CheckpointPlan, price: Option<f64>) -> String {
     }
     parts.push(price.map_or("price unknown".to_owned(), |it| format!("{} a month", usd(it))));
     parts.join(", ")
+}
+
+/// Size of what was deleted, if it is known.
+fn deleted_size(plan: &CheckpointPlan, results: &[Deleted]) -> Option<u64> {
+    let deleted: HashSet<&str> =
+        results.iter().filter(|(_, result)| result.is_ok()).map(|(path, _)| path.as_str()).collect();
+    let deleted = plan.delete.iter().filter(|it| deleted.contains(it.tinker_path.as_str()));
+    deleted.map(|it| it.size_bytes).sum()
 }
 
 /// What the checkpoints cost in a month, in USD. The engine costs nothing and has no rate.

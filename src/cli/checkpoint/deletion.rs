@@ -1,5 +1,6 @@
-//! Deletes checkpoints, some at once. The library repeats requests that the server refuses for a while.
+//! Deletes checkpoints, several at a time. The library repeats requests after 409, 425, 429 and 5xx.
 
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use indicatif::ProgressBar;
@@ -51,7 +52,8 @@ pub(super) fn delete(
     let mut results: Vec<(usize, tinkex::Result<()>)> = std::thread::scope(|scope| {
         let threads: Vec<_> = (1..concurrency.min(paths.len())).map(|_| scope.spawn(work)).collect();
         let own = work();
-        own.into_iter().chain(threads.into_iter().filter_map(|it| it.join().ok()).flatten()).collect()
+        let joined = threads.into_iter().map(|it| it.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        own.into_iter().chain(joined.flatten()).collect()
     });
     bar.finish_and_clear();
     results.sort_by_key(|(i, _)| *i);

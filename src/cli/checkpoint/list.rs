@@ -1,9 +1,10 @@
 //! `tinkex checkpoint list`.
 
 use std::cmp::Reverse;
+use std::collections::HashSet;
 
-use tinkex::types::{Checkpoint, CheckpointType};
-use tinkex::{RestClient, report_json};
+use tinkex::types::{Checkpoint, CheckpointType, TrainingRun};
+use tinkex::{ErrorKind, RestClient, report_json};
 
 use super::selection::Kind;
 use crate::cells::{Cells, yes_or_no};
@@ -14,6 +15,7 @@ use crate::table::Column;
 
 /// Entries of a page; the server sends fewer if it wants to.
 const PAGE: u32 = 1000;
+const RUNS_PAGE: u32 = 100;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -50,13 +52,20 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
             (checkpoints.into_iter().filter(is_wanted).collect(), total)
         }
         None => {
-            // A sorted list needs all checkpoints, and so may a list of one kind.
-            let needs_all = args.sort.is_some() || args.kind.is_some();
+            let runs = runs_of_project(&rest, app)?;
+            let is_wanted = |it: &Checkpoint| is_wanted(it) && is_of(it, runs.as_ref());
+            // A sorted list needs all checkpoints, and so may a filtered one.
+            let needs_all = args.sort.is_some() || args.kind.is_some() || runs.is_some();
             let page = if needs_all { PAGE } else { u32::try_from(limit).map_or(PAGE, |it| it.min(PAGE)) };
             let mut listing = rest.list_user_checkpoints().page_size(page);
             let n = if args.sort.is_some() { usize::MAX } else { limit };
             let wanted = listing.by_ref().filter(|it| it.as_ref().map_or(true, is_wanted)).take(n);
-            let checkpoints = wanted.collect::<tinkex::Result<Vec<_>>>()?;
+            let checkpoints = match wanted.collect::<tinkex::Result<Vec<_>>>() {
+                Err(error) if *error.kind() == ErrorKind::Incompatible => {
+                    over_runs(&rest)?.into_iter().filter(is_wanted).collect()
+                }
+                result => result?,
+            };
             let total = listing.total_count().and_then(|it| usize::try_from(it).ok());
             (checkpoints, total.unwrap_or_default())
         }
@@ -70,7 +79,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     }
     checkpoints.truncate(limit);
     write(&checkpoints, args.run_id.as_deref(), app)?;
-    if checkpoints.len() < total && args.kind.is_none() {
+    if checkpoints.len() < total && args.kind.is_none() && app.global.project.is_none() {
         app.hint(&format!("{} of {total} checkpoints; --limit 0 lists all", checkpoints.len()));
     }
     Ok(())
@@ -104,10 +113,35 @@ pub(crate) fn write(checkpoints: &[Checkpoint], run_id: Option<&str>, app: &App)
     app.out.records(&Records { columns: &COLUMNS, rows, json, list: "checkpoints" })
 }
 
-/// All checkpoints of a run, or of all runs of the user.
-pub(super) fn all(rest: &RestClient, run_id: Option<&str>) -> tinkex::Result<Vec<Checkpoint>> {
-    match run_id {
-        Some(id) => rest.list_checkpoints(id),
-        None => rest.list_user_checkpoints().page_size(PAGE).collect(),
+/// All checkpoints of a run, or of all runs of the user in the project of `--project`, or in any.
+pub(super) fn all(rest: &RestClient, run_id: Option<&str>, app: &App) -> Result<Vec<Checkpoint>, Failure> {
+    if let Some(id) = run_id {
+        return Ok(rest.list_checkpoints(id)?);
     }
+    let runs = runs_of_project(rest, app)?;
+    let mut all: Vec<Checkpoint> = match rest.list_user_checkpoints().page_size(PAGE).collect() {
+        Err(error) if *error.kind() == ErrorKind::Incompatible => over_runs(rest)?,
+        result => result?,
+    };
+    all.retain(|it| is_of(it, runs.as_ref()));
+    Ok(all)
+}
+
+/// The checkpoints of one run after the other, for servers that cannot list them all at once.
+fn over_runs(rest: &RestClient) -> tinkex::Result<Vec<Checkpoint>> {
+    let runs: Vec<TrainingRun> =
+        rest.list_training_runs().page_size(RUNS_PAGE).collect::<tinkex::Result<_>>()?;
+    let lists = runs.iter().map(|run| rest.list_checkpoints(&run.training_run_id));
+    Ok(lists.collect::<tinkex::Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+/// Ids of the runs in the project of `--project`: checkpoints do not tell their project.
+fn runs_of_project(rest: &RestClient, app: &App) -> Result<Option<HashSet<String>>, Failure> {
+    let Some(project) = &app.global.project else { return Ok(None) };
+    let runs = rest.list_training_runs().project_id(project).page_size(RUNS_PAGE);
+    Ok(Some(runs.map(|run| Ok(run?.training_run_id)).collect::<tinkex::Result<_>>()?))
+}
+
+fn is_of(checkpoint: &Checkpoint, runs: Option<&HashSet<String>>) -> bool {
+    runs.is_none_or(|runs| checkpoint.path().is_ok_and(|path| runs.contains(path.run_id())))
 }

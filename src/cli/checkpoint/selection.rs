@@ -121,7 +121,7 @@ mod tests {
             checkpoint("b", "training", "b1", Some("2026-11-03T00:00:00Z"), false),
             checkpoint("b", "training", "b0", Some("2026-10-01T00:00:00Z"), true),
             checkpoint("b", "training", "timeless", None, false),
-            Checkpoint { tinker_path: "elsewhere".into(), ..Default::default() },
+            serde_json::from_value(json!({ "tinker_path": "elsewhere" })).unwrap(),
         ]
     }
 

@@ -5,6 +5,7 @@ mod trace;
 
 use serde_json::json;
 use tinkex::report_json;
+use tinkex::types::SessionSearch;
 
 use super::connection::App;
 use super::failure::Failure;
@@ -68,21 +69,25 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
 fn list(args: &List, app: &App) -> Result<(), Failure> {
     const PAGE: u32 = 100;
     let connection = app.connect()?;
+    let rest = connection.service.create_rest_client();
     let limit = if args.limit == 0 { usize::MAX } else { args.limit };
     let page = u32::try_from(limit).map_or(PAGE, |it| it.min(PAGE));
-    let mut listing = connection.service.create_rest_client().list_sessions().page_size(page);
-    let ids = listing.by_ref().take(limit).collect::<tinkex::Result<Vec<String>>>()?;
+    let mut listing = rest.list_sessions().page_size(page);
+    let ids: Vec<String> = match &app.global.project {
+        None => listing.by_ref().take(limit).collect::<tinkex::Result<_>>()?,
+        Some(project) => {
+            let project_ids = vec![project.clone()];
+            let search = SessionSearch { project_ids, limit: page, ..Default::default() };
+            let found = rest.search_sessions(search).take(limit).map(|it| Ok(it?.session_id));
+            found.collect::<tinkex::Result<_>>()?
+        }
+    };
     let rows = ids.iter().map(|id| vec![id.clone()]).collect();
     let json = report_json::sessions(&ids);
-    app.out.records(&Records {
-        columns: &[Column::never_cut("Session ID")],
-        rows,
-        json,
-        list: "sessions",
-    })?;
-    if let Some(total) =
-        listing.total_count().filter(|total| u64::try_from(ids.len()).is_ok_and(|n| n < *total))
-    {
+    let columns = [Column::never_cut("Session ID")];
+    app.out.records(&Records { columns: &columns, rows, json, list: "sessions" })?;
+    let total = listing.total_count().unwrap_or_default();
+    if u64::try_from(ids.len()).is_ok_and(|n| n < total) {
         app.hint(&format!("{} of {total} sessions; --limit 0 lists all", ids.len()));
     }
     Ok(())

@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     app.out.value(&json, || destination)
 }
 
-/// The id comes from the command line, but must not lead out of this folder.
+/// Default file of a trace. An id with a slash must not lead out of this folder.
 fn file_of(session: &str) -> PathBuf {
     let name: String = session.chars().map(|it| if matches!(it, '/' | '\\') { '_' } else { it }).collect();
     PathBuf::from(format!("{name}.pftrace"))

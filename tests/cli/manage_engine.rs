@@ -1,0 +1,67 @@
+//! The commands that manage runs and checkpoints, against the engine.
+
+use serde_json::{Value, json};
+use tinkex::local::{Options, Server};
+use tinkex::types::{LoraConfig, Ttl};
+use tinkex::{CloseStatus, ServiceClient};
+
+use crate::util::{Folder, run};
+
+/// Trains two models a little in the engine of a folder; returns the ids of their runs.
+fn train(folder: &Folder) -> Vec<String> {
+    let data_dir = Some(folder.join("engine"));
+    let server = Server::start(Options { data_dir, ..Default::default() }).unwrap();
+    let service = ServiceClient::builder()
+        .without_environment()
+        .base_url(server.url())
+        .api_key(server.api_key())
+        .build()
+        .unwrap();
+    let ids = (0..2).map(|_| {
+        let config = LoraConfig { rank: 4, ..Default::default() };
+        let training = service.create_lora_training_client("tinkex/nano", config).unwrap();
+        for name in ["a", "b", "c"] {
+            training.save_state(name, Ttl::Never).wait().unwrap();
+        }
+        training.save_weights_for_sampler("s", Ttl::Never).wait().unwrap();
+        training.model_id().to_owned()
+    });
+    let ids = ids.collect();
+    service.close(CloseStatus::Success).unwrap();
+    ids
+}
+
+#[test]
+fn runs_and_checkpoints_of_the_engine_are_managed_offline() {
+    let home = Folder::new("manage-engine");
+    let runs = train(&home);
+    let local = format!("--local={}", home.join("engine").display());
+    let json = |words: &[&str]| -> Value {
+        let (status, stdout, stderr) = run(&home, &[words, &[&local, "-f", "json"]].concat());
+        assert_eq!(status, 0, "{words:?} {stderr}");
+        serde_json::from_str(&stdout).unwrap()
+    };
+    let length = |list: &Value| list.as_array().unwrap().len();
+
+    let listed = json(&["run", "list"]);
+    assert_eq!(length(&listed["runs"]), 2);
+    let of_run = json(&["run", "info", &runs[0], "--checkpoints"]);
+    assert_eq!((&of_run["base_model"], length(&of_run["checkpoints"])), (&json!("tinkex/nano"), 4));
+    let checkpoints = json(&["checkpoint", "list", "--limit", "0"]);
+    assert_eq!(length(&checkpoints["checkpoints"]), 8);
+    assert_eq!(length(&json(&["checkpoint", "list", "--type", "sampler"])["checkpoints"]), 2);
+
+    let path = format!("tinker://{}/weights/a", runs[0]);
+    json(&["checkpoint", "set-ttl", &path, "--ttl", "30d"]);
+    assert!(json(&["checkpoint", "info", &path])["expires_at"].is_string());
+    json(&["checkpoint", "publish", &path]);
+    assert_eq!(json(&["checkpoint", "info", &path])["public"], true);
+
+    let plan = json(&["checkpoint", "delete", "--keep-last", "1", "--dry-run"]);
+    assert_eq!((length(&plan["keep"]), length(&plan["delete"])), (5, 3));
+    let deleted = json(&["checkpoint", "delete", "--keep-last", "1", "--yes"]);
+    assert_eq!(deleted, json!({ "deleted_count": 3, "failed": [] }));
+    let left = json(&["checkpoint", "list", "--run-id", &runs[0]]);
+    assert_eq!(length(&left["checkpoints"]), 3);
+    assert_eq!(length(&json(&["session", "list"])["sessions"]), 1);
+}
