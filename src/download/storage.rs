@@ -159,7 +159,7 @@ impl Reply {
         let reason =
             reason(&String::from_utf8_lossy(&body[..n])).map(|it| format!(", {it}")).unwrap_or_default();
         let error = Error::new(ErrorKind::Status { code: status }, format!("{text} (HTTP {status}{reason})"));
-        at(&self.server, error)
+        at(&self.server, error.with(|context| context.status = Some(status)))
     }
 }
 

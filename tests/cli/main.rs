@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod download;
 mod manage_account;
 mod manage_checkpoints;
 mod manage_delete;
@@ -11,4 +12,6 @@ mod manage_runs;
 mod manage_sessions;
 mod manage_site;
 mod manners;
+#[path = "../it/storage.rs"]
+mod storage;
 mod util;
