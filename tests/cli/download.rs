@@ -183,7 +183,6 @@ fn a_large_download_that_is_cut_fifty_times_stays_small_in_memory() {
         "{size} bytes, {} requests, {n_refused} refused, peak {peak_kb} kB, {took:.1?}",
         requests.len()
     );
-    let _ = fs::write(std::env::temp_dir().join("tinkex-download-large.txt"), &text);
     assert!(4 <= n_refused, "{text}");
     assert!(peak_kb < 30_000, "{text}");
     let mut file = fs::File::open(site.home.join(format!("{NAME}.tar"))).unwrap();
