@@ -614,3 +614,32 @@ fn a_hostile_archive_writes_nothing_and_leaves_nothing() {
     }
     assert!(!Path::new("/tmp/tinkex-x").exists());
 }
+
+#[test]
+fn a_training_state_is_exported_if_the_server_makes_no_archives() {
+    let storage = Storage::start(|asked| Reply::to(asked, &Content::of("weights"), "\"v\""));
+    let site = Site::new("export");
+    let url = storage.url("/adapter_model.safetensors?s=1");
+    site.server.script(move |seen| {
+        if seen.path.ends_with("/archive") {
+            return Some(Act::status(405, "{\"detail\":\"Method Not Allowed\"}"));
+        }
+        let urls = json!({ "urls": { "adapter_model.safetensors": url }, "expires": expires(LONG) });
+        seen.path.ends_with("/external_weights_urls").then(|| Act::json(urls))
+    });
+    let service = site._listening.client().build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let saved = training.save_state("a", tinkex::types::Ttl::Never).wait().unwrap();
+    let rest = service.create_rest_client();
+    rest.download(saved.path, &site.options()).unwrap();
+    assert_eq!(listed(&site.folder), ["it", "it/adapter_model.safetensors"]);
+    let exports = site.server.requests_to("/api/v1/save_weights_external");
+    assert_eq!(exports.len(), 1);
+    assert_eq!(exports[0].json().unwrap()["ttl_seconds"], 3600);
+    let deleted =
+        site.server.requests().iter().any(|it| it.method == "DELETE" && it.path.contains("external_weights"));
+    assert!(deleted, "the export was not deleted");
+    let sampler = "tinker://s:train:0/sampler_weights/a";
+    let error = rest.download(sampler, &site.options().force(true)).unwrap_err();
+    assert!(error.message().contains("training state"), "{error}");
+}
