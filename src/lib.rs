@@ -78,8 +78,7 @@
 //! and `XDG_CACHE_HOME`, which the feature `text` reads too.
 //!
 //! # Limits
-//! Chat templates and the download of checkpoints are not implemented yet. The library
-//! does not merge adapters, handle signals, or start a runtime.
+//! Chat templates are not implemented yet. The library does not merge adapters, handle signals, or start a runtime.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -95,6 +94,7 @@ mod clock_text;
 mod config;
 pub mod credentials;
 pub mod data;
+pub mod download;
 mod env;
 mod error;
 pub mod event;

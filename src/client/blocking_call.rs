@@ -71,6 +71,14 @@ impl Caller {
         self
     }
 
+    pub(super) fn service(&self) -> &ServiceClient {
+        &self.service
+    }
+
+    pub(super) fn cancel_token(&self) -> &CancelToken {
+        &self.cancel
+    }
+
     pub(super) fn session(&self) -> &Arc<Session> {
         self.service.session()
     }

@@ -69,14 +69,12 @@ impl Address {
     ///
     /// # Errors
     /// As for [`parse`](Self::parse).
-    #[cfg(feature = "hub")]
     pub(crate) fn of_server(url: &str) -> Result<Self, String> {
         let path = scheme(url).map_or("", |(_, rest)| split(rest).1);
         Address::parse(&url[..url.len() - path.len()])
     }
 
     /// True if scheme, host and port are the same.
-    #[cfg(feature = "hub")]
     pub(crate) fn is_same_server(&self, other: &Address) -> bool {
         let port = |address: &Address| address.place.port.unwrap_or(if address.is_https { 443 } else { 80 });
         (self.is_https, self.host(), port(self)) == (other.is_https, other.host(), port(other))

@@ -16,7 +16,7 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::event::Seeing;
 use address::Address;
-use network::{Network, ProxyChoice};
+use network::{Network, NetworkSettings, ProxyChoice};
 
 /// URL of the Tinker service.
 pub(crate) const DEFAULT_BASE_URL: &str = "https://tinker.thinkingmachines.dev/services/tinker-prod";
@@ -224,6 +224,8 @@ pub(crate) struct Config {
     /// True to make sparse tensors dense before they are sent.
     pub(crate) dense_tensors: bool,
     pub(crate) network: Network,
+    /// The settings from which the connections to other servers are made, such as those of downloads.
+    pub(crate) other_servers: NetworkSettings,
     /// Headers that replace or extend the client's own.
     pub(crate) overrides: Vec<(String, Secret)>,
     /// SDK version that the client reports to the server.
@@ -323,6 +325,7 @@ impl Settings {
             seeing: self.seeing,
             telemetry: self.telemetry.or_else(|| env.telemetry()).unwrap_or(false),
             network,
+            other_servers: NetworkSettings { proxy: self.proxy, ca_bundle: self.ca_bundle, env: *env },
             overrides: self.overrides,
             sdk_version,
             dense_tensors: self.dense_tensors,

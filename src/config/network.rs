@@ -1,7 +1,7 @@
 //! Settings of the connections to the server: proxy and trusted certificates.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine;
@@ -23,6 +23,21 @@ pub(crate) enum ProxyChoice {
     Never,
     /// This proxy: a URL that may contain a password.
     Always(Secret),
+}
+
+/// The settings of connections before it is known to which server they lead.
+#[derive(Clone, Debug)]
+pub(crate) struct NetworkSettings {
+    pub(crate) proxy: ProxyChoice,
+    pub(crate) ca_bundle: Option<PathBuf>,
+    pub(crate) env: Env,
+}
+
+impl NetworkSettings {
+    /// The settings of connections to this server.
+    pub(crate) fn to(&self, server: &Address) -> Result<Network> {
+        Network::resolve(&self.proxy, self.ca_bundle.as_deref(), server, &self.env)
+    }
 }
 
 /// The checked settings of connections.

@@ -46,7 +46,7 @@ use crate::sync::process::{Process, forked};
 use crate::sync::{CancelToken, Mutex};
 use crate::wire::json;
 
-pub(crate) use self::ureq::Ureq;
+pub(crate) use self::ureq::{Stream, Ureq};
 use auth::Auth;
 use breakers::Breakers;
 pub(crate) use call::{Body, Call};

@@ -6,6 +6,7 @@ pub(crate) mod billing;
 pub(crate) mod breaker;
 pub(crate) mod chunk;
 pub(crate) mod combine;
+pub(crate) mod download;
 pub(crate) mod endpoints;
 pub(crate) mod forms;
 pub(crate) mod loss_sum;

@@ -5,6 +5,7 @@
 mod chat;
 mod data;
 mod doctor;
+mod download;
 mod eval;
 mod manage_account;
 mod manage_checkpoints;
@@ -21,6 +22,7 @@ mod report;
 mod sample;
 mod serve;
 mod shell;
+mod storage;
 mod train;
 mod train_resume;
 mod util;

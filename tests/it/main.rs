@@ -14,6 +14,7 @@ mod compat;
 mod custom_loss;
 mod doctor;
 mod documents;
+mod downloads;
 mod dropped_sessions;
 #[cfg(feature = "local")]
 mod engine_abuse;
@@ -93,6 +94,7 @@ mod server_variants;
 mod settings;
 mod slow_networks;
 mod soak;
+mod storage;
 mod threads;
 mod traced_loss;
 #[cfg(feature = "local")]

@@ -1,11 +1,288 @@
 //! `tinkex checkpoint download`.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
+use serde_json::json;
+use tinkex::download::{DownloadOptions, DownloadPhase, DownloadProgress, Downloaded};
+use tinkex::sync::CancelToken;
+use tinkex::types::CheckpointPath;
+use tinkex::{CloseStatus, RestClient};
+
+use super::parse_path;
+use crate::args::Progress;
 use crate::connection::App;
 use crate::failure::Failure;
+use crate::{moments, notes};
+
+/// Time after which the thread that waits for the download looks for a signal again.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Shortest time between two plain lines of progress.
+const LINE_PERIOD: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Path of the checkpoint
+    #[arg(value_name = "PATH", value_parser = parse_path)]
+    path: CheckpointPath,
+    /// Folder in which the download gets a name made of the path [default: the current folder]
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Replace an existing download
+    #[arg(long)]
+    force: bool,
+    /// Discard what an interrupted download has left, instead of continuing it
+    #[arg(long)]
+    no_resume: bool,
+    /// Number of files that are downloaded at the same time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = parse_concurrency)]
+    concurrency: usize,
+    /// A folder with the files, or the archive as the server makes it
+    #[arg(long = "as", value_name = "FORM", default_value = "dir")]
+    form: Form,
+}
 
-pub(crate) fn run(_args: Args, _app: &App) -> Result<(), Failure> {
-    Err(Failure::text("this command is not built yet"))
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    Tar,
+    Dir,
+}
+
+fn parse_concurrency(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=64) => Ok(n),
+        _ => Err("must be a number from 1 to 64".to_owned()),
+    }
+}
+
+pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
+    let cancel = CancelToken::new();
+    let display = Arc::new(Display::new(app));
+    let mut options = DownloadOptions::default()
+        .force(args.force)
+        .resume(!args.no_resume)
+        .concurrency(args.concurrency)
+        .as_tar(args.form == Form::Tar)
+        .cancelled_by(&cancel)
+        .on_progress({
+            let display = display.clone();
+            move |progress| display.show(progress)
+        });
+    if let Some(parent) = &args.output {
+        options = options.parent(parent);
+    }
+    let destination = options.destination_of(&args.path);
+    if !args.force && is_occupied(&destination) {
+        let text = format!("{} exists", destination.display());
+        return Err(Failure::text(text).with_remedy("--force replaces it, when the download is complete"));
+    }
+    let connection = app.connect()?;
+    app.stop.defer();
+    let rest = connection.service.create_rest_client();
+    let result = wait(&rest, &args.path, &options, &cancel, app);
+    display.clear();
+    // An export has opened a session. A failure of its end is of no interest here.
+    let _ = connection.service.close(CloseStatus::Success);
+    if let Some(signal) = app.stop.signal().filter(|_| result.is_err()) {
+        app.note("stopped; what has arrived is kept");
+        app.note(&format!("  go on with: {}", command(&args)));
+        return Err(Failure::Signal(signal));
+    }
+    let Downloaded { path, destination, size_bytes, .. } = result?;
+    let destination = std::path::absolute(&destination).unwrap_or(destination);
+    let destination = destination.display().to_string();
+    let json = json!({
+        "checkpoint_path": path.as_str(),
+        "destination": destination,
+        "file_size_bytes": size_bytes,
+    });
+    let size = match app.out.format() {
+        crate::args::Format::Table => moments::size(size_bytes),
+        _ => size_bytes.to_string(),
+    };
+    let rows = vec![("Checkpoint", path.as_str().to_owned()), ("Destination", destination), ("Size", size)];
+    app.out.properties(rows, json)
+}
+
+/// Downloads on another thread, while this one waits for a signal.
+fn wait(
+    rest: &RestClient,
+    path: &CheckpointPath,
+    options: &DownloadOptions,
+    cancel: &CancelToken,
+    app: &App,
+) -> tinkex::Result<Downloaded> {
+    let done = CancelToken::new();
+    std::thread::scope(|scope| {
+        let download = scope.spawn(|| {
+            let result = rest.download(path.clone(), options);
+            done.cancel();
+            result
+        });
+        while !done.wait_timeout(LOOK) && !download.is_finished() {
+            if app.stop.is_asked() {
+                cancel.cancel();
+            }
+        }
+        download.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// True if something is in the way of the download, which the library refuses, too.
+fn is_occupied(destination: &Path) -> bool {
+    match std::fs::read_dir(destination) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(_) => std::fs::symlink_metadata(destination).is_ok(),
+    }
+}
+
+/// The command that continues the download. Global options are those of the user's first command.
+fn command(args: &Args) -> String {
+    let mut words = vec!["tinkex checkpoint download".to_owned(), quoted(args.path.as_str())];
+    if let Some(output) = &args.output {
+        words.push(format!("--output {}", quoted(&output.display().to_string())));
+    }
+    if args.force {
+        words.push("--force".to_owned());
+    }
+    if args.form == Form::Tar {
+        words.push("--as tar".to_owned());
+    }
+    words.join(" ")
+}
+
+/// Quotes a word for a shell, if it needs that.
+fn quoted(word: &str) -> String {
+    let is_plain =
+        |c: char| c.is_alphanumeric() || matches!(c, '/' | ':' | '.' | '-' | '_' | '+' | '@' | ',');
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// Shows the progress on stderr.
+#[derive(Debug)]
+enum Display {
+    Bar(ProgressBar),
+    Lines(Mutex<Option<Instant>>),
+    Nothing,
+}
+
+impl Display {
+    fn new(app: &App) -> Self {
+        let has_bar = match app.global.progress {
+            Progress::Bar => true,
+            Progress::Auto => notes::are_read(),
+            Progress::Plain | Progress::Json | Progress::None => false,
+        };
+        let has_lines = matches!(app.global.progress, Progress::Auto | Progress::Plain);
+        match (has_bar, has_lines) {
+            _ if app.global.quiet => Display::Nothing,
+            (true, _) => {
+                let bar = notes::add(ProgressBar::new_spinner());
+                bar.enable_steady_tick(Duration::from_millis(200));
+                Display::Bar(bar)
+            }
+            (false, true) => Display::Lines(Mutex::new(None)),
+            (false, false) => Display::Nothing,
+        }
+    }
+
+    fn show(&self, progress: &DownloadProgress) {
+        match self {
+            Display::Bar(bar) => {
+                if let Some(total) = progress.total_bytes
+                    && bar.length() != Some(total)
+                {
+                    bar.set_length(total);
+                    let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+                    if let Ok(style) = ProgressStyle::with_template(template) {
+                        bar.set_style(style);
+                    }
+                }
+                bar.set_position(progress.n_bytes);
+                bar.set_message(phase(progress));
+            }
+            Display::Lines(last) => {
+                let now = Instant::now();
+                let is_due = {
+                    let mut last = last.lock();
+                    let is_due = last.is_none_or(|last| LINE_PERIOD <= now.duration_since(last));
+                    if is_due {
+                        *last = Some(now);
+                    }
+                    is_due
+                };
+                if is_due || matches!(progress.phase, DownloadPhase::Retrying(_)) {
+                    notes::write(&line(progress));
+                }
+            }
+            Display::Nothing => {}
+        }
+    }
+
+    fn clear(&self) {
+        if let Display::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn phase(progress: &DownloadProgress) -> String {
+    match &progress.phase {
+        DownloadPhase::Preparing => "preparing".to_owned(),
+        DownloadPhase::Receiving => match progress.total_files {
+            Some(total) if 1 < total => format!("downloading ({} of {total} files)", progress.n_files),
+            _ => "downloading".to_owned(),
+        },
+        DownloadPhase::Retrying(error) => format!("trying again: {error}"),
+        DownloadPhase::Verifying => "verifying".to_owned(),
+        DownloadPhase::Unpacking => "unpacking".to_owned(),
+        _ => "working".to_owned(),
+    }
+}
+
+fn line(progress: &DownloadProgress) -> String {
+    let size = match (progress.n_bytes, progress.total_bytes) {
+        (0, None) => String::new(),
+        (n, None) => format!(": {}", moments::size(n)),
+        (n, Some(total)) => format!(": {} of {}", moments::size(n), moments::size(total)),
+    };
+    format!("{}{size}", phase(progress))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_only_if_a_shell_would_change_them() {
+        for (word, text) in [
+            ("tinker://s:train:0/weights/a", "tinker://s:train:0/weights/a"),
+            ("my folder", "'my folder'"),
+            ("it's", r"'it'\''s'"),
+            ("", "''"),
+            ("$HOME", "'$HOME'"),
+        ] {
+            assert_eq!(quoted(word), text);
+        }
+    }
+
+    #[test]
+    fn a_line_of_progress_says_what_is_known() {
+        let mut progress = DownloadProgress::default();
+        assert_eq!(line(&progress), "preparing");
+        progress.phase = DownloadPhase::Receiving;
+        (progress.n_bytes, progress.total_bytes) = (1 << 20, Some(1 << 21));
+        assert!(line(&progress).starts_with("downloading: "), "{}", line(&progress));
+        (progress.n_files, progress.total_files) = (1, Some(3));
+        assert!(line(&progress).contains("1 of 3 files"));
+    }
 }

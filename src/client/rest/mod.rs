@@ -73,6 +73,16 @@ impl RestClient {
         self
     }
 
+    /// The service client of the calls.
+    pub(crate) fn service(&self) -> &ServiceClient {
+        self.caller.service()
+    }
+
+    /// The token that cancels the calls.
+    pub(crate) fn cancel_token(&self) -> &CancelToken {
+        self.caller.cancel_token()
+    }
+
     /// Sets which objects the results contain: only the objects of the caller (the default), or all objects that the
     /// caller may read. Applies to `list_training_runs`, `get_training_run`, `list_sessions` and `get_session`.
     pub fn access_scope(mut self, scope: AccessScope) -> Self {

@@ -63,6 +63,34 @@ impl Ureq {
     }
 }
 
+impl Ureq {
+    /// Sends a request and receives the head of its answer, whose body is then read piece by piece.
+    pub(crate) fn open(&self, exchange: &Exchange) -> Result<Stream, Broken> {
+        let agent = match self.open.lock().as_ref() {
+            Some(open) => open.agents[exchange.lane.idx()].clone(),
+            None => return Err(Broken::Closed),
+        };
+        let (answer, response) = self.maker.start(&agent, exchange)?;
+        let body = response.into_body().into_with_config().limit(u64::MAX).reader();
+        Ok(Stream { answer, body })
+    }
+}
+
+/// An answer whose body is read piece by piece.
+pub(crate) struct Stream {
+    /// The head; its body is empty.
+    pub(crate) answer: Answer,
+    body: ureq::BodyReader<'static>,
+}
+
+impl Stream {
+    /// Reads the next piece; 0 at the end of the body. A body that ends before its announced length is an error.
+    pub(crate) fn read(&mut self, piece: &mut [u8]) -> Result<usize, Broken> {
+        let stage = Stage::Body { limit: u64::MAX, announced: None };
+        self.body.read(piece).map_err(|error| broken(error.into(), stage))
+    }
+}
+
 impl Transport for Ureq {
     fn exchange(&self, exchange: &Exchange) -> Result<Answer, Broken> {
         let agent = match self.open.lock().as_ref() {
@@ -220,7 +248,12 @@ impl Maker {
         }
     }
 
-    fn exchange(&self, agent: &Agent, exchange: &Exchange) -> Result<Answer, Broken> {
+    /// Sends a request and receives the head of the answer.
+    fn start(
+        &self,
+        agent: &Agent,
+        exchange: &Exchange,
+    ) -> Result<(Answer, ureq::http::Response<ureq::Body>), Broken> {
         check_lines(exchange)?;
         let mut request = ureq::http::Request::builder().method(exchange.method).uri(&exchange.url);
         if let Some(headers) = request.headers_mut() {
@@ -241,7 +274,7 @@ impl Maker {
                 agent.run(agent.configure_request(request).with(exchange))
             }
         };
-        let mut response = result.map_err(|error| {
+        let response = result.map_err(|error| {
             let broken = broken(error, Stage::Head);
             if broken.sent() == Sent::No {
                 self.names.forget();
@@ -253,7 +286,11 @@ impl Maker {
             .iter()
             .filter_map(|(name, value)| Some((name.as_str().to_string(), value.to_str().ok()?.to_string())))
             .collect();
-        let mut answer = Answer { status: response.status().as_u16(), headers, body: Bytes::new() };
+        Ok((Answer { status: response.status().as_u16(), headers, body: Bytes::new() }, response))
+    }
+
+    fn exchange(&self, agent: &Agent, exchange: &Exchange) -> Result<Answer, Broken> {
+        let (mut answer, mut response) = self.start(agent, exchange)?;
         let announced = answer.header("content-length").and_then(|it| it.parse().ok());
         let is_success = answer.is_success();
         let limit = if is_success { exchange.largest_answer } else { u64::MAX };

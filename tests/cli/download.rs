@@ -1,0 +1,195 @@
+//! `tinkex checkpoint download`.
+
+use std::fs;
+use std::io::Read;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use tinkex::local::{Options, Server};
+use tinkex::testing::Act;
+use tinkex::types::{LoraConfig, Timestamp, Ttl};
+use tinkex::{CloseStatus, ServiceClient};
+
+use crate::manage_site::Site;
+use crate::storage::{Content, Reply, Storage, block};
+use crate::util::{Folder, run};
+
+const PATH: &str = "tinker://s:train:0/weights/a";
+const NAME: &str = "s:train:0_weights_a";
+
+/// A server whose archive is at the storage.
+fn site(name: &str, storage: &Storage) -> Site {
+    let site = Site::new(name);
+    let url = storage.url("/archive.tar");
+    let n = AtomicUsize::new(0);
+    site.react(move |seen| {
+        let is_archive = seen.path.ends_with("/archive");
+        is_archive.then(|| {
+            let n = n.fetch_add(1, Ordering::SeqCst);
+            let expires = Timestamp::from(SystemTime::now() + Duration::from_secs(900)).to_string();
+            Act::json(json!({ "url": format!("{url}?signature={n}"), "expires": expires }))
+        })
+    });
+    site
+}
+
+#[test]
+fn checkpoints_of_the_engine_arrive_as_folders_and_archives_and_are_not_overwritten() {
+    let home = Folder::new("download-engine");
+    let data_dir = home.join("engine");
+    let (state, external) = {
+        let server =
+            Server::start(Options { data_dir: Some(data_dir.clone()), ..Default::default() }).unwrap();
+        let service = ServiceClient::builder()
+            .without_environment()
+            .base_url(server.url())
+            .api_key(server.api_key())
+            .build()
+            .unwrap();
+        let config = LoraConfig { rank: 4, ..Default::default() };
+        let training = service.create_lora_training_client("tinkex/nano", config).unwrap();
+        let state = training.save_state("a", Ttl::Never).wait().unwrap().path.to_string();
+        let external = training.save_weights_external("b", Ttl::Never, &[]).wait().unwrap().path.to_string();
+        service.close(CloseStatus::Success).unwrap();
+        (state, external)
+    };
+    let local = format!("--local={}", data_dir.display());
+    let output = home.join("out").display().to_string();
+    let download = |path: &str, more: &[&str]| {
+        run(&home, &[&["checkpoint", "download", path, "-o", &output, "-f", "json", &local], more].concat())
+    };
+    for (path, file) in [(&state, "adapter_config.json"), (&external, "adapter_model.safetensors")] {
+        let (status, stdout, stderr) = download(path, &[]);
+        assert_eq!(status, 0, "{stderr}");
+        let json: Value = serde_json::from_str(&stdout).unwrap();
+        let name = path.trim_start_matches("tinker://").replace('/', "_");
+        let destination = home.join("out").join(name);
+        assert_eq!(json["checkpoint_path"], path.as_str());
+        assert_eq!(json["destination"], destination.display().to_string());
+        assert!(0 < json["file_size_bytes"].as_u64().unwrap());
+        assert!(destination.join(file).is_file(), "{stderr}");
+        let (status, stdout, stderr) = download(path, &[]);
+        assert_eq!((status, stdout.as_str()), (1, ""));
+        assert!(stderr.contains("exists") && stderr.contains("--force"), "{stderr}");
+        assert_eq!(download(path, &["--force"]).0, 0);
+    }
+    let (status, stdout, stderr) = download(&state, &["--as", "tar"]);
+    assert_eq!(status, 0, "{stderr}");
+    let json: Value = serde_json::from_str(&stdout).unwrap();
+    let archive = json["destination"].as_str().unwrap();
+    assert!(archive.ends_with("_weights_a.tar"));
+    assert_eq!(fs::metadata(archive).unwrap().len(), json["file_size_bytes"].as_u64().unwrap());
+    assert_eq!(fs::read_dir(&output).unwrap().count(), 3);
+}
+
+#[test]
+fn properties_of_the_download_are_on_stdout_and_progress_is_on_stderr() {
+    let storage = Storage::start(|asked| Reply::to(asked, &Content::of("archive"), "\"v\""));
+    let site = site("download-text", &storage);
+    let (status, stdout, stderr) =
+        site.run(&["checkpoint", "download", PATH, "--as", "tar", "--progress", "plain"]);
+    assert_eq!(status, 0, "{stderr}");
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert_eq!(
+        lines[..2],
+        ["property\tvalue", &format!("Checkpoint\t{PATH}")].map(str::to_owned)[..].to_vec()
+    );
+    assert!(lines[2].ends_with(&format!("/{NAME}.tar")), "{stdout}");
+    assert_eq!(lines[3], "Size\t7");
+    assert!(stderr.starts_with("preparing\n"), "{stderr}");
+    for quiet in [["-q", "--force"], ["--progress=none", "--force"]] {
+        let (_, _, stderr) =
+            site.run(&[&["checkpoint", "download", PATH, "--as", "tar"], &quiet[..]].concat());
+        assert_eq!(stderr, "");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_keeps_what_arrived_and_prints_the_command_that_goes_on() {
+    let storage = Storage::start(|asked| {
+        let content = Content::Generated(8 << 20);
+        let reply = Reply::to(asked, &content, "\"v\"");
+        if asked.n == 0 { reply.cut(1 << 20).stalling() } else { reply }
+    });
+    let site = site("download-signal", &storage);
+    let part = site.home.join(format!("my out/{NAME}.tar.part/files/archive"));
+    let mut child = site
+        .command(&["checkpoint", "download", PATH, "--as", "tar", "-o", "my out"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while fs::metadata(&part).map(|it| it.len()).unwrap_or(0) < 1 << 20 {
+        assert!(child.try_wait().unwrap().is_none(), "the program has ended");
+        std::thread::yield_now();
+    }
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{stderr}");
+    let command = format!("  go on with: tinkex checkpoint download {PATH} --output 'my out' --as tar\n");
+    assert!(stderr.ends_with(&command), "{stderr}");
+    let (status, _, stderr) =
+        site.run(&["checkpoint", "download", PATH, "--output", "my out", "--as", "tar"]);
+    assert_eq!(status, 0, "{stderr}");
+    assert_eq!(storage.requests()[1].offset(), Some(1 << 20));
+}
+
+/// The size is that of the environment variable `TINKEX_TEST_DOWNLOAD_BYTES`, by default 64 MiB.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_large_download_that_is_cut_fifty_times_stays_small_in_memory() {
+    let size = std::env::var("TINKEX_TEST_DOWNLOAD_BYTES").map_or(64 << 20, |it| it.parse().unwrap());
+    let refusals = AtomicUsize::new(0);
+    let storage = Storage::start(move |asked| {
+        // Each address expires after ten requests.
+        let signature: usize = asked.target.rsplit('=').next().unwrap().parse().unwrap();
+        let served = asked.n - refusals.load(Ordering::SeqCst);
+        if signature < served / 10 {
+            refusals.fetch_add(1, Ordering::SeqCst);
+            return Reply::status(403, "<Error><Code>AccessDenied</Code></Error>");
+        }
+        let reply = Reply::to(asked, &Content::Generated(size), "\"v\"");
+        if served < 50 { reply.cut(size / 51) } else { reply }
+    });
+    let site = site("download-large", &storage);
+    let started = std::time::Instant::now();
+    let mut child = site
+        .command(&["checkpoint", "download", PATH, "--as", "tar", "-f", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak_kb = 0;
+    while child.try_wait().unwrap().is_none() {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kb = line.and_then(|it| it.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        peak_kb = peak_kb.max(kb.unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    let took = started.elapsed();
+    let requests = storage.requests();
+    let n_refused = requests.len() - 51;
+    let text = format!(
+        "{size} bytes, {} requests, {n_refused} refused, peak {peak_kb} kB, {took:.1?}",
+        requests.len()
+    );
+    assert!(4 <= n_refused, "{text}");
+    assert!(peak_kb < 30_000, "{text}");
+    let mut file = fs::File::open(site.home.join(format!("{NAME}.tar"))).unwrap();
+    let mut found = vec![0; 64 << 10];
+    for number in 0..size / (64 << 10) {
+        file.read_exact(&mut found).unwrap();
+        assert!(found == block(number), "block {number}");
+    }
+    assert_eq!(file.read(&mut found).unwrap(), (size % (64 << 10)) as usize);
+}
