@@ -22,6 +22,8 @@ mod report;
 mod sample;
 mod serve;
 mod shell;
+#[allow(dead_code, reason = "each program of tests uses a part of it")]
+#[path = "../it/storage.rs"]
 mod storage;
 mod train;
 mod train_resume;

@@ -94,6 +94,7 @@ mod server_variants;
 mod settings;
 mod slow_networks;
 mod soak;
+#[allow(dead_code, reason = "each program of tests uses a part of it")]
 mod storage;
 mod threads;
 mod traced_loss;

@@ -201,7 +201,7 @@ fn serve(
     reply.content.send(reply.start, end, &mut stream)?;
     if reply.stalls {
         // Until the client closes the connection.
-        stream.read(&mut [0])?;
+        stream.read_exact(&mut [0])?;
     }
     Ok(())
 }
