@@ -78,7 +78,7 @@
 //! and `XDG_CACHE_HOME`, which the feature `text` reads too.
 //!
 //! # Limits
-//! Chat templates are not implemented yet. The library does not merge adapters, handle signals, or start a runtime.
+//! The library does not merge adapters, handle signals, or start a runtime.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

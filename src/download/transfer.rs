@@ -18,6 +18,9 @@ use crate::sync::{CancelToken, Clock};
 /// Number of addresses in a row that a storage may refuse although they are new.
 const MOST_REFUSALS: u32 = 3;
 
+/// Number of times that a complete file may have another digest than the storage states.
+const MOST_WRONG_DIGESTS: u32 = 3;
+
 /// What the threads of a download share.
 #[derive(Clone, Copy)]
 pub(super) struct Shared<'a> {
@@ -46,12 +49,14 @@ struct Transfer<'a> {
     path: PathBuf,
     /// Number of times that the whole file came in another version than the part on the disk.
     n_changes: Cell<u32>,
+    /// Number of times that the complete file had a wrong digest.
+    n_wrong: Cell<u32>,
 }
 
 /// Downloads a file, unless it is complete. Returns its size in bytes.
 pub(super) fn transfer(shared: Shared<'_>, name: &str) -> Result<u64> {
     let path = shared.workspace.file(name)?;
-    Transfer { shared, name, path, n_changes: Cell::new(0) }.run()
+    Transfer { shared, name, path, n_changes: Cell::new(0), n_wrong: Cell::new(0) }.run()
 }
 
 fn length(path: &Path) -> u64 {
@@ -245,7 +250,11 @@ impl Transfer<'_> {
                     "the file {:?} has the digest {found}, but the storage states {stated}",
                     self.name
                 );
-                Err(Stop::Again(Error::decode(text), None))
+                self.n_wrong.set(self.n_wrong.get() + 1);
+                // Each attempt fetches the whole file.
+                let is_given_up = MOST_WRONG_DIGESTS <= self.n_wrong.get();
+                let error = Error::decode(text);
+                Err(if is_given_up { Stop::Fail(error) } else { Stop::Again(error, None) })
             }
             _ => Ok(()),
         }

@@ -36,7 +36,7 @@ fn sources(owner: &str) -> Option<&'static [&'static str]> {
         "ServiceClientBuilder" => &["src/client/builder.rs"],
         "TrainingClient" => &["src/client/training/mod.rs", "src/client/training"],
         "SamplingClient" => &["src/client/sampling/mod.rs", "src/client/sampling"],
-        "RestClient" => &["src/client/rest/mod.rs", "src/client/rest"],
+        "RestClient" => &["src/client/rest/mod.rs", "src/client/rest", "src/download/mod.rs"],
         "AdminClient" => &["src/client/admin.rs"],
         "Pending" => &["src/pending/mod.rs", "src/pending"],
         _ => return None,

@@ -56,10 +56,13 @@ fn skyrl_1489_a_step_submitted_behind_a_pass_arrives_behind_it() {
 #[test]
 fn tinker_cookbook_234_a_server_without_answers_ends_the_wait_as_stuck() {
     let server = FakeServer::new();
-    // Without a limit of the operation: the pauses between the heartbeats advance the virtual time, perhaps beyond that
-    // limit before the waiting thread looks at the time again.
-    let limited = server.in_memory().timeouts(|it| it.silence = Duration::from_secs(60));
-    let service = limited.unbounded_operations().build().unwrap();
+    // The pauses between the heartbeats advance the virtual time, too: a shorter limit of the operation might pass before
+    // the waiting thread looks at the time for the first time.
+    let limited = server.in_memory().timeouts(|it| {
+        it.silence = Duration::from_secs(60);
+        it.operation = Duration::from_secs(10 * 24 * 3600);
+    });
+    let service = limited.build().unwrap();
     server.always("/api/v1/session_heartbeat", Act::Reset);
     let sampler = service.create_sampling_client("fake/model").unwrap();
     server.always(RETRIEVE, Act::Stall);

@@ -18,7 +18,6 @@ pub(crate) use self::format::DataFormat;
 pub(crate) use self::line::{Content, fields as line_fields};
 pub(crate) use self::options::{DataOptions, FormatChoice, TooLong};
 pub(crate) use self::pairs::Pairs;
-#[allow(unused_imports)] // TEMPORARY: `train` needs `FileFacts`
 pub(crate) use self::reader::{
     FileFacts, Keep, Lines, MOST_PROBLEMS, Record, Scan, file_name, read, read_keeping, scan,
 };
