@@ -7,9 +7,18 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::moments::parse_duration;
 
+const EXIT_STATUS: &str = "\
+Exit status:
+  0  done
+  1  failed, or the result of a check is negative
+  2  wrong arguments, or it would have to ask and there is no terminal
+  3  some of several items failed
+  4  the limit of costs or tokens was reached, and the state is saved
+  130, 143  ended by Ctrl-C or SIGTERM";
+
 /// Fine-tune, sample and manage models of a Tinker server without writing a program.
 #[derive(Debug, Parser)]
-#[command(name = "tinkex", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "tinkex", version, propagate_version = true, max_term_width = 100, after_long_help = EXIT_STATUS)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,

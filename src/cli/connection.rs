@@ -28,6 +28,22 @@ pub(crate) struct Connection {
     pub(crate) engine: Option<Server>,
 }
 
+impl Connection {
+    /// Refuses a base model that the engine of `--local` does not have, before its tokenizer is looked for elsewhere.
+    pub(crate) fn check_model(&self, model: &str) -> Result<(), Failure> {
+        if self.engine.is_none() || model.contains("://") {
+            return Ok(());
+        }
+        let models = self.service.create_rest_client().get_server_capabilities()?.supported_models;
+        let names: Vec<String> = models.into_iter().filter_map(|it| it.model_name).collect();
+        if names.iter().any(|name| name == model) {
+            return Ok(());
+        }
+        Err(Failure::text(format!("the engine has no model {model:?}; it has {}", names.join(", ")))
+            .with_remedy("-m with one of these, the folder of a run, or a server instead of --local"))
+    }
+}
+
 impl App {
     pub(crate) fn new(global: Global) -> Result<Self, Failure> {
         logger::start(global.quiet, global.verbose);
@@ -117,7 +133,7 @@ impl App {
             let lacks_key = *error.kind() == ErrorKind::Config && error.message().contains("no API key");
             let failure = Failure::from(error);
             if lacks_key {
-                failure.with_remedy("`tinkex auth login`, or set TINKER_API_KEY")
+                failure.with_remedy("`tinkex auth login`, or set TINKER_API_KEY; or --local, to work offline")
             } else {
                 failure
             }
@@ -129,7 +145,13 @@ impl App {
         let dir = dir.map_or_else(engine_folder, Ok)?;
         std::fs::create_dir_all(&dir)
             .map_err(|error| Failure::text(format!("cannot create {}: {error}", dir.display())))?;
-        Ok(Server::start(Options { data_dir: Some(dir), ..Default::default() })?)
+        Server::start(Options { data_dir: Some(dir), ..Default::default() }).map_err(|error| {
+            let is_in_use = error.message().contains("is in use by another engine");
+            let failure = Failure::from(error);
+            let remedy =
+                "wait for that program, or share the folder: `tinkex serve --data-dir DIR`, and --base-url";
+            if is_in_use { failure.with_remedy(remedy) } else { failure }
+        })
     }
 }
 

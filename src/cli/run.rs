@@ -126,7 +126,7 @@ fn list_runs(args: &List, app: &App) -> Result<(), Failure> {
     app.out.records(&Records { columns: &columns, rows, json, list: "runs" })?;
     let total = listing.total_count().unwrap_or_default();
     if args.model.is_none() && args.since.is_none() && u64::try_from(runs.len()).unwrap_or_default() < total {
-        app.hint(&format!("{} of {total} runs; --limit 0 lists all", runs.len()));
+        app.note(&format!("note: {} of {total} runs; --limit 0 lists all", runs.len()));
     }
     Ok(())
 }

@@ -125,7 +125,8 @@ impl DownloadOptions {
         self.destination.clone().unwrap_or_else(|| {
             let text = path.as_str();
             let mut name = text.strip_prefix("tinker://").unwrap_or(text).replace('/', "_");
-            if cfg!(windows) {
+            // The program `tar` takes what stands before a colon for the name of a machine.
+            if cfg!(windows) || self.as_tar {
                 name = name.replace(':', "_");
             }
             if self.as_tar {

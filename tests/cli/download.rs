@@ -17,7 +17,7 @@ use crate::storage::{Content, Reply, Storage, block};
 use crate::util::{Folder, run};
 
 const PATH: &str = "tinker://s:train:0/weights/a";
-const NAME: &str = "s:train:0_weights_a";
+const TAR: &str = "s_train_0_weights_a.tar";
 
 /// A server whose archive is at the storage.
 fn site(name: &str, storage: &Storage) -> Site {
@@ -96,7 +96,7 @@ fn properties_of_the_download_are_on_stdout_and_progress_is_on_stderr() {
         lines[..2],
         ["property\tvalue", &format!("Checkpoint\t{PATH}")].map(str::to_owned)[..].to_vec()
     );
-    assert!(lines[2].ends_with(&format!("/{NAME}.tar")), "{stdout}");
+    assert!(lines[2].ends_with(&format!("/{TAR}")), "{stdout}");
     assert_eq!(lines[3], "Size\t7");
     assert!(stderr.starts_with("preparing\n"), "{stderr}");
     for quiet in [["-q", "--force"], ["--progress=none", "--force"]] {
@@ -115,7 +115,7 @@ fn ctrl_c_keeps_what_arrived_and_prints_the_command_that_goes_on() {
         if asked.n == 0 { reply.cut(1 << 20).stalling() } else { reply }
     });
     let site = site("download-signal", &storage);
-    let part = site.home.join(format!("my out/{NAME}.tar.part/files/archive"));
+    let part = site.home.join(format!("my out/{TAR}.part/files/archive"));
     let mut child = site
         .command(&["checkpoint", "download", PATH, "--as", "tar", "-o", "my out"])
         .stdout(Stdio::piped())
@@ -185,7 +185,7 @@ fn a_large_download_that_is_cut_fifty_times_stays_small_in_memory() {
     );
     assert!(4 <= n_refused, "{text}");
     assert!(peak_kb < 30_000, "{text}");
-    let mut file = fs::File::open(site.home.join(format!("{NAME}.tar"))).unwrap();
+    let mut file = fs::File::open(site.home.join(TAR)).unwrap();
     let mut found = vec![0; 64 << 10];
     for number in 0..size / (64 << 10) {
         file.read_exact(&mut found).unwrap();

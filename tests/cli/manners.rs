@@ -34,3 +34,25 @@ fn without_a_key_the_error_says_how_to_get_one() {
     assert_eq!((status, stdout.as_str()), (1, ""));
     assert!(stderr.contains("TINKER_API_KEY") && stderr.contains("tinkex auth login"), "{stderr}");
 }
+
+#[test]
+fn a_model_that_the_engine_lacks_is_refused_before_its_tokenizer_is_looked_for() {
+    let home = Folder::new("no-model");
+    let local = format!("--local={}", home.join("engine").display());
+    let data = home.join("x.jsonl");
+    std::fs::write(&data, "{\"prompt\":\"a\",\"completion\":\"b\"}\n").unwrap();
+    let data = data.display().to_string();
+    for command in [&["sample", "Hi"][..], &["eval", &data], &["train", &data]] {
+        let args = [command, &["-m", "tinkex/nanoo", &local]].concat();
+        let (status, stdout, stderr) = run(&home, &args);
+        assert_eq!((status, stdout.as_str()), (1, ""), "{stderr}");
+        assert!(stderr.contains("no model \"tinkex/nanoo\"; it has tinkex/nano"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_folder_that_is_written_after_local_without_an_equals_sign_gets_a_tip() {
+    let home = Folder::new("local-tip");
+    let (status, _, stderr) = run(&home, &["checkpoint", "list", "--local", "engine"]);
+    assert!(status == 2 && stderr.contains("--local=DIR"), "{stderr}");
+}

@@ -456,3 +456,17 @@ fn weights_of_another_run_begin_a_new_one() {
     assert_eq!(status, 0, "{stderr}");
     assert_eq!(rows(&second).len(), 8);
 }
+
+#[test]
+fn a_run_that_did_not_begin_leaves_no_folder_that_blocks_the_next_attempt() {
+    let home = Folder::new("train-not-begun");
+    let data = home.join("x.jsonl");
+    std::fs::write(&data, "{\"prompt\":\"a\",\"completion\":\"b\"}\n".repeat(4)).unwrap();
+    let (data, out) = (data.display().to_string(), home.join("run").display().to_string());
+    let local = format!("--local={}", home.join("engine").display());
+    let (status, _, stderr) =
+        run(&home, &["train", &data, &local, "-o", &out, "--from", "tinker://none:train:0/weights/x"]);
+    assert!(status == 1 && !home.join("run").exists(), "{stderr}");
+    let (status, _, stderr) = run(&home, &["train", &data, &local, "-o", &out, "--max-steps", "1"]);
+    assert_eq!(status, 0, "{stderr}");
+}

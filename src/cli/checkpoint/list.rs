@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     checkpoints.truncate(limit);
     write(&checkpoints, args.run_id.as_deref(), app)?;
     if checkpoints.len() < total && args.kind.is_none() && app.global.project.is_none() {
-        app.hint(&format!("{} of {total} checkpoints; --limit 0 lists all", checkpoints.len()));
+        app.note(&format!("note: {} of {total} checkpoints; --limit 0 lists all", checkpoints.len()));
     }
     Ok(())
 }

@@ -130,6 +130,7 @@ fn measure(
     max_tokens: u32,
     app: &App,
 ) -> Result<Figures, Failure> {
+    connection.check_model(model)?;
     let base = base_model_of(&connection.service, model)?;
     let mut options = options.clone();
     options.template = options.template.or_else(|| renderer_of_run(&connection.service, model));

@@ -54,6 +54,7 @@ impl Sampler {
         settings.params(None)?;
         let (model, app) = weights_of(&model, app)?;
         let connection = app.connect()?;
+        connection.check_model(&model)?;
         let base = base_model_of(&connection.service, &model)?;
         let tokenizer = load_tokenizer(settings.tokenizer.as_deref(), Some(&base))?;
         let options = DataOptions {

@@ -88,7 +88,7 @@ fn list(args: &List, app: &App) -> Result<(), Failure> {
     app.out.records(&Records { columns: &columns, rows, json, list: "sessions" })?;
     let total = listing.total_count().unwrap_or_default();
     if u64::try_from(ids.len()).is_ok_and(|n| n < total) {
-        app.hint(&format!("{} of {total} sessions; --limit 0 lists all", ids.len()));
+        app.note(&format!("note: {} of {total} sessions; --limit 0 lists all", ids.len()));
     }
     Ok(())
 }

@@ -181,7 +181,7 @@ fn prompt(content: &Content) -> Option<(String, bool)> {
     let before = messages.iter().take_while(|message| message.role != "assistant");
     let asked = before.filter(|message| message.role == "user").last()?;
     fn is_short((text, _): &(String, bool)) -> bool {
-        !text.is_empty() && text.len() <= LONGEST && !text.contains(char::is_control)
+        !text.is_empty() && text.len() <= LONGEST && !text.contains(|it: char| it.is_control() && it != '\n')
     }
     Some((asked.text(), false)).filter(is_short)
 }

@@ -64,7 +64,10 @@ pub(super) fn lines(app: &App, ending: &Ending<'_>) -> Vec<String> {
     }
     if let Some(path) = record.sampler_path.as_ref() {
         let kept = kept(settings, app.global.local.is_some(), monthly_usd);
-        lines.push(format!("{kept}: tinkex checkpoint set-ttl {path}{} --ttl 30d", place(app)));
+        lines.push(format!(
+            "{kept}; to change that: tinkex checkpoint set-ttl {path}{} --ttl 30d",
+            place(app)
+        ));
     }
     lines.extend(report.map(|path| format!("report {}", path.display())));
     lines
@@ -127,6 +130,9 @@ fn quoted(word: &str) -> String {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=@%+,".contains(letter);
     if !word.is_empty() && !word.starts_with('-') && word.chars().all(is_plain) {
         word.into()
+    } else if word.contains('\n') {
+        let word = word.replace('\\', r"\\").replace('\'', r"\'").replace('\n', r"\n");
+        format!("$'{word}'")
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
     }

@@ -58,6 +58,14 @@ pub(super) fn prepare(dir: &Path, overwrite: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Removes the files of a run that did not begin, and the folder if nothing else is in it. What cannot be removed stays.
+pub(super) fn forget(dir: &Path) {
+    for file in FILES {
+        let _ = std::fs::remove_file(dir.join(file));
+    }
+    let _ = std::fs::remove_dir(dir);
+}
+
 /// Refuses a folder that another process uses.
 pub(super) fn check_free(dir: &Path) -> Result<(), Failure> {
     let path = dir.join(".lock");

@@ -61,6 +61,7 @@ impl Job<'_> {
         };
         let service = connection.service.clone();
         let model = self.model(&service)?;
+        connection.check_model(&model)?;
         let encoder = Encoder::new(&model, &service, &self.settings.data_options, source.train.format)?;
         if self.dry_run {
             return self.tell_plan(&model, &source, &encoder);

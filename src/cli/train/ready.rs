@@ -68,7 +68,12 @@ impl Ready<'_> {
             // Before the run: a process that is killed while it begins can be resumed, too.
             MetricsLog::open(&dir, 0)?.write_config(&self.config)?;
         }
-        let mut run = Run::open(&dir, &self.service, &self.model, &options)?;
+        let run = Run::open(&dir, &self.service, &self.model, &options);
+        if run.is_err() && matches!(self.job.place, Place::New { .. }) {
+            // Nothing was trained: the same command can be tried again.
+            folder::forget(&dir);
+        }
+        let mut run = run?;
         app.stop.defer();
         if let Some(samples) = &samples {
             samples.cut(run.next_step())?;
