@@ -82,7 +82,8 @@ impl Ready<'_> {
         log.say(&if from == 0 {
             format!("run     {}", dir.display())
         } else {
-            format!("run     {}, from step {from} of {}", dir.display(), self.chosen.n_steps)
+            let done = if from < self.chosen.n_steps { "" } else { ": all steps are done" };
+            format!("run     {}, from step {from} of {}{done}", dir.display(), self.chosen.n_steps)
         });
         let parts = Parts {
             app,
