@@ -11,7 +11,7 @@ const EXIT_STATUS: &str = "\
 Exit status:
   0  done
   1  failed, or the result of a check is negative
-  2  wrong arguments, or it would have to ask and there is no terminal
+  2  wrong arguments, or it would have to ask without a terminal
   3  some of several items failed
   4  the limit of costs or tokens was reached, and the state is saved
   130, 143  ended by Ctrl-C or SIGTERM";
