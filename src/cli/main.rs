@@ -31,6 +31,7 @@ mod sample;
 mod serve;
 mod session;
 mod shell;
+mod shell_word;
 mod signals;
 mod table;
 mod train;

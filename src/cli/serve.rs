@@ -10,6 +10,7 @@ use tinkex::local::{Options, Server};
 
 use super::connection::App;
 use super::failure::Failure;
+use crate::shell_word::in_quotes;
 
 /// Environment variable with the key that requests must carry.
 const KEY_VARIABLE: &str = "TINKEX_SERVE_KEY";
@@ -209,16 +210,11 @@ fn key(file: Option<&Path>, variable: Option<String>, app: &App) -> Result<Key, 
     match (file, variable) {
         (Some(file), _) => {
             let key = read_key(file, app)?;
-            Ok(Key::Given(format!("\"$(cat {})\"", quoted(&file.to_string_lossy())), key))
+            Ok(Key::Given(format!("\"$(cat {})\"", in_quotes(&file.to_string_lossy())), key))
         }
         (None, Some(key)) => Ok(Key::Given(format!("\"${KEY_VARIABLE}\""), key)),
         (None, None) => Ok(Key::Random),
     }
-}
-
-/// A text as a shell reads it.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 fn read_key(path: &Path, app: &App) -> Result<String, Failure> {

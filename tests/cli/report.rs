@@ -191,7 +191,7 @@ fn a_run_of_the_cookbook_is_read() {
                    {\"step\": 1, \"epoch\": 0, \"progress\": 0.5, \"learning_rate\": 5e-05, \"num_sequences\": 8, \"num_tokens\": 900, \"num_loss_tokens\": 300, \"train_mean_nll\": NaN, \"time/total\": 2.0}\n";
     write_run(
         &folder,
-        &json!({ "model_name": "m", "lora_rank": 32, "log_path": "/tmp/x", "eval_every": 10 }),
+        &json!({ "model_name": "m", "lora_rank": 32, "log_path": "runs/x", "eval_every": 10 }),
         metrics,
     );
     std::fs::write(

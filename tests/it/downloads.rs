@@ -563,8 +563,8 @@ fn a_hostile_archive_writes_nothing_and_leaves_nothing() {
         ("parent in the prefix", archive(&[good(), prefixed])),
         ("parent by pax", archive(&[good(), pax(&[("path", "../x")]), file("x")])),
         ("parent by gnu", archive(&[good(), entry(b"././@LongLink", b'L', b"../x\0"), file("x")])),
-        ("absolute", archive(&[good(), file("/tmp/tinkex-x")])),
-        ("absolute folder", archive(&[good(), entry(b"/tmp/tinkex-x/", b'5', b"")])),
+        ("absolute", archive(&[good(), file("/tinkex-x")])),
+        ("absolute folder", archive(&[good(), entry(b"/tinkex-x/", b'5', b"")])),
         ("drive", archive(&[good(), file("C:\\x")])),
         ("backslash", archive(&[good(), file("..\\x")])),
         ("device name", archive(&[good(), file("NUL.txt")])),
@@ -612,7 +612,7 @@ fn a_hostile_archive_writes_nothing_and_leaves_nothing() {
         assert!(!error.message().chars().any(char::is_control), "{name}");
         assert!(!site.folder.with_file_name("x").exists(), "{name}");
     }
-    assert!(!Path::new("/tmp/tinkex-x").exists());
+    assert!(!Path::new("/tinkex-x").exists());
 }
 
 #[test]

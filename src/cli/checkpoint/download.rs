@@ -17,6 +17,7 @@ use super::parse_path;
 use crate::args::Progress;
 use crate::connection::App;
 use crate::failure::Failure;
+use crate::shell_word::quoted;
 use crate::{moments, notes};
 
 /// Time after which the thread that waits for the download looks for a signal again.
@@ -154,17 +155,6 @@ fn command(args: &Args) -> String {
         words.push("--as tar".to_owned());
     }
     words.join(" ")
-}
-
-/// Quotes a word for a shell, if it needs that.
-fn quoted(word: &str) -> String {
-    let is_plain =
-        |c: char| c.is_alphanumeric() || matches!(c, '/' | ':' | '.' | '-' | '_' | '+' | '@' | ',');
-    if !word.is_empty() && word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
 }
 
 /// Shows the progress on stderr.

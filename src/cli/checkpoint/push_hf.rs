@@ -7,6 +7,7 @@ use tinkex::types::CheckpointPath;
 use super::parse_path;
 use crate::connection::App;
 use crate::failure::Failure;
+use crate::shell_word::quoted;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -101,16 +102,6 @@ fn commands(args: &Args, repo: &str, revision: Option<&str>) -> Vec<String> {
 
 fn line(words: &[String]) -> String {
     words.iter().map(|it| quoted(it)).collect::<Vec<_>>().join(" ")
-}
-
-/// A word as a POSIX shell reads it.
-fn quoted(word: &str) -> String {
-    let is_plain = |it: char| it.is_ascii_alphanumeric() || "-_./:=@,+".contains(it);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use super::super::moments::size;
 use super::facts;
 use super::read::{Run, Sample, number};
 use super::svg::{Chart, Layer};
-use super::text::{cut, figure, grouped, html, shell};
+use super::text::{cut, figure, grouped, html};
+use crate::shell_word::quoted;
 
 const MAX_PROMPTS: usize = 8;
 const MAX_SHOWN_TEXT: usize = 1200;
@@ -83,7 +84,7 @@ pub(super) fn checkpoints(run: &Run) -> String {
     }
     let path = |name: &str| newest.iter().find_map(|it| it.get(name)?.as_str());
     if let Some(path) = path("sampler_path") {
-        let command = format!("tinkex sample -m {}{} 'Hello'", shell(path), place(run));
+        let command = format!("tinkex sample -m {}{} 'Hello'", quoted(path), place(run));
         let _ = write!(
             out,
             "<p class=\"label\">Sample from the last one</p><code class=\"command\">{}</code>",
@@ -93,7 +94,7 @@ pub(super) fn checkpoints(run: &Run) -> String {
     if facts::state(run) != facts::State::Finished
         && let Some(path) = path("state_path")
     {
-        let command = format!("tinkex train --resume {}", shell(&run.folder.to_string_lossy()));
+        let command = format!("tinkex train --resume {}", quoted(&run.folder.to_string_lossy()));
         let _ = write!(
             out,
             "<p class=\"label\">Continue from {}</p><code class=\"command\">{}</code>",
@@ -110,9 +111,9 @@ fn place(run: &Run) -> String {
     let text = |name: &str| run.config.get(name).and_then(Value::as_str);
     let url = text("base-url").or_else(|| text("base_url"));
     match (run.config.get("local"), url) {
-        (Some(Value::String(dir)), _) => format!(" --local={}", shell(dir)),
+        (Some(Value::String(dir)), _) => format!(" --local={}", quoted(dir)),
         (Some(Value::Bool(true)), _) => " --local".into(),
-        (_, Some(url)) => format!(" --base-url {}", shell(url)),
+        (_, Some(url)) => format!(" --base-url {}", quoted(url)),
         _ => String::new(),
     }
 }
@@ -350,12 +351,12 @@ fn rendered(example: &str) -> String {
 pub(super) fn details(run: &Run) -> String {
     let mut out = String::from("<section><h2>Details</h2>\n");
     let command = run.own("command").and_then(Value::as_str).map(str::to_owned);
-    let folder = shell(&run.folder.to_string_lossy());
+    let folder = quoted(&run.folder.to_string_lossy());
     let is_own = run.own("version").is_some();
     let (what, command) = match command {
         Some(command) => ("Reproduce the run", command),
         None if is_own => {
-            let config = shell(&run.folder.join("config.json").to_string_lossy());
+            let config = quoted(&run.folder.join("config.json").to_string_lossy());
             ("Reproduce the run", format!("tinkex train --config {config} --out NEW_FOLDER{}", place(run)))
         }
         None => ("Write this page again", format!("tinkex report {folder}")),

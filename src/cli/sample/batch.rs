@@ -19,6 +19,7 @@ use super::sampler::Sampler;
 use crate::connection::App;
 use crate::examples::{Source, file_name};
 use crate::failure::Failure;
+use crate::shell_word::quoted;
 
 /// How often a signal is looked for while nothing else happens.
 const LOOK: Duration = Duration::from_millis(100);
@@ -310,15 +311,6 @@ impl Sink<'_> {
 fn this_command() -> String {
     let arguments = std::env::args().skip(1).map(|argument| quoted(&argument));
     ["tinkex".to_owned()].into_iter().chain(arguments).collect::<Vec<_>>().join(" ")
-}
-
-fn quoted(argument: &str) -> String {
-    let is_plain = |it: char| it.is_ascii_alphanumeric() || "-_./=:@,+%".contains(it);
-    if !argument.is_empty() && argument.chars().all(is_plain) {
-        argument.to_owned()
-    } else {
-        format!("'{}'", argument.replace('\'', r"'\''"))
-    }
 }
 
 #[cfg(test)]

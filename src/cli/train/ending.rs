@@ -10,6 +10,7 @@ use super::progress::clock;
 use super::settings::{Chosen, Settings};
 use super::summary::Summary;
 use crate::connection::App;
+use crate::shell_word;
 
 /// The command that continues a run.
 pub(super) fn resume_command(folder: &Path) -> String {
@@ -125,17 +126,9 @@ pub(super) fn to_json(ending: &Ending<'_>, folder: &Path) -> Value {
     })
 }
 
-/// A word for a shell.
+/// A word for a shell; one that begins like an option is seen to be none.
 fn quoted(word: &str) -> String {
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=@%+,".contains(letter);
-    if !word.is_empty() && !word.starts_with('-') && word.chars().all(is_plain) {
-        word.into()
-    } else if word.contains('\n') {
-        let word = word.replace('\\', r"\\").replace('\'', r"\'").replace('\n', r"\n");
-        format!("$'{word}'")
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
+    if word.starts_with('-') { shell_word::in_quotes(word) } else { shell_word::quoted(word) }
 }
 
 #[cfg(test)]
