@@ -516,7 +516,6 @@ mod tests {
     use crate::env::Env;
     use crate::sync::clock::Clock;
     use crate::sync::oneshot::{Reply, Slot, oneshot};
-    use crate::sync::spawn::RefusedThreads;
     use crate::transport::{self, Exchange, Transport};
 
     const LONG: Duration = Duration::from_secs(60);
@@ -595,22 +594,6 @@ mod tests {
     #[track_caller]
     fn failure(slot: &Slot<()>) -> Error {
         slot.wait(Some(Instant::now() + LONG)).expect("an answer").unwrap_err()
-    }
-
-    #[test]
-    fn samples_whose_poller_gets_no_thread_fail_and_the_next_sample_tries_again() {
-        let poller = poller();
-        let refused = RefusedThreads::named("tk-poll");
-        for id in ["a", "b"] {
-            let error = failure(&FakeSample::register(&poller, id).0);
-            assert!(error.message().starts_with("no thread could be started"), "{error}");
-            assert!(poller.task.wait_idle(Instant::now() + LONG));
-        }
-        drop(refused);
-        let (slot, _) = FakeSample::register(&poller, "c");
-        assert!(!poller.task.wait_idle(Instant::now()));
-        poller.session.end();
-        assert!(failure(&slot).is_closed());
     }
 
     #[test]

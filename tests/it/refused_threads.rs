@@ -74,6 +74,32 @@ fn samples_are_answered_although_the_threads_that_wait_for_them_were_refused() {
 }
 
 #[test]
+fn samples_whose_poller_gets_no_thread_fail_and_the_next_sample_tries_again() {
+    alone(
+        "refused_threads::samples_whose_poller_gets_no_thread_fail_and_the_next_sample_tries_again",
+        || {
+            let server = FakeServer::new();
+            server.polls_together();
+            let service = server.in_memory().clock(tinkex::sync::Clock::default()).build().unwrap();
+            let sampler = service.create_sampling_client("fake/model").unwrap();
+            let sample = || {
+                let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
+                sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait()
+            };
+            let refused = RefusedThreads::named("tk-poll");
+            for _ in 0..2 {
+                let error = sample().unwrap_err();
+                assert_eq!(*error.kind(), ErrorKind::System, "{error}");
+                assert!(error.message().starts_with("no thread could be started"), "{error}");
+            }
+            assert_eq!(refused.count(), 2);
+            drop(refused);
+            sample().unwrap();
+        },
+    );
+}
+
+#[test]
 fn a_result_for_a_full_channel_is_not_lost_when_there_is_no_thread() {
     alone("refused_threads::a_result_for_a_full_channel_is_not_lost_when_there_is_no_thread", || {
         let (server, clock) = (FakeServer::new(), VirtualClock::new());
