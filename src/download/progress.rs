@@ -61,6 +61,8 @@ struct State {
     last_told: Option<Instant>,
     /// The callback runs on some thread.
     is_telling: bool,
+    /// A change came meanwhile that must be told.
+    is_owed: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -108,18 +110,27 @@ impl Progress {
 
     fn tell(&self, at_once: bool) {
         let Some(callback) = &self.callback else { return };
-        let progress = {
+        let mut next = {
             let mut state = self.state.lock();
-            let now = Instant::now();
-            let is_due = at_once || state.last_told.is_none_or(|last| PERIOD <= now.duration_since(last));
-            if !is_due || state.is_telling {
+            let is_due = at_once || state.last_told.is_none_or(|last| PERIOD <= last.elapsed());
+            if !is_due {
                 return;
             }
-            (state.last_told, state.is_telling) = (Some(now), true);
-            state.sum()
+            if state.is_telling {
+                // The thread in the callback tells it afterwards.
+                state.is_owed |= at_once;
+                return;
+            }
+            state.is_telling = true;
+            Some(state.sum())
         };
-        unwind::shield("the progress callback of a download panicked", || callback(&progress));
-        self.state.lock().is_telling = false;
+        while let Some(progress) = next {
+            unwind::shield("the progress callback of a download panicked", || callback(&progress));
+            let mut state = self.state.lock();
+            state.last_told = Some(Instant::now());
+            state.is_telling = std::mem::take(&mut state.is_owed);
+            next = state.is_telling.then(|| state.sum());
+        }
     }
 }
 
@@ -140,5 +151,32 @@ impl State {
 impl fmt::Debug for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Progress").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_ends_while_the_callback_runs_is_told_after_it() {
+        static PROGRESS: OnceLock<Arc<Progress>> = OnceLock::new();
+        static SEEN: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+        let tell = |progress: &DownloadProgress| {
+            let is_first = SEEN.lock().is_empty();
+            SEEN.lock().push(progress.n_files);
+            if is_first {
+                let other = PROGRESS.get().unwrap().clone();
+                std::thread::spawn(move || other.complete("b")).join().unwrap();
+            }
+        };
+        let progress = PROGRESS.get_or_init(|| Arc::new(Progress::new(Some(Arc::new(tell)))));
+        progress.set_files(&["a".to_owned(), "b".to_owned()]);
+        assert_eq!(*SEEN.lock(), [0, 1]);
+        progress.complete("a");
+        assert_eq!(*SEEN.lock(), [0, 1, 2]);
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 
 #[cfg(not(test))]
 const _: () = assert!(
-    library::fingerprint(include_bytes!("tinkex.h")) == 0xb11ec4800d7d3aa9,
+    library::fingerprint(include_bytes!("tinkex.h")) == 0xb68dfdbd2d27d4e9,
     "tinkex.h was changed: run `TINKEX_WRITE=1 cargo test --features ffi --lib ffi::header`",
 );
 const _: unsafe extern "C" fn() -> *const c_char = library::tinkex_version;
@@ -254,6 +254,20 @@ const _: unsafe extern "C" fn(*const tinkex_rest, *const c_char, i64, *mut *mut 
 const _: unsafe extern "C" fn(*const tinkex_rest, *const c_char, *const c_char, *const tinkex_save_options, *mut *mut tinkex_text, *mut *mut tinkex_error) -> i32 = rest::checkpoints::tinkex_rest_copy_weights;
 const _: unsafe extern "C" fn(*const tinkex_rest, *const c_char, *mut *mut tinkex_text, *mut *mut tinkex_error) -> i32 = rest::checkpoints::tinkex_rest_archive_url;
 const _: unsafe extern "C" fn(*const tinkex_rest, *const c_char, *mut *mut tinkex_text, *mut *mut tinkex_error) -> i32 = rest::checkpoints::tinkex_rest_external_urls;
+const _: unsafe extern "C" fn() -> *mut tinkex_download_options = download_options::tinkex_download_options_new;
+const _: unsafe extern "C" fn(*mut *mut tinkex_download_options) = download_options::tinkex_download_options_free;
+const _: unsafe extern "C" fn(*mut tinkex_download_options, *const c_char, *const c_char) = download_options::tinkex_download_options_set_text;
+const _: unsafe extern "C" fn(*mut tinkex_download_options, *const c_char, i32) = download_options::tinkex_download_options_set_flag;
+const _: unsafe extern "C" fn(*mut tinkex_download_options, *const c_char, i64) = download_options::tinkex_download_options_set_number;
+const _: unsafe extern "C" fn(*mut tinkex_download_options, *const tinkex_cancel) = download_options::tinkex_download_options_set_cancel;
+const _: unsafe extern "C" fn(*mut tinkex_download_options, tinkex_progress_fn, *mut c_void, tinkex_release_fn) = download_options::tinkex_download_options_set_progress;
+const _: unsafe extern "C" fn(*const tinkex_progress) -> i32 = progress::tinkex_progress_phase;
+const _: unsafe extern "C" fn(*const tinkex_progress) -> i64 = progress::tinkex_progress_bytes;
+const _: unsafe extern "C" fn(*const tinkex_progress) -> i64 = progress::tinkex_progress_total_bytes;
+const _: unsafe extern "C" fn(*const tinkex_progress) -> i64 = progress::tinkex_progress_files;
+const _: unsafe extern "C" fn(*const tinkex_progress) -> i64 = progress::tinkex_progress_total_files;
+const _: unsafe extern "C" fn(*const tinkex_progress) -> *const tinkex_error = progress::tinkex_progress_error;
+const _: unsafe extern "C" fn(*const tinkex_rest, *const c_char, *const tinkex_download_options, *mut *mut tinkex_text, *mut *mut tinkex_error) -> i32 = rest::checkpoints::tinkex_rest_download;
 const _: unsafe extern "C" fn(*const tinkex_rest, i64, i64, *mut *mut tinkex_text, *mut *mut tinkex_error) -> i32 = rest::sessions::tinkex_rest_list_sessions;
 const _: unsafe extern "C" fn(*const tinkex_rest, *const c_char, *const c_char, *mut *mut tinkex_text, *mut *mut tinkex_error) -> i32 = rest::sessions::tinkex_rest_search_sessions;
 const _: unsafe extern "C" fn(*const tinkex_rest, *const c_char, *mut *mut tinkex_text, *mut *mut tinkex_error) -> i32 = rest::sessions::tinkex_rest_get_session;
@@ -361,3 +375,8 @@ const _: () = assert!(constants::EVENT_BILLING_PAUSE == 8);
 const _: () = assert!(constants::EVENT_HEARTBEAT == 9);
 const _: () = assert!(constants::EVENT_DROPPED == 10);
 const _: () = assert!(constants::EVENT_WOKEN == 11);
+const _: () = assert!(constants::PHASE_PREPARING == 0);
+const _: () = assert!(constants::PHASE_RECEIVING == 1);
+const _: () = assert!(constants::PHASE_RETRYING == 2);
+const _: () = assert!(constants::PHASE_VERIFYING == 3);
+const _: () = assert!(constants::PHASE_UNPACKING == 4);

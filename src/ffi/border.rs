@@ -130,6 +130,14 @@ pub(super) fn value<T>(fallback: T, body: impl FnOnce() -> Result<T>) -> T {
     fallback
 }
 
+/// Drops owners of `user` pointers. A panic in a function of C code does not pass.
+pub(super) fn drop_caught<T>(value: T) {
+    self::value((), || {
+        drop(value);
+        Ok(())
+    });
+}
+
 /// A panic for tests of C programs, in libraries that are built with the feature `testing`.
 #[cfg(feature = "testing")]
 mod injected {

@@ -1,4 +1,4 @@
-//! `tinkex_cancel`: cancels a group of samples.
+//! `tinkex_cancel`: cancels a group of samples or downloads.
 
 use super::border;
 use super::object::{self, Kind, Object};
@@ -6,7 +6,7 @@ use crate::sync::CancelToken;
 
 pub type tinkex_cancel = Object<Cancel>;
 
-/// A token. `tinkex_sampling_with_cancel` makes handles whose samples it cancels.
+/// A token. `tinkex_sampling_with_cancel` makes handles whose samples it cancels; options of downloads hold it.
 pub struct Cancel {
     token: CancelToken,
 }

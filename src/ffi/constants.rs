@@ -1,5 +1,6 @@
 //! The constants of the header other than the error codes.
 
+use crate::download::DownloadPhase;
 use crate::pending::Stage;
 use crate::types::StopReason;
 
@@ -49,6 +50,12 @@ pub(super) const EVENT_HEARTBEAT: i32 = 9;
 pub(super) const EVENT_DROPPED: i32 = 10;
 pub(super) const EVENT_WOKEN: i32 = 11;
 
+pub(super) const PHASE_PREPARING: i32 = 0;
+pub(super) const PHASE_RECEIVING: i32 = 1;
+pub(super) const PHASE_RETRYING: i32 = 2;
+pub(super) const PHASE_VERIFYING: i32 = 3;
+pub(super) const PHASE_UNPACKING: i32 = 4;
+
 pub(super) fn stage(stage: Stage) -> i32 {
     match stage {
         Stage::Queued => STAGE_QUEUED,
@@ -63,5 +70,15 @@ pub(super) fn stop_reason(reason: &StopReason) -> i32 {
         StopReason::Length => STOP_LENGTH,
         StopReason::Stop => STOP_STOP,
         _ => STOP_OTHER,
+    }
+}
+
+pub(super) fn phase(phase: &DownloadPhase) -> i32 {
+    match phase {
+        DownloadPhase::Preparing => PHASE_PREPARING,
+        DownloadPhase::Receiving => PHASE_RECEIVING,
+        DownloadPhase::Retrying(_) => PHASE_RETRYING,
+        DownloadPhase::Verifying => PHASE_VERIFYING,
+        DownloadPhase::Unpacking => PHASE_UNPACKING,
     }
 }

@@ -22,6 +22,7 @@ mod cancel;
 mod code;
 mod constants;
 mod datum_json;
+mod download_options;
 mod error;
 mod event;
 mod examples;
@@ -40,6 +41,7 @@ mod observer;
 mod optim;
 mod options;
 mod pending;
+mod progress;
 mod queue;
 mod rest;
 mod result;
@@ -61,6 +63,7 @@ mod training;
 
 pub use batch::tinkex_batch;
 pub use cancel::tinkex_cancel;
+pub use download_options::tinkex_download_options;
 pub use error::tinkex_error;
 pub use event::tinkex_event;
 pub use graph::tinkex_graph;
@@ -70,6 +73,7 @@ pub use loss_call::tinkex_loss_call;
 pub use model_options::tinkex_model_options;
 pub use optim::tinkex_optim;
 pub use pending::tinkex_pending;
+pub use progress::tinkex_progress;
 pub use queue::tinkex_queue;
 pub use rest::tinkex_rest;
 pub use result::tinkex_result;
@@ -95,3 +99,5 @@ pub type tinkex_event_fn = Option<unsafe extern "C-unwind" fn(*mut c_void, *cons
 /// Computes a custom loss: `user` and the call, which lives until the function returns. Another result than 0 is a
 /// failure of the loss.
 pub type tinkex_loss_fn = Option<unsafe extern "C-unwind" fn(*mut c_void, *mut tinkex_loss_call) -> i32>;
+/// Is told how far a download is: `user` and the progress, which lives until the function returns.
+pub type tinkex_progress_fn = Option<unsafe extern "C-unwind" fn(*mut c_void, *const tinkex_progress)>;

@@ -456,15 +456,7 @@ pub unsafe extern "C" fn tinkex_service_options_set_observer(
             Ok(())
         });
     }
-    drop_caught((user, replaced));
-}
-
-/// Drops owners of `user` pointers. A panic in a function of C code does not pass.
-fn drop_caught<T>(value: T) {
-    border::value((), || {
-        drop(value);
-        Ok(())
-    });
+    border::drop_caught((user, replaced));
 }
 
 #[unsafe(no_mangle)]

@@ -326,8 +326,26 @@ struct server : handle<tinkex_server, tinkex_server_free> {
   std::string url() const { return string(tinkex_server_url(raw())); } std::string api_key() const { return string(tinkex_server_api_key(raw())); }
   service_options options() const { service_options o; o.base_url(url()).api_key(api_key()); return o; }
 };
-struct cancel : handle<tinkex_cancel, tinkex_cancel_free> { /* cancels all samples of the clients made with it */
+struct cancel : handle<tinkex_cancel, tinkex_cancel_free> { /* cancels the samples of the clients and the downloads made with it */
   cancel() : handle(tinkex_cancel_new()) {} void now() const { tinkex_cancel_now(raw()); }
+};
+class progress_view { /* how far a download is: the argument of its callback, valid until that returns */
+  const tinkex_progress *raw_;
+public:
+  explicit progress_view(const tinkex_progress *raw) : raw_(raw) {} const tinkex_progress *raw() const noexcept { return raw_; }
+  int32_t phase() const { return tinkex_progress_phase(raw_); } int64_t bytes() const { return tinkex_progress_bytes(raw_); } int64_t files() const { return tinkex_progress_files(raw_); }
+  int64_t total_bytes() const { return tinkex_progress_total_bytes(raw_); } int64_t total_files() const { return tinkex_progress_total_files(raw_); } /* -1: not known yet */
+  std::string error() const { return string(tinkex_error_message(tinkex_progress_error(raw_))); } /* why it tries again, or "" */
+};
+template <class F> void on_progress(void *user, const tinkex_progress *raw) noexcept {
+  try { (*static_cast<F *>(user))(progress_view(raw)); } catch (...) {}
+}
+struct download_options : options<tinkex_download_options, tinkex_download_options_new, tinkex_download_options_free> {
+  TINKEX_SET(text, tinkex_download_options_set_text, (str name, str value), name.c_str(), value.c_str())
+  TINKEX_SET(flag, tinkex_download_options_set_flag, (str name, bool on), name.c_str(), on)
+  TINKEX_SET(number, tinkex_download_options_set_number, (str name, int64_t value), name.c_str(), value)
+  TINKEX_SET(cancelled_by, tinkex_download_options_set_cancel, (const cancel &cancel), cancel.raw())
+  template <class F> TINKEX_SET(progress, tinkex_download_options_set_progress, (F f), on_progress<F>, new F(std::move(f)), drop<F>)
 };
 struct sampling : client<tinkex_sampling, tinkex_sampling_free, tinkex_sampling_ref> {
   using client::client;
@@ -372,6 +390,8 @@ struct rest : client<tinkex_rest, tinkex_rest_free, tinkex_rest_ref> {
   /* json(tinkex_rest_get_run, "run-id"): the JSON of a function of tinkex.h with its arguments. */
   template <class F, class... A> std::string json(F f, A &&...a) const { return text(f, raw(), std::forward<A>(a)...); }
   template <class F, class... A> void run(F f, A &&...a) const { call(f, raw(), std::forward<A>(a)...); }
+  /* Downloads a checkpoint to the disk, and returns the JSON of tinkex_rest_download. */
+  std::string download(str path, const download_options &o = {}) const { return text(tinkex_rest_download, raw(), path.c_str(), o.raw()); }
 };
 struct service : client<tinkex_service, tinkex_service_free, tinkex_service_ref> {
   using client::client;

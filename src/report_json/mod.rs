@@ -22,7 +22,7 @@ pub use billing::{billing_usage, storage_usage};
 pub use checkpoints::{checkpoint, checkpoint_plan, checkpoints, deletion};
 pub use runs::{capabilities, run, runs};
 pub use sessions::{found_sessions, session, sessions, trace_export};
-pub use weights::{archive_url, external_urls, sampler, weights_info};
+pub use weights::{archive_url, downloaded, external_urls, sampler, weights_info};
 
 /// Servers send times in several forms, such as `2026-11-20 13:00:00+00:00`. A text that is not a time is kept.
 fn time(time: Option<&Timestamp>) -> Value {

@@ -1,8 +1,9 @@
-//! Weights: their shape, their files, and the samplers that use them. The URLs are secrets.
+//! Weights: their shape, their files, where these are on the disk, and the samplers that use them. The URLs are secrets.
 
 use serde_json::{Map, Value, json};
 
 use super::time;
+use crate::download::Downloaded;
 use crate::types::{ArchiveUrl, ExternalWeightsUrls, SamplerInfo, SignedUrl, WeightsInfo};
 
 pub fn weights_info(info: &WeightsInfo) -> Value {
@@ -26,6 +27,18 @@ pub fn external_urls(files: &ExternalWeightsUrls) -> Value {
     let file = |(name, url): (&String, &SignedUrl)| (name.clone(), Value::from(url.expose()));
     let urls: Map<String, Value> = files.urls.iter().map(file).collect();
     json!({ "urls": urls, "expires": time(files.expires.as_ref()) })
+}
+
+/// A checkpoint on the disk.
+pub fn downloaded(downloaded: &Downloaded) -> Value {
+    let destination = &downloaded.destination;
+    let absolute = std::path::absolute(destination).unwrap_or_else(|_| destination.clone());
+    json!({
+        "checkpoint_path": downloaded.path.as_str(),
+        "destination": absolute.display().to_string(),
+        "file_size_bytes": downloaded.size_bytes,
+        "file_count": downloaded.n_files,
+    })
 }
 
 pub fn sampler(sampler: &SamplerInfo) -> Value {
@@ -60,6 +73,23 @@ mod tests {
         let base = SamplerInfo { sampler_id: "s:sample:0".into(), ..SamplerInfo::default() };
         let shown = json!({ "sampler_id": "s:sample:0", "base_model": null, "model_path": null });
         assert_eq!(sampler(&base), shown);
+    }
+
+    #[test]
+    fn a_download_is_shown_with_its_absolute_place() {
+        let downloaded_to = |destination: &str| Downloaded {
+            path: "tinker://r/weights/a".parse().unwrap(),
+            destination: destination.into(),
+            size_bytes: 7,
+            n_files: 2,
+        };
+        let folder = std::env::current_dir().unwrap();
+        let shown = json!({
+            "checkpoint_path": "tinker://r/weights/a", "destination": folder.join("a").display().to_string(),
+            "file_size_bytes": 7, "file_count": 2,
+        });
+        assert_eq!(downloaded(&downloaded_to("./a")), shown);
+        assert_eq!(downloaded(&downloaded_to(shown["destination"].as_str().unwrap())), shown);
     }
 
     #[test]

@@ -118,7 +118,7 @@ static void frees(struct world *w) {
   tinkex_batch *batch = tinkex_batch_new();
 #define FREES(type) do { tinkex_##type *none = NULL; tinkex_##type##_free(NULL); tinkex_##type##_free(&none); CHECK(none == NULL); } while (0)
   FREES(error); FREES(text); FREES(tokens); FREES(service_options); FREES(model_options); FREES(save_options); FREES(sample_options);
-  FREES(server_options); FREES(service); FREES(training); FREES(sampling); FREES(rest); FREES(server); FREES(tokenizer); FREES(input);
+  FREES(download_options); FREES(server_options); FREES(service); FREES(training); FREES(sampling); FREES(rest); FREES(server); FREES(tokenizer); FREES(input);
   FREES(batch); FREES(loss); FREES(graph); FREES(optim); FREES(pending); FREES(status); FREES(cancel); FREES(queue); FREES(event);
   tinkex_pending *no_pending = NULL;
   tinkex_loss_call *no_call = NULL;

@@ -36,13 +36,14 @@ PROGRAMS = {
     "wrapper": ([], [], []),
     "misuse": ([], ["--tools"], ["--tools"]),
     "loss": ([], [], []),
+    "download": ([], [], []),
     "threads": (["30"], ["5"], ["2"]),
     "signals": ([], ["5"], ["2"]),
     "fork": ([], [], []),
 }
 # TSan sees neither the locks nor the thread switches inside of the library, which it did not compile. It knows pthread
 # calls and the atomics of the programs, so that it can check those programs whose threads share data only in these ways.
-TSAN_PROGRAMS = ("threads", "misuse", "sampler_pool", "loss")
+TSAN_PROGRAMS = ("threads", "misuse", "sampler_pool", "loss", "download")
 # The allocator of ASan keeps its locks over a fork, before LLVM 17 and GCC 14: a child of a program with several threads
 # that allocates may wait for one of them for ever.
 ASAN_PROGRAMS = tuple(program for program in PROGRAMS if program != "fork")

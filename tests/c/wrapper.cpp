@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
+#include <memory>
+#include <string>
 #include <thread>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -124,6 +126,32 @@ void empty_handles() {
   CHECK(waitpid(child, &status, 0) == child && status == 0);
 }
 
+void download(const tinkex::rest &rest, const std::string &path) {
+  char folder[] = "/tmp/tinkex-wrapper-XXXXXX";
+  CHECK(mkdtemp(folder) != nullptr);
+  std::atomic<std::int64_t> bytes{0};
+  auto calls = std::make_shared<std::atomic<int>>(0);
+  const tinkex::cancel cancel;
+  {
+    tinkex::download_options options;
+    options.text("parent", folder).flag("as_tar", true).number("concurrency", 2).cancelled_by(cancel);
+    options.progress([&bytes, calls](const tinkex::progress_view &progress) {
+      CHECK(progress.phase() <= TINKEX_PHASE_UNPACKING && progress.error().empty() && progress.files() <= 1);
+      bytes = progress.bytes();
+      ++*calls;
+      throw std::runtime_error("dropped");
+    });
+    const auto json = rest.download(path, options);
+    CHECK(json.find("\"file_size_bytes\":" + std::to_string(bytes)) != std::string::npos && json.find(folder) != std::string::npos);
+    CHECK(bytes > 0 && *calls > 2 && calls.use_count() == 2 && thrown([&] { rest.download(path, options); }) == TINKEX_ERROR_INVALID_INPUT);
+    cancel.now();
+    CHECK(thrown([&] { rest.download(path, options.flag("force", true)); }) == TINKEX_ERROR_CANCELLED);
+  }
+  CHECK(calls.use_count() == 1); // the library has destroyed the callback
+  CHECK(thrown([&] { rest.download("weights/state"); }) == TINKEX_ERROR_INVALID_INPUT);
+  CHECK(std::system(("rm -r " + std::string(folder)).c_str()) == 0);
+}
+
 void run() {
   std::atomic<int> n_events{0}, n_records{0};
   tinkex::log_to(TINKEX_LOG_TRACE, [&n_records](int level, std::string_view target, std::string_view message) {
@@ -195,6 +223,7 @@ void run() {
   const auto rest = service.rest();
   CHECK(thrown([&] { rest.json(tinkex_rest_whoami); }) == TINKEX_ERROR_INCOMPATIBLE && !rest.json(tinkex_rest_list_runs, 10, 0).empty());
   CHECK(thrown([&] { rest.json(tinkex_rest_get_run, "no-such-run"); }) == TINKEX_ERROR_NOT_FOUND);
+  download(rest, path);
   CHECK(thrown([&] { service.training(""); }) != TINKEX_OK && thrown([] { tinkex::loss("no_such_loss"); }) == TINKEX_ERROR_NAME);
   CHECK(thrown([&] { tinkex::service(server.options().flag("no_such_flag", true)); }) == TINKEX_ERROR_NAME);
   bool refused = false;

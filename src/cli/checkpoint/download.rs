@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
-use serde_json::json;
 use tinkex::download::{DownloadOptions, DownloadPhase, DownloadProgress, Downloaded};
 use tinkex::sync::CancelToken;
 use tinkex::types::CheckpointPath;
-use tinkex::{CloseStatus, RestClient};
+use tinkex::{CloseStatus, RestClient, report_json};
 
 use super::parse_path;
 use crate::args::Progress;
@@ -94,14 +93,10 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
         app.note(&format!("  go on with: {}", command(&args)));
         return Err(Failure::Signal(signal));
     }
-    let Downloaded { path, destination, size_bytes, .. } = result?;
-    let destination = std::path::absolute(&destination).unwrap_or(destination);
-    let destination = destination.display().to_string();
-    let json = json!({
-        "checkpoint_path": path.as_str(),
-        "destination": destination,
-        "file_size_bytes": size_bytes,
-    });
+    let downloaded = result?;
+    let json = report_json::downloaded(&downloaded);
+    let Downloaded { path, size_bytes, .. } = downloaded;
+    let destination = json["destination"].as_str().unwrap_or_default().to_owned();
     let size = match app.out.format() {
         crate::args::Format::Table => moments::size(size_bytes),
         _ => size_bytes.to_string(),

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{Clients, Range, answer, command, named, tinkex_rest};
 use crate::ffi::border::{self, Fault, Out, Result};
+use crate::ffi::download_options::{self, tinkex_download_options};
 use crate::ffi::error::tinkex_error;
 use crate::ffi::object;
 use crate::ffi::save_options::{self, tinkex_save_options};
@@ -220,6 +221,24 @@ pub unsafe extern "C" fn tinkex_rest_external_urls(
         answer(rest, json, error, |clients| {
             let path = border::text(path, "path")?;
             Ok(report_json::external_urls(&clients.rest.get_external_weights_urls(path)?))
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tinkex_rest_download(
+    rest: *const tinkex_rest,
+    path: *const c_char,
+    options: *const tinkex_download_options,
+    json: *mut *mut tinkex_text,
+    error: *mut *mut tinkex_error,
+) -> tinkex_code {
+    // SAFETY: see the header.
+    unsafe {
+        answer(rest, json, error, |clients| {
+            let path = border::text(path, "path")?;
+            let options = download_options::read(options)?;
+            Ok(report_json::downloaded(&clients.rest.download(path, &options)?))
         })
     }
 }
