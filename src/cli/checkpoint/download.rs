@@ -8,10 +8,10 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 use serde_json::json;
+use tinkex::RestClient;
 use tinkex::download::{DownloadOptions, DownloadPhase, DownloadProgress, Downloaded};
 use tinkex::sync::CancelToken;
 use tinkex::types::CheckpointPath;
-use tinkex::{CloseStatus, RestClient};
 
 use super::parse_path;
 use crate::args::Progress;
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     /// Discard what an interrupted download has left, instead of continuing it
     #[arg(long)]
     no_resume: bool,
-    /// Number of files that are downloaded at the same time
+    /// Number of files that are downloaded at the same time; an archive is one file
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = parse_concurrency)]
     concurrency: usize,
     /// A folder with the files, or the archive as the server makes it
@@ -87,14 +87,12 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let rest = connection.service.create_rest_client();
     let result = wait(&rest, &args.path, &options, &cancel, app);
     display.clear();
-    // An export has opened a session. A failure of its end is of no interest here.
-    let _ = connection.service.close(CloseStatus::Success);
     if let Some(signal) = app.stop.signal().filter(|_| result.is_err()) {
         app.note("stopped; what has arrived is kept");
         app.note(&format!("  go on with: {}", command(&args)));
         return Err(Failure::Signal(signal));
     }
-    let Downloaded { path, destination, size_bytes, .. } = result?;
+    let Downloaded { path, destination, size_bytes, .. } = result.map_err(failure)?;
     let destination = std::path::absolute(&destination).unwrap_or(destination);
     let destination = destination.display().to_string();
     let json = json!({
@@ -132,6 +130,12 @@ fn wait(
         }
         download.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+fn failure(error: tinkex::Error) -> Failure {
+    let needs_folder = error.violation().is_some_and(|it| it.path == "as_tar");
+    let failure = Failure::from(error);
+    if needs_folder { failure.with_remedy("--as dir, for a folder with the files") } else { failure }
 }
 
 /// True if something is in the way of the download, which the library refuses, too.

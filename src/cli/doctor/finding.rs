@@ -117,8 +117,8 @@ pub(super) fn layer(message: &str, is_https: bool) -> (&'static str, &'static st
     if has(&["certificate", "unknownissuer", "invalid peer", "notvalidforname", "expired"]) {
         return (
             "TLS",
-            "check the date of this machine and the name in the address; a proxy that opens TLS needs its certificate \
-             trusted (feature native-roots)",
+            "check the date of this machine and the name in the address; a private authority, or a proxy that opens TLS, \
+             is trusted with SSL_CERT_FILE=FILE, its certificate as PEM",
         );
     }
     if is_https && has(&["tls", "rustls", "handshake", "corrupt message", "invalidcontenttype"]) {
