@@ -7,7 +7,7 @@ use tinkex::local::Access;
 use tinkex::{CloseStatus, ErrorKind, ServiceClient, ServiceClientBuilder};
 
 use super::args::{Color, Global};
-use super::engine::{self, Lost, Watch};
+use super::engine::{self, EngineMonitor, Lost};
 use super::failure::Failure;
 use super::output::Out;
 use super::signals::Stop;
@@ -28,7 +28,7 @@ pub(crate) struct App {
 pub(crate) struct Connection {
     pub(crate) service: ServiceClient,
     _session: SessionEnd,
-    _watch: Option<Watch>,
+    _monitor: Option<EngineMonitor>,
     /// The engine of `--local`, which lives as long as its clients. The last one: fields are dropped in this order.
     pub(crate) engine: Option<Access>,
 }
@@ -162,17 +162,20 @@ impl App {
             builder = builder.timeouts(|it| it.finish = engine::FINISH);
         }
         let service = change(builder).build().map_err(|error| {
+            let lacks_bundle = error.message().contains("the CA bundle");
             let lacks_key = *error.kind() == ErrorKind::Config && error.message().contains("no API key");
             let failure = Failure::from(error);
             if lacks_key {
                 failure.with_remedy("`tinkex auth login`, or set TINKER_API_KEY; or --local, to work offline")
+            } else if lacks_bundle {
+                failure.with_remedy("the variable SSL_CERT_FILE names it: a file of certificates as PEM")
             } else {
                 failure
             }
         })?;
-        let watch = running.map(|running| Watch::start(running, &service, &self.lost));
+        let monitor = running.map(|running| EngineMonitor::start(running, &service, &self.lost));
         let session = SessionEnd { service: service.clone(), stop: self.stop.clone() };
-        Ok(Connection { service, _session: session, _watch: watch, engine })
+        Ok(Connection { service, _session: session, _monitor: monitor, engine })
     }
 }
 

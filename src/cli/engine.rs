@@ -61,13 +61,13 @@ fn default_folder() -> Result<PathBuf, Failure> {
 /// Looks at the engine of another program until it is dropped. Once that engine has ended, closes the client, which
 /// would otherwise repeat its requests for minutes.
 #[derive(Debug)]
-pub(crate) struct Watch(CancelToken);
+pub(crate) struct EngineMonitor(CancelToken);
 
-impl Watch {
+impl EngineMonitor {
     pub(crate) fn start(running: &Running, service: &ServiceClient, lost: &Lost) -> Self {
         let done = CancelToken::new();
         let (running, service, lost, stop) = (running.clone(), service.clone(), lost.clone(), done.clone());
-        let watch = move || {
+        let look = move || {
             let mut n_misses = 0;
             while n_misses < MOST_MISSES {
                 if stop.wait_timeout(LOOK) {
@@ -85,12 +85,12 @@ impl Watch {
             let _ = service.close(CloseStatus::Errored);
         };
         // Without the thread, requests end at their own time limits.
-        let _ = std::thread::Builder::new().name("tinkex-watch".into()).spawn(watch);
-        Watch(done)
+        let _ = std::thread::Builder::new().name("tinkex-monitor".into()).spawn(look);
+        EngineMonitor(done)
     }
 }
 
-impl Drop for Watch {
+impl Drop for EngineMonitor {
     fn drop(&mut self) {
         self.0.cancel();
     }

@@ -21,7 +21,7 @@ use super::server::{Options, Server, Unstarted};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Time limit of waiting for an engine that starts or stops.
-const PATIENCE: Duration = Duration::from_secs(10);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Time limit of connecting to an engine on this machine.
@@ -154,12 +154,13 @@ impl Access {
     /// it was started.
     ///
     /// # Errors
-    /// As [`Server::start`]; and an engine has the folder open and does not answer for 10 s, or belongs to another user.
+    /// As [`Server::start`], also if the running engine has the port of [`Options::port`]; and an engine has the folder open
+    /// and does not answer for 10 s, or belongs to another user.
     ///
     /// # Blocking
     /// As [`Server::start`], and at most 10 s for an engine that starts or stops.
     pub fn open(options: Options) -> Result<Self> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + OPEN_TIMEOUT;
         loop {
             let in_use = match Server::begin(options.clone()) {
                 Ok(server) => return Ok(Access::Started(server)),

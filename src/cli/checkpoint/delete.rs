@@ -207,7 +207,9 @@ fn price(plan: &CheckpointPlan, app: &App) -> Option<f64> {
     let connection = app.connect_with(|builder| {
         builder.timeouts(|it| (it.submit, it.exchange) = (RATE_TIMEOUT, it.exchange.min(RATE_TIMEOUT)))
     });
-    let admin = connection.ok()?.service.create_admin_client();
+    // The end of the connection closes its clients.
+    let connection = connection.ok()?;
+    let admin = connection.service.create_admin_client();
     monthly_usd(total_size(&plan.delete), &admin.get_current_checkpoint_storage_usage(None).ok()?)
 }
 

@@ -133,9 +133,11 @@ fn wait(
 }
 
 fn failure(error: tinkex::Error) -> Failure {
-    let needs_folder = error.violation().is_some_and(|it| it.path == "as_tar");
-    let failure = Failure::from(error);
-    if needs_folder { failure.with_remedy("--as dir, for a folder with the files") } else { failure }
+    match error.violation().filter(|it| it.path == "as_tar") {
+        Some(violation) => Failure::usage(format!("--as tar {}", violation.problem))
+            .with_remedy("--as dir, for a folder with the files"),
+        None => Failure::from(error),
+    }
 }
 
 /// True if something is in the way of the download, which the library refuses, too.
