@@ -5,19 +5,24 @@
 //! ```
 //!
 //! The program prints the address and the key, if it is a random one, as environment variables (`NAME=value`), one per
-//! line, and serves until it is killed, for example by Ctrl-C. If its standard input is a pipe, it also stops when the pipe is closed.
+//! line, and serves until it is killed, for example by Ctrl-C. If its standard input is a pipe, it also stops when the
+//! pipe is closed.
 //!
 //! The data folder DIR (`--data DIR`) also has a tokenizer for Python programs. They find it by the model's name if
 //! they run with `HF_HUB_CACHE=DIR/hub` and `HF_HUB_OFFLINE=1`.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
+#![allow(clippy::print_stderr, reason = "a program for a terminal")]
 
 use std::fs::File;
-use std::io::{Read, Write, stdin, stdout};
+use std::io::{ErrorKind, Read, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use tinkex::local::{Options, Server};
+
+/// Environment variable of the process that runs the server for another one.
+#[cfg(unix)]
+const CHILD: &str = "TINKEX_EXAMPLE_SERVE_CHILD";
 
 const HELP: &str = "\
 Serves the embedded engine.
@@ -57,20 +62,27 @@ fn main() -> ExitCode {
             Err(argument) => return fail(2, &format!("the argument {argument:?} is not valid UTF-8")),
         };
     if arguments.iter().any(|argument| argument == "-h" || argument == "--help") {
-        print!("{HELP}");
-        return ExitCode::SUCCESS;
+        return ended(stdout().write_all(HELP.as_bytes()).map_err(Into::into));
     }
     let (options, key_file) = match parse(arguments) {
         Ok(parsed) => parsed,
         Err(problem) => return fail(2, &format!("{problem}; see --help")),
     };
     #[cfg(unix)]
-    if options.data_dir.is_none() && !input_is_a_pipe() {
+    if options.data_dir.is_none() && std::env::var_os(CHILD).is_none() {
         return run_in_a_child();
     }
-    match serve(options, key_file.as_deref()) {
+    ended(serve(options, key_file.as_deref()))
+}
+
+/// The exit status. It is no error if the reader of the output is gone.
+fn ended(result: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(1, &error.to_string()),
+        Err(error) => match error.downcast_ref::<std::io::Error>() {
+            Some(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            _ => fail(1, &error.to_string()),
+        },
     }
 }
 
@@ -166,13 +178,14 @@ fn serve(mut options: Options, key_file: Option<&Path>) -> Result<(), Box<dyn st
             "serve: warning: other machines can reach {address}; nothing is encrypted, not even the key"
         );
     }
-    println!("TINKER_BASE_URL={}", server.url());
+    let mut output = stdout();
+    writeln!(output, "TINKER_BASE_URL={}", server.url())?;
     // A key of a file stays there: what is printed may be kept in logs.
     if key_file.is_none() {
-        println!("TINKER_API_KEY={}", server.api_key());
+        writeln!(output, "TINKER_API_KEY={}", server.api_key())?;
     }
     // Flush, because a program may read these lines through a pipe and wait for them.
-    stdout().flush()?;
+    output.flush()?;
     if !input_is_a_pipe() {
         // Do not read the input: reading from a terminal stops a background job, and a system service may have no
         // input.
@@ -186,24 +199,38 @@ fn serve(mut options: Options, key_file: Option<&Path>) -> Result<(), Box<dyn st
     Ok(())
 }
 
-/// Runs the server in a child process whose input is a pipe from this process. If this process is killed, the pipe is
-/// closed; the child then stops and removes the temporary folder. The child has its own process group, so the
-/// terminal's Ctrl-C does not kill it.
+/// Runs the server in a child process whose input is a pipe from this process. If this process is killed, or its own
+/// input is a pipe that is closed, the pipe of the child is closed; the child then stops and removes the temporary
+/// folder. The child has its own process group, so the terminal's Ctrl-C does not kill it.
 #[cfg(unix)]
 fn run_in_a_child() -> ExitCode {
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
 
     let spawned = std::env::current_exe().and_then(|program| {
-        Command::new(program).args(std::env::args_os().skip(1)).stdin(Stdio::piped()).process_group(0).spawn()
+        let mut command = Command::new(program);
+        command.args(std::env::args_os().skip(1)).env(CHILD, "1").stdin(Stdio::piped()).process_group(0);
+        command.spawn()
     });
     let mut child = match spawned {
         Ok(child) => child,
         Err(error) => return fail(1, &format!("cannot start the server's process: {error}")),
     };
     // Take the pipe out of `child`, because `child.wait()` would close it. The end of this process closes the pipe.
-    let _input = child.stdin.take();
-    match child.wait() {
+    let input = child.stdin.take();
+    let mut kept = None;
+    if input_is_a_pipe() {
+        std::thread::spawn(move || {
+            // An error ends the input, too.
+            let _ = std::io::copy(&mut stdin(), &mut std::io::sink());
+            drop(input);
+        });
+    } else {
+        kept = input;
+    }
+    let status = child.wait();
+    drop(kept);
+    match status {
         Ok(status) => ExitCode::from(status.code().and_then(|code| code.try_into().ok()).unwrap_or(1)),
         Err(error) => fail(1, &format!("cannot wait for the server's process: {error}")),
     }

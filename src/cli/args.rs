@@ -72,8 +72,8 @@ pub(crate) struct Global {
     /// Address of the server [env: TINKER_BASE_URL]
     #[arg(long, global = true, value_name = "URL", conflicts_with = "local")]
     pub(crate) base_url: Option<String>,
-    /// Use the engine in this process instead of a server, offline; its checkpoints are in DIR [default: a folder of
-    /// the user]
+    /// Use an engine in this process instead of a server, offline, with its checkpoints in DIR, or the engine that
+    /// another program runs on DIR [default: a folder of the user]
     #[arg(long, global = true, value_name = "DIR", num_args = 0..=1, require_equals = true)]
     pub(crate) local: Option<Option<PathBuf>>,
     /// Project of new sessions, and of lists [env: TINKER_PROJECT_ID]

@@ -3,10 +3,11 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use tinkex::local::{Options, Server};
-use tinkex::{ErrorKind, ServiceClient, ServiceClientBuilder};
+use tinkex::local::Access;
+use tinkex::{CloseStatus, ErrorKind, ServiceClient, ServiceClientBuilder};
 
 use super::args::{Color, Global};
+use super::engine::{self, EngineMonitor, Lost};
 use super::failure::Failure;
 use super::output::Out;
 use super::signals::Stop;
@@ -18,14 +19,34 @@ pub(crate) struct App {
     pub(crate) global: Global,
     pub(crate) out: Out,
     pub(crate) stop: Stop,
+    /// Set when the engine of another program has ended.
+    pub(crate) lost: Lost,
 }
 
 /// A client of a server.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) service: ServiceClient,
-    /// The engine of `--local`, which lives as long as its clients. After `service`: fields are dropped in this order.
-    pub(crate) engine: Option<Server>,
+    _session: SessionEnd,
+    _monitor: Option<EngineMonitor>,
+    /// The engine of `--local`, which lives as long as its clients. The last one: fields are dropped in this order.
+    pub(crate) engine: Option<Access>,
+}
+
+/// Ends the session that the command has opened, if it has opened one and not ended it itself: otherwise the server keeps
+/// it for minutes.
+#[derive(Debug)]
+struct SessionEnd {
+    service: ServiceClient,
+    stop: Stop,
+}
+
+impl Drop for SessionEnd {
+    fn drop(&mut self) {
+        let status = if self.stop.is_asked() { CloseStatus::Interrupted } else { CloseStatus::Success };
+        // The command has its result; the server notices the end by itself.
+        let _ = self.service.close(status);
+    }
 }
 
 impl Connection {
@@ -50,7 +71,7 @@ impl App {
         let stdout_has_color = use_color(global.color, std::io::stdout().is_terminal());
         let out = Out::new(global.format, stdout_has_color);
         let stop = Stop::register()?;
-        Ok(App { global, out, stop })
+        Ok(App { global, out, stop, lost: Lost::default() })
     }
 
     /// Says something on stderr, unless `--quiet`.
@@ -90,7 +111,7 @@ impl App {
         Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
     }
 
-    /// Connects to the server, or starts the engine of `--local`. Sends nothing yet.
+    /// Connects to the server, or to the engine of `--local`. Sends nothing yet.
     pub(crate) fn connect(&self) -> Result<Connection, Failure> {
         self.connect_with(|builder| builder)
     }
@@ -102,7 +123,7 @@ impl App {
     ) -> Result<Connection, Failure> {
         let global = &self.global;
         let engine = match &global.local {
-            Some(dir) => Some(self.start_engine(dir.clone())?),
+            Some(dir) => Some(engine::open(dir.clone())?),
             None => None,
         };
         let mut builder = ServiceClient::builder();
@@ -111,6 +132,9 @@ impl App {
         }
         if let Some(url) = &global.base_url {
             builder = builder.base_url(url);
+        }
+        if let Some(bundle) = ca_bundle().filter(|_| engine.is_none()) {
+            builder = builder.ca_bundle(bundle);
         }
         // Keys of servers other than the service have any form.
         let names_server = std::env::var_os("TINKER_BASE_URL").is_some_and(|it| !it.is_empty());
@@ -129,30 +153,35 @@ impl App {
                 }
             });
         }
+        let running = match &engine {
+            Some(Access::Running(running)) => Some(running),
+            _ => None,
+        };
+        if let Some(running) = running {
+            self.hint(&format!("the engine of this folder is that of process {}", running.process()));
+            builder = builder.timeouts(|it| it.finish = engine::FINISH);
+        }
         let service = change(builder).build().map_err(|error| {
+            let lacks_bundle = error.message().contains("the CA bundle");
             let lacks_key = *error.kind() == ErrorKind::Config && error.message().contains("no API key");
             let failure = Failure::from(error);
             if lacks_key {
                 failure.with_remedy("`tinkex auth login`, or set TINKER_API_KEY; or --local, to work offline")
+            } else if lacks_bundle {
+                failure.with_remedy("the variable SSL_CERT_FILE names it: a file of certificates as PEM")
             } else {
                 failure
             }
         })?;
-        Ok(Connection { service, engine })
+        let monitor = running.map(|running| EngineMonitor::start(running, &service, &self.lost));
+        let session = SessionEnd { service: service.clone(), stop: self.stop.clone() };
+        Ok(Connection { service, _session: session, _monitor: monitor, engine })
     }
+}
 
-    fn start_engine(&self, dir: Option<PathBuf>) -> Result<Server, Failure> {
-        let dir = dir.map_or_else(engine_folder, Ok)?;
-        std::fs::create_dir_all(&dir)
-            .map_err(|error| Failure::text(format!("cannot create {}: {error}", dir.display())))?;
-        Server::start(Options { data_dir: Some(dir), ..Default::default() }).map_err(|error| {
-            let is_in_use = error.message().contains("is in use by another engine");
-            let failure = Failure::from(error);
-            let remedy =
-                "wait for that program, or share the folder: `tinkex serve --data-dir DIR`, and --base-url";
-            if is_in_use { failure.with_remedy(remedy) } else { failure }
-        })
-    }
+/// The file of the certificates to trust, if the user names one as for other programs.
+pub(crate) fn ca_bundle() -> Option<PathBuf> {
+    std::env::var_os("SSL_CERT_FILE").filter(|it| !it.is_empty()).map(PathBuf::from)
 }
 
 /// Whether texts to a stream have colors.
@@ -164,13 +193,4 @@ pub(crate) fn use_color(asked: Color, is_terminal: bool) -> bool {
         Color::Auto if std::env::var_os("NO_COLOR").is_some_and(|it| !it.is_empty()) => false,
         Color::Auto => is_set("CLICOLOR_FORCE") || is_terminal,
     }
-}
-
-/// The folder of the engine if `--local` names none, so that one command finds what another has saved.
-fn engine_folder() -> Result<PathBuf, Failure> {
-    let of = |name| std::env::var_os(name).filter(|it| !it.is_empty()).map(PathBuf::from);
-    let data = of("XDG_DATA_HOME").or_else(|| of("HOME").map(|home| home.join(".local/share")));
-    let data =
-        data.ok_or_else(|| Failure::usage("HOME is not set").with_remedy("name a folder: --local=DIR"))?;
-    Ok(data.join("tinkex/engine"))
 }

@@ -15,6 +15,7 @@ mod connection;
 mod csv;
 mod data;
 mod doctor;
+mod engine;
 mod eval;
 mod examples;
 mod failure;
@@ -67,7 +68,7 @@ fn main() -> ExitCode {
     };
     match run(cli.command, &app) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(app.out.is_json()),
+        Err(failure) => engine::explained(failure, &app.lost).report(app.out.is_json()),
     }
 }
 

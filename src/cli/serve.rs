@@ -23,7 +23,8 @@ pub(crate) struct Args {
     /// IP address to listen on; any other than a loopback address lets other machines in, and nothing is encrypted
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: IpAddr,
-    /// Folder of the checkpoints [default: a temporary folder, removed at the end]
+    /// Folder of the checkpoints, whose engine commands with --local=DIR use meanwhile [default: a temporary folder,
+    /// removed at the end]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// File with the key that requests must carry [env: TINKEX_SERVE_KEY] [default: a random key]
@@ -98,9 +99,19 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
         app.stop.defer();
     }
     let server = Server::start(options).map_err(|error| {
-        let is_taken = error.message().contains("cannot listen") && port != 0;
+        let has = |text| error.message().contains(text);
+        let remedy = if has("cannot listen") && port != 0 {
+            Some("another port: --port N, or --port 0 for any")
+        } else if has("is in use by another engine") {
+            Some("commands with --local=DIR use that engine; or another folder: --data-dir DIR")
+        } else {
+            None
+        };
         let failure = Failure::from(error);
-        if is_taken { failure.with_remedy("another port: --port N, or --port 0 for any") } else { failure }
+        match remedy {
+            Some(remedy) => failure.with_remedy(remedy),
+            None => failure,
+        }
     })?;
     if !host.is_loopback() {
         app.note(&format!(

@@ -65,6 +65,9 @@ pub(super) fn disk(action: &str, path: &Path, error: &io::Error) -> Error {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "; what has arrived is kept: free some space and repeat the download"
         }
+        io::ErrorKind::FileTooLarge => {
+            "; what has arrived is kept: the file system, or a limit of the process (ulimit -f), takes no larger files"
+        }
         _ => "",
     };
     Error::new(ErrorKind::System, format!("cannot {action} {}: {error}{more}", path.display()))

@@ -1,8 +1,18 @@
-//! File operations: exchanging two names in one step, and writing files that survive a power failure.
+//! File operations: private folders, exchanging two names in one step, and writing files that survive a power failure.
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+/// Creates a folder; on Unix, only its owner may use it. If `known` is true, missing parents are created, and it is no
+/// error if the folder exists already.
+pub(super) fn make_folder(path: &Path, known: bool) -> Result<(), String> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(known);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path).map_err(|it| format!("cannot create {}: {it}", path.display()))
+}
 
 /// Writes a new file. When this returns, its contents are on the disk, but its name is not: sync the folder for that.
 pub(super) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -19,6 +19,9 @@
 //! Checkpoints expire, and can be copied, published, archived and exported; the requests of a session can be exported
 //! as a trace. [`Options`] set the flags that the engine sends to clients. [`docs::compat`](crate::docs::compat) lists
 //! what is served and what is refused.
+//!
+//! Only one engine at a time can use a data folder. Other programs of the same user find that engine with
+//! [`Access::open`], and use it instead of one of their own.
 
 mod age;
 mod catalogue;
@@ -44,6 +47,7 @@ mod queue;
 mod reply;
 mod request_order;
 mod room;
+mod running;
 mod sampling;
 mod schedule;
 mod scratch;
@@ -56,4 +60,5 @@ mod tokens;
 mod trace;
 mod worker;
 
+pub use running::{Access, Running};
 pub use server::{Options, Server};

@@ -24,15 +24,17 @@ use crate::signals;
 use crate::wire::json::{ClientConfig, DynamicConfig};
 
 use super::catalogue::Catalogue;
-use super::checkpoint::Store;
+use super::checkpoint::{Refused, Store};
 use super::connections;
 use super::cpu::Cpu;
+use super::disk::make_folder;
 use super::downloads::random_token;
 use super::futures::Futures;
 use super::hosts::{self, Hosts};
 use super::http::{App, Bodies, router};
 use super::machine_memory;
 use super::queue::Queue;
+use super::running::Announcement;
 use super::served::Models;
 use super::snapshots::Snapshots;
 use super::state::{Limits, State};
@@ -79,7 +81,8 @@ pub struct Options {
     /// Port to listen on. Default 0: the system chooses a free port.
     pub port: u16,
     /// Folder of the checkpoints, and of the records of training runs and sessions that are listed after their end. Only
-    /// one engine at a time can use a folder. Default none: a temporary folder, which is removed when the server stops.
+    /// one engine at a time can use a folder; other programs of the same user find it there with
+    /// [`Access::open`](super::Access::open). Default none: a temporary folder, which is removed when the server stops.
     pub data_dir: Option<PathBuf>,
     /// Limit of the disk space of the data folder, in bytes, with files that are being written and with the weights of
     /// samplers, which are in a scratch file. A save, a copy or a new sampler that would exceed the limit fails before
@@ -323,6 +326,19 @@ impl fmt::Debug for Options {
     }
 }
 
+/// The reason why an engine was not started.
+pub(super) enum Unstarted {
+    /// Another engine has the data folder open.
+    InUse(Error),
+    Failed(Error),
+}
+
+impl From<Error> for Unstarted {
+    fn from(error: Error) -> Self {
+        Unstarted::Failed(error)
+    }
+}
+
 /// A running embedded engine, which listens until this value is dropped.
 ///
 /// The engine trains the model `tinkex/nano` and samples from it, on the CPU, with the same HTTP API as the Tinker
@@ -350,6 +366,8 @@ pub struct Server {
     data_dir: PathBuf,
     /// True if the data folder is a temporary one, which is removed when the server stops.
     temporary: bool,
+    /// Tells other programs of the user where the engine is.
+    announcement: Option<Announcement>,
     /// Id of the process that started the server; a forked child has another one.
     process: u32,
     stopping: Arc<AtomicBool>,
@@ -370,9 +388,16 @@ impl Server {
     /// Starts a server.
     ///
     /// # Errors
-    /// A setting is invalid, the port is taken, the address is not one of this machine, the folder cannot be created or is used by another engine, or the
-    /// system refuses a thread.
+    /// A setting is invalid, the port is taken, the address is not one of this machine, the folder cannot be created or is
+    /// used by another engine (see [`Access::open`](super::Access::open)), or the system refuses a thread.
     pub fn start(options: Options) -> Result<Self> {
+        Server::begin(options).map_err(|refused| match refused {
+            Unstarted::InUse(error) | Unstarted::Failed(error) => error,
+        })
+    }
+
+    /// As [`start`](Self::start). The error tells whether another engine has the folder open.
+    pub(super) fn begin(options: Options) -> std::result::Result<Self, Unstarted> {
         options.check()?;
         let address = SocketAddr::from((options.listen, options.port));
         let bound = TcpListener::bind(address).and_then(|it| it.set_nonblocking(true).map(|()| it));
@@ -400,13 +425,18 @@ impl Server {
             api_key: options.api_key.unwrap_or_else(|| format!("tml-{}", random_token())),
             data_dir: data_dir.clone(),
             temporary,
+            announcement: None,
             process: std::process::id(),
             stopping: Arc::default(),
             wake: Arc::default(),
             threads: Vec::new(),
         };
         // From here on, an early return drops `server`, which stops the threads started so far.
-        let store = Store::open(data_dir.clone()).map_err(system_error)?.limited(options.max_disk_bytes);
+        let store = Store::open(data_dir.clone()).map_err(|refused| match refused {
+            Refused::InUse(text) => Unstarted::InUse(system_error(text)),
+            Refused::Unusable(text) => Unstarted::Failed(system_error(text)),
+        })?;
+        let store = store.limited(options.max_disk_bytes);
         let store = Arc::new(store);
         let catalogue = if temporary {
             Catalogue::in_memory()
@@ -441,6 +471,7 @@ impl Server {
         };
         let jobs = queue.clone();
         server.spawn("tinkex-engine", move || worker.run(&jobs))?;
+        let local_key = format!("tml-{}", random_token());
         let app = Arc::new(App {
             state: State::new(
                 served,
@@ -462,6 +493,7 @@ impl Server {
             dynamic_flags,
             stands_in: options.stable_reinforce_as_cispo,
             api_key: server.api_key.clone(),
+            local_key: local_key.clone(),
             any_key: options.any_key,
             hosts: Hosts::new(options.listen, options.allowed_hosts),
             bodies: Bodies::new(options.stall_timeout),
@@ -486,6 +518,9 @@ impl Server {
         let period = (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(5));
         server
             .spawn("tinkex-server", move || runtime.block_on(serve(listener, app, limits, period, wake)))?;
+        if !temporary {
+            server.announcement = announce(&data_dir, &server.url, &local_key);
+        }
         Ok(server)
     }
 
@@ -544,9 +579,11 @@ impl Drop for Server {
     fn drop(&mut self) {
         // In a forked child do nothing: the threads do not exist there, and the folder belongs to the parent process.
         if self.process != std::process::id() {
-            std::mem::forget(std::mem::take(&mut self.threads));
+            std::mem::forget((std::mem::take(&mut self.threads), self.announcement.take()));
             return;
         }
+        // First, so that other programs wait for the folder.
+        drop(self.announcement.take());
         self.stopping.store(true, Ordering::Relaxed);
         self.wake.notify_one();
         let deadline = Instant::now() + STOP_TIMEOUT;
@@ -645,14 +682,19 @@ async fn sweep_sessions(app: Arc<App>, period: Duration) {
     }
 }
 
-/// Creates a folder; on Unix, only its owner may use it. If `known` is true, missing parents are created, and it is no
-/// error if the folder exists already.
-fn make_folder(path: &Path, known: bool) -> std::result::Result<(), String> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(known);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path).map_err(|it| format!("cannot create {}: {it}", path.display()))
+/// Writes the file that tells other programs where the engine is.
+fn announce(data_dir: &Path, url: &str, api_key: &str) -> Option<Announcement> {
+    match Announcement::write(data_dir, url, api_key) {
+        Ok(it) => Some(it),
+        // The disk may be full. The engine itself works: checkpoints can be deleted.
+        Err(error) => {
+            let folder = data_dir.display();
+            log::warn!(
+                "other programs cannot find the engine of {folder}: its address cannot be written: {error}"
+            );
+            None
+        }
+    }
 }
 
 /// Creates a new folder among the system's temporary files. A folder that exists already belongs to another program and

@@ -164,3 +164,23 @@ fn the_methods_are_examined_only_on_demand_and_after_a_question() {
     assert!(methods.iter().any(|it| it["method"] == "forward_backward, ppo" || it["method"] == "optim_step"));
     assert!(methods.iter().all(|it| it["mark"] != "broken"));
 }
+
+#[test]
+fn a_certificate_that_is_not_trusted_is_named_with_a_remedy_that_works() {
+    let home = Folder::new("doctor-tls");
+    let url = crate::tls::server();
+    let (status, report) = examine(&home, &url);
+    assert_eq!(status, 1);
+    assert_finding(&report, "TLS", "fail", "certificate");
+    let remedy = finding(&report, "TLS")["remedy"].as_str().unwrap();
+    assert!(remedy.contains("SSL_CERT_FILE=FILE"), "{remedy}");
+    let output = tinkex(&home)
+        .env("TINKER_API_KEY", KEY)
+        .env("SSL_CERT_FILE", crate::tls::data("ca.pem"))
+        .args(["doctor", "--base-url", &url, "-f", "json"])
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_finding(&report, "TLS", "ok", "the certificate is trusted");
+    assert_finding(&report, "key", "ok", "accepted");
+}

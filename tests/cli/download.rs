@@ -1,9 +1,11 @@
 //! `tinkex checkpoint download`.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
@@ -14,7 +16,7 @@ use tinkex::{CloseStatus, ServiceClient};
 
 use crate::manage_site::Site;
 use crate::storage::{Content, Reply, Storage, block};
-use crate::util::{Folder, run};
+use crate::util::{Folder, run, tinkex};
 
 const PATH: &str = "tinker://s:train:0/weights/a";
 const TAR: &str = "s_train_0_weights_a.tar";
@@ -192,4 +194,147 @@ fn a_large_download_that_is_cut_fifty_times_stays_small_in_memory() {
         assert!(found == block(number), "block {number}");
     }
     assert_eq!(file.read(&mut found).unwrap(), (size % (64 << 10)) as usize);
+}
+
+/// A proxy that cuts the connections of downloads after a number of bytes. Returns its address and the heads of the
+/// requests for downloads.
+fn cutting_proxy(server: &str, cut: u64) -> (String, Arc<Mutex<Vec<String>>>) {
+    fn forward(
+        client: TcpStream,
+        server: TcpStream,
+        cut: u64,
+        heads: &Mutex<Vec<String>>,
+    ) -> std::io::Result<()> {
+        let mut reader = BufReader::new(client.try_clone()?);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head)? != 0 {}
+        let is_download = head.starts_with("GET /download/");
+        (&server).write_all(head.as_bytes())?;
+        if is_download {
+            heads.lock().unwrap().push(head.to_ascii_lowercase());
+        }
+        let (mut to_server, mut to_client) = (server.try_clone()?, client.try_clone()?);
+        std::thread::spawn(move || {
+            // The end of either side is that of the other.
+            let _ = std::io::copy(&mut reader, &mut to_server);
+            let _ = to_server.shutdown(Shutdown::Both);
+        });
+        let _ = std::io::copy(&mut (&server).take(if is_download { cut } else { u64::MAX }), &mut to_client);
+        client.shutdown(Shutdown::Both)?;
+        server.shutdown(Shutdown::Both)
+    }
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (url, server) = (format!("http://{}", listener.local_addr().unwrap()), server.replace("http://", ""));
+    let heads = Arc::<Mutex<Vec<String>>>::default();
+    let seen = heads.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let (server, seen) = (TcpStream::connect(&server).unwrap(), seen.clone());
+            std::thread::spawn(move || forward(client, server, cut, &seen));
+        }
+    });
+    (url, heads)
+}
+
+#[test]
+fn a_download_from_the_engine_that_is_cut_again_and_again_goes_on_where_it_stopped() {
+    const CUT: u64 = 300_000;
+    let home = Folder::new("download-engine-cut");
+    let server =
+        Server::start(Options { data_dir: Some(home.join("engine")), ..Default::default() }).unwrap();
+    let service = ServiceClient::builder()
+        .without_environment()
+        .base_url(server.url())
+        .api_key(server.api_key())
+        .build()
+        .unwrap();
+    let training = service.create_lora_training_client("tinkex/nano", LoraConfig::default()).unwrap();
+    let path = training.save_state("a", Ttl::Never).wait().unwrap().path.to_string();
+    service.close(CloseStatus::Success).unwrap();
+    let (url, heads) = cutting_proxy(server.url(), CUT);
+    let download = |url: &str, output: &str| {
+        let output = home.join(output);
+        let mut command = tinkex(&home);
+        command.env("TINKER_API_KEY", server.api_key());
+        command.args(["checkpoint", "download", &path, "--as", "tar", "--base-url", url, "-o"]).arg(&output);
+        let done = command.output().unwrap();
+        let stderr = String::from_utf8(done.stderr).unwrap();
+        assert!(done.status.success(), "{stderr}");
+        fs::read(fs::read_dir(&output).unwrap().next().unwrap().unwrap().path()).unwrap()
+    };
+    let cut = download(&url, "cut");
+    assert!(cut == download(server.url(), "whole"), "the archives differ");
+    let heads = heads.lock().unwrap().clone();
+    let n = cut.len() as u64 / CUT;
+    assert!(
+        2 <= n && n <= heads.len() as u64 && heads.len() as u64 <= n + 2,
+        "{} bytes, {heads:?}",
+        cut.len()
+    );
+    for head in &heads[1..] {
+        assert!(head.contains("\r\nrange: bytes=") && head.contains("\r\nif-range: \""), "{head}");
+    }
+}
+
+/// Runs the program with a limit of the size of its files, at which writing fails as on a full disk.
+#[cfg(unix)]
+fn run_with_small_files(site: &Site, kib: u64, args: &[&str]) -> (i32, String) {
+    let program = site.command(args);
+    let mut command = std::process::Command::new("sh");
+    // A block has 512 bytes in some shells and 1024 in others. The signal at the limit ends a process by default.
+    let line = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", 2 * kib);
+    command.arg("-c").arg(line).arg(program.get_program()).args(program.get_args()).env_clear();
+    command
+        .envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .current_dir(&*site.home);
+    let output = command.output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+#[cfg(unix)]
+fn a_disk_that_is_full_is_named_with_the_file_and_the_download_goes_on_when_there_is_room() {
+    const SIZE: u64 = 8 << 20;
+    let storage = Storage::start(|asked| Reply::to(asked, &Content::Generated(SIZE), "\"v\""));
+    let site = site("download-full", &storage);
+    let words = ["checkpoint", "download", PATH, "--as", "tar"];
+    let (status, stderr) = run_with_small_files(&site, 1024, &words);
+    assert_eq!(status, 1, "{stderr}");
+    let file = format!("{TAR}.part/files/archive");
+    assert!(stderr.contains(&format!("cannot write ./{file}: File too large")), "{stderr}");
+    assert!(stderr.contains("what has arrived is kept"), "{stderr}");
+    let kept = fs::metadata(site.home.join(&file)).unwrap().len();
+    assert!(512 << 10 <= kept && kept < SIZE, "{kept}");
+    assert!(!site.home.join(TAR).exists());
+    let (status, _, stderr) = site.run(&words);
+    assert_eq!(status, 0, "{stderr}");
+    assert_eq!(storage.requests().last().unwrap().offset(), Some(kept));
+    assert_eq!(fs::metadata(site.home.join(TAR)).unwrap().len(), SIZE);
+    assert!(!site.home.join(format!("{TAR}.part")).exists());
+}
+
+#[test]
+fn an_archive_that_the_server_does_not_make_is_refused_before_anything_is_sent_to_the_storage() {
+    let storage = Storage::start(|asked| Reply::to(asked, &Content::of("file"), "\"v\""));
+    let site = Site::new("download-as-tar");
+    let url = storage.url("/adapter_model.safetensors");
+    site.react(move |seen| {
+        let path = seen.path.split('?').next()?;
+        match path.rsplit('/').next()? {
+            "archive" => Some(Act::status(404, r#"{"detail":"no archives"}"#)),
+            "external_weights_urls" => {
+                Some(Act::json(json!({ "urls": { "adapter_model.safetensors": url } })))
+            }
+            _ => None,
+        }
+    });
+    for path in [PATH, "tinker://s:train:0/external_weights/a"] {
+        let (status, stdout, stderr) = site.run(&["checkpoint", "download", path, "--as", "tar"]);
+        assert_eq!((status, stdout.as_str()), (2, ""), "{stderr}");
+        assert!(stderr.contains("archive") && stderr.contains("  try: --as dir"), "{stderr}");
+    }
+    assert!(storage.requests().is_empty());
+    assert!(site.server.requests().iter().all(|it| it.method == "GET"), "no export was made");
+    assert!(fs::read_dir(&*site.home).unwrap().next().is_none(), "nothing is left");
 }

@@ -21,10 +21,13 @@ mod readme;
 mod report;
 mod sample;
 mod serve;
+mod shared_engine;
 mod shell;
 #[allow(dead_code, reason = "each program of tests uses a part of it")]
 #[path = "../it/storage.rs"]
 mod storage;
+#[path = "../it/tls.rs"]
+mod tls;
 mod train;
 mod train_resume;
 mod util;

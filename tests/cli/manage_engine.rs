@@ -59,6 +59,9 @@ fn runs_and_checkpoints_of_the_engine_are_managed_offline() {
 
     let plan = json(&["checkpoint", "delete", "--keep-last", "1", "--dry-run"]);
     assert_eq!((length(&plan["keep"]), length(&plan["delete"])), (5, 3));
+    assert_eq!(plan["estimated_monthly_cost_usd"], 0.0);
+    let (_, _, stderr) = run(&home, &["checkpoint", "delete", "--keep-last", "1", "--dry-run", &local]);
+    assert!(stderr.starts_with("would delete 3 checkpoints, ") && stderr.ends_with(", free\n"), "{stderr}");
     let deleted = json(&["checkpoint", "delete", "--keep-last", "1", "--yes"]);
     assert_eq!(deleted, json!({ "deleted_count": 3, "failed": [] }));
     let left = json(&["checkpoint", "list", "--run-id", &runs[0]]);

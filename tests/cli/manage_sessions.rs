@@ -95,3 +95,43 @@ fn a_trace_is_saved_to_a_file_or_only_its_address_is_printed() {
     let (status, _, stderr) = site.run(&["session", "export-trace", "s", "-o", "no/folder"]);
     assert!(status == 1 && stderr.contains("no/folder") && !stderr.contains("secret"), "{stderr}");
 }
+
+#[test]
+fn commands_that_read_open_no_session_and_others_end_theirs() {
+    let site = Site::with_checkpoints("sessions-end", 3);
+    site.react(|seen| {
+        let path = seen.path.split('?').next()?;
+        // Without archives a download exports the state first.
+        path.ends_with("/archive").then(|| Act::status(404, r#"{"detail":"no archives"}"#))
+    });
+    let paths = site.paths();
+    let sessions = |suffix: &str| {
+        let requests = site.server.requests();
+        requests.iter().filter(|it| it.method == "POST" && it.path.ends_with(suffix)).count()
+    };
+    for words in [
+        &["checkpoint", "list"][..],
+        &["checkpoint", "info", &paths[0]],
+        &["checkpoint", "delete", &paths[0], "--dry-run"],
+        &["run", "list"],
+        &["run", "info", "s:train:0"],
+        &["session", "list"],
+        &["session", "info", "s"],
+        &["session", "export-trace", "s"],
+        &["session", "export-trace", "s", "--url-only"],
+        &["billing", "checkpoint-storage"],
+        &["model", "list"],
+        &["doctor"],
+    ] {
+        site.run(words);
+        assert_eq!(sessions("/create_session"), 0, "{words:?}");
+    }
+    assert!(20 < site.server.requests().len());
+    for (n, words) in [&["checkpoint", "download", &paths[0]][..], &["sample", "Hi", "-m", "tinkex/nano"]]
+        .into_iter()
+        .enumerate()
+    {
+        let (_, _, stderr) = site.run(words);
+        assert_eq!((sessions("/create_session"), sessions("/finish")), (n + 1, n + 1), "{words:?} {stderr}");
+    }
+}

@@ -333,3 +333,40 @@ fn what_the_training_command_writes_is_shown() {
         assert!(page.contains(part), "{part}: {page}");
     }
 }
+
+#[test]
+#[cfg(unix)]
+fn the_page_is_opened_by_the_program_of_the_desktop_and_its_failure_is_told() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let home = Folder::new("report-open");
+    write_run(&home.join("run"), &json!({ "model": "m" }), &falling(3));
+    let bin = home.join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let open = |script: Option<&str>| {
+        let name = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
+        let program = bin.join(name);
+        if let Some(script) = script {
+            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+        }
+        let mut command = crate::util::tinkex(&home);
+        command.env("PATH", &bin).current_dir(&*home).args(["report", "run", "--open"]);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (status, stderr) = open(None);
+    assert!(
+        status == Some(1) && stderr.contains("cannot start") && stderr.contains("try: open /"),
+        "{stderr}"
+    );
+    assert!(home.join("run/report.html").is_file());
+    assert_eq!(open(Some("echo \"$@\" > opened")), (Some(0), String::new()));
+    let opened = std::fs::read_to_string(home.join("opened")).unwrap();
+    assert_eq!(opened, format!("{}\n", home.join("run/report.html").display()));
+    let (status, stderr) = open(Some("exit 3"));
+    assert!(
+        status == Some(1) && stderr.contains("cannot open the page") && stderr.contains("try: open /"),
+        "{stderr}"
+    );
+}

@@ -225,3 +225,29 @@ fn every_key_is_accepted_on_demand_but_only_from_this_machine() {
     let url = server.exported("TINKER_BASE_URL");
     assert!(!list(&url).success());
 }
+
+#[test]
+fn commands_share_the_folder_of_the_server_and_what_a_killed_server_leaves_is_not_in_the_way() {
+    let home = Folder::new("serve-shared");
+    let mut server = Serving::start(tinkex(&home).current_dir(&*home).args([
+        "serve",
+        "--port",
+        "0",
+        "--data-dir",
+        "data",
+    ]));
+    server.exported("TINKER_BASE_URL");
+    server.wait_for_note("ready");
+    let data = home.join("data");
+    let local = format!("--local={}", data.display());
+    let credential = |text: &str| {
+        let (status, stdout, stderr) = run(&home, &["doctor", &local]);
+        assert!(status == 0 && stdout.contains(&format!("ok\tcredential\t{text}\t")), "{stdout}{stderr}");
+    };
+    credential(&format!("of the engine of process {}", server.child.id()));
+    server.signal("KILL");
+    server.child.wait().unwrap();
+    assert!(data.join(".tinkex/engine.json").exists());
+    credential("of the engine in this process");
+    assert!(!data.join(".tinkex/engine.json").exists());
+}

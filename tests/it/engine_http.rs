@@ -412,3 +412,37 @@ fn a_stopped_server_leaves_no_thread_and_no_folder() {
         eventually("no thread stays", || threads() == before);
     });
 }
+
+#[test]
+fn a_number_of_a_list_that_cannot_be_read_is_refused_by_its_name() {
+    let client = Client::new();
+    for list in ["training_runs", "checkpoints", "sessions"] {
+        for (query, name) in [
+            ("limit=abc", "limit"),
+            ("limit=", "limit"),
+            ("limit=-1", "limit"),
+            ("offset=1e9&limit=3", "offset"),
+            ("limit=3&offset=18446744073709551616", "offset"),
+        ] {
+            let (status, refused) = client.get(&format!("{list}?{query}"));
+            let detail = refused["detail"].as_str().unwrap();
+            assert!(
+                status == 422 && detail.starts_with(&format!("{name}: ")),
+                "{list}?{query}: {status} {detail}"
+            );
+        }
+        let (status, page) = client.get(&format!("{list}?offset=18446744073709551615&limit=1000000"));
+        assert_eq!((status, page["cursor"]["limit"].as_u64()), (200, Some(1000)), "{page}");
+    }
+}
+
+#[test]
+fn a_field_of_a_wrong_type_is_named_by_its_path() {
+    let client = Client::new();
+    let (status, refused) = client.post("create_session", &json!({"tags": ["a", 1], "sdk_version": "1"}));
+    assert!(status == 422 && refused.to_string().contains("tags[1]: invalid type"), "{refused}");
+    let model = client.model(1);
+    let step = json!({"model_id": model, "seq_id": 1, "adam_params": {"beta1": 0.5, "eps": "small"}});
+    let error = client.fail("optim_step", &step);
+    assert!(error.contains("adam_params.eps: invalid type"), "{error}");
+}

@@ -97,6 +97,7 @@ mod soak;
 #[allow(dead_code, reason = "each program of tests uses a part of it")]
 mod storage;
 mod threads;
+mod tls;
 mod traced_loss;
 #[cfg(feature = "local")]
 mod training_examples;

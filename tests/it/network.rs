@@ -1,14 +1,12 @@
 //! The network path to the server: proxies and trusted TLS certificates.
 
-use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tinkex::testing::FakeServer;
 use tinkex::{ErrorKind, ServiceClient};
 
+use crate::tls::{self, data};
 use crate::util::alone_with;
 use crate::util::proxy::Proxy;
 
@@ -98,56 +96,9 @@ fn a_malformed_proxy_is_refused_before_anything_is_sent() {
     assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
 }
 
-fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls").join(name)
-}
-
-/// Starts a TLS server with a certificate of a private authority, and returns its URL. Every request gets the same
-/// answer.
-fn tls_server() -> String {
-    let read = |name: &str| std::fs::read(data(name)).unwrap();
-    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(read("server.key.der")).into();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![read("server.der").into()], key)
-        .unwrap();
-    let config = Arc::new(config);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let config = config.clone();
-            std::thread::spawn(move || {
-                let connection = rustls::ServerConnection::new(config).unwrap();
-                let mut stream = rustls::StreamOwned::new(connection, stream);
-                let (mut request, mut piece) = (Vec::<u8>::new(), [0; 4096]);
-                while !request.windows(4).any(|window| window == b"\r\n\r\n") {
-                    match stream.read(&mut piece) {
-                        Ok(n) if 0 < n => request.extend(&piece[..n]),
-                        _ => return,
-                    }
-                }
-                let body = r#"{"supported_models":[]}"#;
-                let answer = format!(
-                    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-                    body.len()
-                );
-                // Ignore errors: the client may have closed the connection already.
-                drop(stream.write_all(answer.as_bytes()).and_then(|()| stream.flush()));
-                stream.conn.send_close_notify();
-                drop(stream.flush());
-            });
-        }
-    });
-    format!("https://{address}")
-}
-
 #[test]
 fn a_private_certificate_authority_is_trusted_only_with_its_bundle() {
-    let url = tls_server();
+    let url = tls::server();
     let client = || {
         let builder = ServiceClient::builder().api_key("tml-x").base_url(&url);
         builder.timeouts(|it| (it.connect, it.exchange) = (Duration::from_secs(5), Duration::from_secs(60)))

@@ -67,15 +67,18 @@ fn a_server_that_cannot_run_says_why_and_exits_with_1() {
 #[cfg(unix)]
 #[test]
 fn a_killed_server_without_a_data_folder_removes_its_temporary_folder() {
+    for (name, input) in [("nothing", Stdio::null()), ("pipe", Stdio::piped())] {
+        kill_a_server(name, input);
+    }
+}
+
+#[cfg(unix)]
+fn kill_a_server(name: &str, input: Stdio) {
     let program = program();
-    let temporary = std::env::temp_dir().join(format!("tinkex-serve-test-{}", std::process::id()));
+    let temporary = std::env::temp_dir().join(format!("tinkex-serve-test-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&temporary).unwrap();
-    let mut server = Command::new(program)
-        .env("TMPDIR", &temporary)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut server =
+        Command::new(program).env("TMPDIR", &temporary).stdin(input).stdout(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(server.stdout.take().unwrap());
     let mut line = String::new();
     output.read_line(&mut line).unwrap();
@@ -89,6 +92,19 @@ fn a_killed_server_without_a_data_folder_removes_its_temporary_folder() {
     // ended too, and so has closed the output.
     output.read_to_string(&mut line).unwrap();
     std::fs::remove_dir_all(&temporary).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_is_gone_ends_the_program_without_an_error() {
+    for arguments in [&["--help"][..], &[]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut server = Command::new(program());
+        server.args(arguments).stdin(Stdio::piped()).stdout(writer).stderr(Stdio::piped());
+        let output = server.spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()), "{arguments:?}");
+    }
 }
 
 /// A file with a key, which only its owner may read.

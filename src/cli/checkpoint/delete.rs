@@ -179,7 +179,11 @@ fn summary(plan: &CheckpointPlan, price: Option<f64>) -> String {
     if 0 < n_public {
         parts.push(format!("{n_public} public"));
     }
-    parts.push(price.map_or("price unknown".to_owned(), |it| format!("{} a month", usd(it))));
+    parts.push(match price {
+        None => "price unknown".to_owned(),
+        Some(0.0) => "free".to_owned(),
+        Some(price) => format!("{} a month", usd(price)),
+    });
     parts.join(", ")
 }
 
@@ -191,16 +195,21 @@ fn deleted_size(plan: &CheckpointPlan, results: &[Deleted]) -> Option<u64> {
     deleted.map(|it| it.size_bytes).sum()
 }
 
-/// What the checkpoints cost in a month, in USD. The engine costs nothing and has no rate.
+/// What the checkpoints cost in a month, in USD. Those of the engine cost nothing.
 fn price(plan: &CheckpointPlan, app: &App) -> Option<f64> {
-    if app.global.local.is_some() || plan.delete.is_empty() {
+    if app.global.local.is_some() {
+        return Some(0.0);
+    }
+    if plan.delete.is_empty() {
         return None;
     }
     // A client of its own: a server whose billing does not answer must not delay the command by its many retries.
     let connection = app.connect_with(|builder| {
         builder.timeouts(|it| (it.submit, it.exchange) = (RATE_TIMEOUT, it.exchange.min(RATE_TIMEOUT)))
     });
-    let admin = connection.ok()?.service.create_admin_client();
+    // The end of the connection closes its clients.
+    let connection = connection.ok()?;
+    let admin = connection.service.create_admin_client();
     monthly_usd(total_size(&plan.delete), &admin.get_current_checkpoint_storage_usage(None).ok()?)
 }
 

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tinkex::download::{DownloadOptions, DownloadPhase, DownloadProgress, Downloaded};
 use tinkex::sync::CancelToken;
 use tinkex::types::CheckpointPath;
-use tinkex::{CloseStatus, RestClient, report_json};
+use tinkex::{RestClient, report_json};
 
 use super::parse_path;
 use crate::args::Progress;
@@ -39,7 +39,7 @@ pub(crate) struct Args {
     /// Discard what an interrupted download has left, instead of continuing it
     #[arg(long)]
     no_resume: bool,
-    /// Number of files that are downloaded at the same time
+    /// Number of files that are downloaded at the same time; an archive is one file
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = parse_concurrency)]
     concurrency: usize,
     /// A folder with the files, or the archive as the server makes it
@@ -86,14 +86,12 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let rest = connection.service.create_rest_client();
     let result = wait(&rest, &args.path, &options, &cancel, app);
     display.clear();
-    // An export has opened a session. A failure of its end is of no interest here.
-    let _ = connection.service.close(CloseStatus::Success);
     if let Some(signal) = app.stop.signal().filter(|_| result.is_err()) {
         app.note("stopped; what has arrived is kept");
         app.note(&format!("  go on with: {}", command(&args)));
         return Err(Failure::Signal(signal));
     }
-    let downloaded = result?;
+    let downloaded = result.map_err(failure)?;
     let json = report_json::downloaded(&downloaded);
     let Downloaded { path, size_bytes, .. } = downloaded;
     let destination = json["destination"].as_str().unwrap_or_default().to_owned();
@@ -127,6 +125,14 @@ fn wait(
         }
         download.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+fn failure(error: tinkex::Error) -> Failure {
+    match error.violation().filter(|it| it.path == "as_tar") {
+        Some(violation) => Failure::usage(format!("--as tar {}", violation.problem))
+            .with_remedy("--as dir, for a folder with the files"),
+        None => Failure::from(error),
+    }
 }
 
 /// True if something is in the way of the download, which the library refuses, too.

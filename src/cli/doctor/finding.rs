@@ -114,11 +114,18 @@ pub(super) fn disk(place: &str, free: u64) -> Finding {
 pub(super) fn layer(message: &str, is_https: bool) -> (&'static str, &'static str) {
     let lower = message.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|it| lower.contains(it));
+    if has(&["causedasendentity"]) {
+        return (
+            "TLS",
+            "the server sends the certificate of an authority as its own: have the authority sign one for the server, and \
+             trust it with SSL_CERT_FILE=FILE",
+        );
+    }
     if has(&["certificate", "unknownissuer", "invalid peer", "notvalidforname", "expired"]) {
         return (
             "TLS",
-            "check the date of this machine and the name in the address; a proxy that opens TLS needs its certificate \
-             trusted (feature native-roots)",
+            "check the date of this machine and the name in the address; a private authority, or a proxy that opens TLS, \
+             is trusted with SSL_CERT_FILE=FILE, its certificate as PEM",
         );
     }
     if is_https && has(&["tls", "rustls", "handshake", "corrupt message", "invalidcontenttype"]) {

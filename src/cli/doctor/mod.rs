@@ -9,6 +9,7 @@ mod verbs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tinkex::local::Access;
 use tinkex::{ErrorKind, ServiceClient};
 
 use self::finding::{Finding, Mark};
@@ -93,8 +94,13 @@ fn examine(app: &App) -> (Vec<Finding>, Option<Connection>) {
         }
     };
     let credential = if is_engine {
-        let key = connection.as_ref().and_then(|it| it.engine.as_ref()).map(|it| it.api_key().to_owned());
-        target::Credential { finding: Finding::ok("credential", "of the engine in this process"), key }
+        let engine = connection.as_ref().and_then(|it| it.engine.as_ref());
+        let text = match engine {
+            Some(Access::Running(running)) => format!("of the engine of process {}", running.process()),
+            _ => "of the engine in this process".to_owned(),
+        };
+        let key = engine.map(|it| it.api_key().to_owned());
+        target::Credential { finding: Finding::ok("credential", text), key }
     } else {
         target::credential(&app.global)
     };

@@ -16,6 +16,9 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -37,6 +40,8 @@ pub(crate) struct Args {
 
 /// Largest page: mail and chats take it, and browsers show it at once.
 const MAX_BYTES: usize = 960_000;
+/// Time after which the program that opens the page is no longer waited for.
+const OPENING: Duration = Duration::from_secs(3);
 /// Numbers of points of a line, tried until the page is small enough.
 const POINTS: [usize; 7] = [2000, 1400, 1000, 600, 300, 120, 40];
 
@@ -132,9 +137,18 @@ fn open(path: &Path) -> Result<(), Failure> {
     };
     let mut command = Command::new(program);
     command.arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Not waited for: the program may stay as long as the browser.
-    command.spawn().map(drop).map_err(|error| {
-        Failure::text(format!("cannot start {program}: {error}"))
-            .with_remedy(format!("open {}", path.display()))
-    })
+    let remedy = format!("open {}", path.display());
+    let cannot = |error: std::io::Error| Failure::text(format!("cannot start {program}: {error}"));
+    let mut child = command.spawn().map_err(|error| cannot(error).with_remedy(&remedy))?;
+    // The program may stay as long as the browser; one that finds no browser ends soon.
+    let (ended, end) = mpsc::channel();
+    let wait = move || drop(ended.send(child.wait()));
+    thread::Builder::new().name("tinkex-open".into()).spawn(wait).map_err(cannot)?;
+    match end.recv_timeout(OPENING) {
+        // Explorer tells 1 for success.
+        Ok(Ok(status)) if !status.success() && !cfg!(windows) => {
+            Err(Failure::text(format!("{program} cannot open the page ({status})")).with_remedy(remedy))
+        }
+        _ => Ok(()),
+    }
 }

@@ -4,11 +4,28 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::super::disk::{remove, sync_folder};
+use super::super::disk::{make_folder, remove, sync_folder};
 use super::Kind;
 
 /// Subfolder of the data folder for the engine's own files.
 pub(super) const ENGINE_FOLDER: &str = ".tinkex";
+
+/// The file in it with the address of the engine.
+pub(super) const ENGINE_FILE: &str = "engine.json";
+
+/// The reason why a data folder cannot be used.
+#[derive(Debug)]
+pub(in crate::local) enum Refused {
+    /// Another engine has locked it.
+    InUse(String),
+    Unusable(String),
+}
+
+impl From<String> for Refused {
+    fn from(text: String) -> Self {
+        Refused::Unusable(text)
+    }
+}
 
 /// The lock of a data folder. It is released on drop; if the process is killed, the system releases it.
 #[derive(Debug)]
@@ -22,11 +39,11 @@ impl Lease {
     ///
     /// # Errors
     /// Another engine uses the folder, or it cannot be written to.
-    pub(super) fn take(root: &Path) -> Result<Self, String> {
+    pub(super) fn take(root: &Path) -> Result<Self, Refused> {
         let own = root.join(ENGINE_FOLDER);
         let cannot =
             |doing: &str, path: &Path, it: io::Error| format!("cannot {doing} {}: {it}", path.display());
-        fs::create_dir_all(&own).map_err(|it| cannot("create", &own, it))?;
+        make_folder(&own, true)?;
         let path = own.join("lock");
         let mut options = File::options();
         let opened = options.read(true).write(true).create(true).truncate(false).open(&path);
@@ -41,15 +58,15 @@ impl Lease {
                 let holder =
                     holder.trim().parse().map_or(String::new(), |it: u32| format!(" (process {it})"));
                 let folder = root.display();
-                return Err(format!(
+                return Err(Refused::InUse(format!(
                     "the data folder {folder} is in use by another engine{holder}: two engines would overwrite each \
                      other's checkpoints; stop that one or use another folder"
-                ));
+                )));
             }
             Err(TryLockError::Error(it)) if it.kind() == io::ErrorKind::Unsupported => {
                 log::warn!("{} cannot be locked: a second engine would not be refused", root.display());
             }
-            Err(TryLockError::Error(it)) => return Err(cannot("lock", &path, it)),
+            Err(TryLockError::Error(it)) => return Err(cannot("lock", &path, it).into()),
         }
         // The process id is informative only, so a failure to write it is ignored.
         let _ = lock.set_len(0).and_then(|()| lock.write_all(format!("{}\n", std::process::id()).as_bytes()));
@@ -74,6 +91,8 @@ impl Lease {
     }
 
     fn clear(&self, root: &Path) -> io::Result<()> {
+        // The address of an engine that was killed.
+        remove(&self.own.join(ENGINE_FILE));
         self.restore_moved(root)?;
         remove(&self.moved());
         // Keep the folder itself: on a full disk it could not be created again.

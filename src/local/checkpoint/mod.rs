@@ -36,6 +36,7 @@ use super::nn::LoraSpec;
 use super::room::{Full, Room};
 use crate::clock_text::{parse_rfc3339, rfc3339};
 use lease::Lease;
+pub(super) use lease::Refused;
 
 mod lease;
 
@@ -48,6 +49,11 @@ const CONFIG: &str = "adapter_config.json";
 /// Folder of drafts in a data folder. Each engine empties it when it starts.
 pub(super) fn drafts(data_dir: &Path) -> PathBuf {
     data_dir.join(lease::ENGINE_FOLDER).join("drafts")
+}
+
+/// The file of a data folder with the address of the engine that has it open.
+pub(super) fn engine_file(data_dir: &Path) -> PathBuf {
+    data_dir.join(lease::ENGINE_FOLDER).join(lease::ENGINE_FILE)
 }
 
 /// Number of attempts to read or change a checkpoint that is replaced again and again.
@@ -256,7 +262,7 @@ impl Store {
     ///
     /// # Errors
     /// Another engine uses the folder, or it cannot be written to.
-    pub(super) fn open(root: PathBuf) -> Result<Self, String> {
+    pub(super) fn open(root: PathBuf) -> Result<Self, Refused> {
         let lease = Lease::take(&root)?;
         let room = Arc::new(Room::unlimited());
         Ok(Store { root, lease, room, names: Mutex::new(()), can_exchange: AtomicBool::new(true) })

@@ -102,7 +102,7 @@ fn a_folder_that_cannot_be_written_is_an_error_with_its_path() {
     assert_eq!(fs::read_dir(store.lease.drafts()).expect("the folder").count(), 0, "no drafts are left");
     fs::remove_dir_all(&store.root).expect("cleaning up");
     fs::write(&store.root, "a file where the folder should be").expect("a file");
-    let error = Store::open(store.root.clone()).expect_err("an error");
+    let Err(Refused::Unusable(error)) = Store::open(store.root.clone()) else { panic!("not an error") };
     assert!(error.starts_with("cannot create") && error.contains("tinkex-checkpoint-file"), "{error}");
     fs::remove_file(&store.root).expect("cleaning up");
 }
@@ -323,7 +323,7 @@ fn files_of_a_killed_engine_are_removed_and_never_used() {
 #[test]
 fn only_one_engine_can_open_a_folder() {
     let store = store("one");
-    let error = Store::open(store.root.clone()).expect_err("a refusal");
+    let Err(Refused::InUse(error)) = Store::open(store.root.clone()) else { panic!("not refused") };
     assert!(error.contains("in use by another engine") && error.contains("tinkex-checkpoint-one"), "{error}");
     assert!(error.contains(&format!("(process {})", std::process::id())), "{error}");
     let root = store.root.clone();

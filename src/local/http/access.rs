@@ -71,7 +71,8 @@ pub(super) async fn check_credentials(Shared(app): Context, request: Request, ne
     let Some(key) = request.headers().get("x-api-key").map(|it| it.as_bytes()) else {
         return refusal(401, "the header X-API-Key is missing");
     };
-    let is_key = app.any_key || is_same(key, app.api_key.as_bytes());
+    let keys = [&app.api_key, &app.local_key];
+    let is_key = app.any_key || keys.into_iter().any(|it| is_same(key, it.as_bytes()));
     if (is_key && takes_key) || app.tokens.is_valid(key, SystemTime::now()) {
         return next.run(request).await;
     }

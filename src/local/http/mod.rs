@@ -32,6 +32,7 @@ use super::tokens::Tokens;
 mod access;
 mod bodies;
 mod futures;
+mod ranges;
 mod rest;
 mod segments;
 mod unread;
@@ -52,6 +53,8 @@ pub(super) struct App {
     /// Whether a stand-in may be computed for a loss whose formula is not public.
     pub(super) stands_in: bool,
     pub(super) api_key: String,
+    /// Key for programs that can read the data folder.
+    pub(super) local_key: String,
     /// Every key is accepted.
     pub(super) any_key: bool,
     /// The hosts that requests may name.

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State as Shared;
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Extension, Router};
@@ -20,6 +20,7 @@ use super::super::reply::Refusal;
 use super::super::state::{Window, query};
 use super::access::AskedHost;
 use super::bodies::{run_blocking, with_permit};
+use super::ranges::{self, Part, Version};
 use super::segments::Segments;
 use super::{App, Context, ok, refusal, reply, slow_call, unreadable};
 
@@ -53,14 +54,18 @@ async fn training_run(Shared(app): Context, Segments(id): Segments<String>) -> R
 async fn training_runs(Shared(app): Context, uri: Uri) -> Response {
     run_blocking(app, false, move |app| {
         let asked = uri.query().unwrap_or_default();
-        ok(&app.state.training_runs(Window::read(asked, 20), query(asked, "project_id").as_deref()))
+        reply(Window::read(asked, 20).map(|window| {
+            let project_id = query(asked, "project_id");
+            app.state.training_runs(window, project_id.as_deref())
+        }))
     })
     .await
 }
 
 async fn checkpoints(Shared(app): Context, uri: Uri) -> Response {
     run_blocking(app, false, move |app| {
-        ok(&app.state.checkpoints(Window::read(uri.query().unwrap_or_default(), 100)))
+        let window = Window::read(uri.query().unwrap_or_default(), 100);
+        reply(window.map(|window| app.state.checkpoints(window)))
     })
     .await
 }
@@ -151,7 +156,8 @@ async fn copy_weights(Shared(app): Context, headers: HeaderMap, body: Bytes) -> 
 
 async fn sessions(Shared(app): Context, uri: Uri) -> Response {
     run_blocking(app, false, move |app| {
-        ok(&app.state.sessions(Window::read(uri.query().unwrap_or_default(), 20)))
+        let window = Window::read(uri.query().unwrap_or_default(), 20);
+        reply(window.map(|window| app.state.sessions(window)))
     })
     .await
 }
@@ -192,9 +198,12 @@ async fn storage(Shared(app): Context, uri: Uri) -> Response {
     .await
 }
 
-/// Returns the file that a client requests from a download address. The token in the address grants access.
+/// Returns the file that a client requests from a download address, or a part of it. The token in the address grants
+/// access.
 pub(super) async fn download(
     Shared(app): Context,
+    method: Method,
+    headers: HeaderMap,
     Segments((token, file)): Segments<(String, String)>,
 ) -> Response {
     let Some(turn) = app.bodies.download_turn().await else {
@@ -202,8 +211,28 @@ pub(super) async fn download(
     };
     run_blocking(app, false, move |app| match app.state.download(&token, &file) {
         Ok(bytes) => {
-            let headers = [(header::CONTENT_TYPE, "application/octet-stream")];
-            (StatusCode::OK, headers, Body::from(with_permit(bytes, turn))).into_response()
+            let (version, size) = (Version::of(&bytes), bytes.len());
+            let file = [
+                (header::ACCEPT_RANGES, "bytes".to_owned()),
+                (header::ETAG, version.etag()),
+                (header::HeaderName::from_static("repr-digest"), version.digest()),
+            ];
+            let content_type = [(header::CONTENT_TYPE, "application/octet-stream")];
+            let bytes = with_permit(bytes, turn);
+            match ranges::asked(&method, &headers, size, &version.etag()) {
+                Part::Whole => (StatusCode::OK, file, content_type, Body::from(bytes)).into_response(),
+                Part::Range(range) => {
+                    let place = format!("bytes {}-{}/{size}", range.start, range.end - 1);
+                    let place = [(header::CONTENT_RANGE, place)];
+                    let body = Body::from(bytes.slice(range));
+                    (StatusCode::PARTIAL_CONTENT, file, content_type, place, body).into_response()
+                }
+                Part::Unsatisfiable => {
+                    let place = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
+                    (place, refusal(416, &format!("the file has {size} bytes: the range begins behind them")))
+                        .into_response()
+                }
+            }
         }
         Err(Refusal { status, detail }) => refusal(status, &detail),
     })

@@ -25,10 +25,16 @@ pub(in crate::local) struct Window {
 
 impl Window {
     /// Reads a query string. `limit` is the default limit; the default offset is 0.
-    pub(in crate::local) fn read(query: &str, limit: usize) -> Self {
-        let number = |name: &str| self::query(query, name).and_then(|it| it.parse().ok());
-        let limit: usize = number("limit").unwrap_or(limit);
-        Window { offset: number("offset").unwrap_or(0), limit: limit.clamp(1, MAX_PAGE) }
+    pub(in crate::local) fn read(query: &str, limit: usize) -> Reply<Self> {
+        let number = |name: &str, default| match self::query(query, name) {
+            None => Ok(default),
+            Some(text) => text.parse().or_else(|_| {
+                let most = usize::MAX;
+                refuse(422, format!("{name}: must be a whole number from 0 to {most}, is {text:?}"))
+            }),
+        };
+        let limit: usize = number("limit", limit)?;
+        Ok(Window { offset: number("offset", 0)?, limit: limit.clamp(1, MAX_PAGE) })
     }
 
     fn cut<T>(self, all: Vec<T>) -> (Vec<T>, Option<Cursor>) {

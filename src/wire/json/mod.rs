@@ -10,6 +10,7 @@ mod future;
 mod handle;
 mod loss;
 mod model_input;
+mod place;
 mod rest;
 mod sample;
 mod session;
@@ -41,8 +42,13 @@ pub(crate) fn encode(body: &impl Serialize) -> Result<Vec<u8>> {
 
 /// Reads a body that a client sent.
 pub(crate) fn request<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
-    serde_json::from_slice(body)
-        .map_err(|error| Error::decode(format!("the JSON body cannot be read: {error}")))
+    serde_json::from_slice(body).map_err(|error: serde_json::Error| {
+        // A syntax error is told by its position.
+        let path =
+            if error.is_data() { place::path(body, error.line(), error.column()) } else { String::new() };
+        let place = if path.is_empty() { path } else { format!("{path}: ") };
+        Error::decode(format!("the JSON body cannot be read: {place}{error}"))
+    })
 }
 
 /// Reads a body that a server sent.

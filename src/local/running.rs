@@ -1,0 +1,267 @@
+//! [`Running`] and [`Access`]: how programs of the same user share the engine that has a data folder open.
+//!
+//! Only one engine can use a data folder, and it holds the folder's lock. It writes its address, and a key that is random
+//! and new at each start, into a file of the folder that only its owner can read. Another program that finds the folder
+//! locked reads the file and uses that engine. A file that a killed engine has left is never read: the lock is free then,
+//! and the next engine removes the file.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::after;
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::engine_file;
+use super::disk;
+use super::server::{Options, Server, Unstarted};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Time limit of waiting for an engine that starts or stops.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause between two attempts.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Time limit of connecting to an engine on this machine.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Largest file that is read.
+const MAX_FILE: u64 = 64 << 10;
+
+/// An engine that another program runs, or another part of this one.
+///
+/// # Example: a second program that uses the folder of a running engine
+/// ```
+/// use tinkex::local::{Access, Options, Server};
+///
+/// # let folder = std::env::temp_dir().join(format!("tinkex-running-{}", std::process::id()));
+/// let options = Options { data_dir: Some(folder.clone()), ..Options::default() };
+/// let server = Server::start(options.clone())?;
+/// let Access::Running(running) = Access::open(options)? else { panic!("the folder is not in use") };
+/// assert_eq!((running.url(), running.process()), (server.url(), std::process::id()));
+/// assert_ne!(running.api_key(), server.api_key());
+/// assert!(running.answers());
+/// # server.stop();
+/// # std::fs::remove_dir_all(folder).unwrap();
+/// # Ok::<(), tinkex::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    url: String,
+    api_key: String,
+    process: u32,
+}
+
+/// Shows all but the key.
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running")
+            .field("url", &self.url)
+            .field("process", &self.process)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Running {
+    /// The base URL for clients on this machine.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A key for programs that can read the data folder. It is not the key of [`Options::api_key`], and it is new at each
+    /// start.
+    pub fn api_key(&self) -> &str {
+        &self.api_key
+    }
+
+    /// Id of the process of the engine.
+    pub fn process(&self) -> u32 {
+        self.process
+    }
+
+    /// Returns whether the engine accepts connections.
+    ///
+    /// # Blocking
+    /// At most 2 s.
+    pub fn answers(&self) -> bool {
+        let address = self.url.strip_prefix("http://").and_then(|it| it.parse::<SocketAddr>().ok());
+        address.is_some_and(|it| TcpStream::connect_timeout(&it, CONNECT_TIMEOUT).is_ok())
+    }
+
+    /// Reads the file of a data folder. `None` if there is none, or if it cannot be understood.
+    fn read(data_dir: &Path) -> Result<Option<Self>> {
+        let path = engine_file(data_dir);
+        let failed = |error: io::Error| {
+            let text =
+                format!("cannot read the address of the running engine in {}: {error}", path.display());
+            Error::new(ErrorKind::System, text)
+        };
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(failed)?,
+        };
+        // A file that others can write could name a server of theirs.
+        if !is_private(&file).map_err(failed)? {
+            let text = format!("other users may read or write {}: chmod 600 {0}", path.display());
+            return Err(Error::new(ErrorKind::System, text));
+        }
+        let mut text = String::new();
+        file.take(MAX_FILE).read_to_string(&mut text).map_err(failed)?;
+        Ok(serde_json::from_str(&text).ok())
+    }
+}
+
+#[cfg(unix)]
+fn is_private(file: &File) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(file.metadata()?.mode() & 0o077 == 0)
+}
+
+#[cfg(not(unix))]
+fn is_private(_: &File) -> io::Result<bool> {
+    Ok(true)
+}
+
+/// The engine of a data folder: a new one, or the one that has the folder open.
+///
+/// # Example: two parts of a program that need not know of each other
+/// ```
+/// use tinkex::ServiceClient;
+/// use tinkex::local::{Access, Options};
+///
+/// # let folder = std::env::temp_dir().join(format!("tinkex-access-{}", std::process::id()));
+/// let options = Options { data_dir: Some(folder.clone()), ..Options::default() };
+/// let first = Access::open(options.clone())?;
+/// let second = Access::open(options)?;
+/// assert_eq!(first.url(), second.url());
+/// let service = ServiceClient::builder().base_url(second.url()).api_key(second.api_key()).build()?;
+/// assert!(!service.get_server_capabilities()?.supported_models.is_empty());
+/// # drop((service, second, first));
+/// # std::fs::remove_dir_all(folder).unwrap();
+/// # Ok::<(), tinkex::Error>(())
+/// ```
+#[derive(Debug)]
+pub enum Access {
+    /// The folder was free: this engine was started, and stops when the value is dropped.
+    Started(Server),
+    /// The engine that has the folder open. It stops when its own program says so, and then no request is answered.
+    Running(Running),
+}
+
+impl Access {
+    /// Starts an engine, or finds the one that has [`Options::data_dir`] open. Then the other options are those with which
+    /// it was started.
+    ///
+    /// # Errors
+    /// As [`Server::start`], also if the running engine has the port of [`Options::port`]; and an engine has the folder open
+    /// and does not answer for 10 s, or belongs to another user.
+    ///
+    /// # Blocking
+    /// As [`Server::start`], and at most 10 s for an engine that starts or stops.
+    pub fn open(options: Options) -> Result<Self> {
+        let deadline = Instant::now() + OPEN_TIMEOUT;
+        loop {
+            let in_use = match Server::begin(options.clone()) {
+                Ok(server) => return Ok(Access::Started(server)),
+                Err(Unstarted::Failed(error)) => return Err(error),
+                Err(Unstarted::InUse(error)) => error,
+            };
+            let Some(data_dir) = &options.data_dir else { return Err(in_use) };
+            // The engine may be about to write its file, or may have ended since.
+            if let Some(running) = Running::read(data_dir)?.filter(Running::answers) {
+                return Ok(Access::Running(running));
+            }
+            if deadline <= Instant::now() {
+                return Err(in_use);
+            }
+            // Receives after the pause; the channel is never closed.
+            let _ = after(PAUSE).recv();
+        }
+    }
+
+    /// The base URL for clients on this machine.
+    pub fn url(&self) -> &str {
+        match self {
+            Access::Started(server) => server.url(),
+            Access::Running(running) => running.url(),
+        }
+    }
+
+    /// The key that requests must carry.
+    pub fn api_key(&self) -> &str {
+        match self {
+            Access::Started(server) => server.api_key(),
+            Access::Running(running) => running.api_key(),
+        }
+    }
+}
+
+/// The file with the address of an engine. It is removed on drop.
+#[derive(Debug)]
+pub(super) struct Announcement(PathBuf);
+
+impl Announcement {
+    /// Writes the file.
+    pub(super) fn write(data_dir: &Path, url: &str, api_key: &str) -> io::Result<Self> {
+        let path = engine_file(data_dir);
+        let running = Running { url: url.into(), api_key: api_key.into(), process: std::process::id() };
+        let text = serde_json::to_vec(&running)?;
+        // Readers find no file or the whole one.
+        let draft = path.with_extension("new");
+        disk::remove(&draft);
+        let mut options = File::options();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options.open(&draft)?.write_all(&text)?;
+        fs::rename(&draft, &path)?;
+        Ok(Announcement(path))
+    }
+}
+
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        disk::remove(&self.0);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("tinkex-announced-{name}-{}", std::process::id()));
+        drop(fs::remove_dir_all(&path));
+        fs::create_dir_all(path.join(".tinkex")).expect("a folder");
+        path
+    }
+
+    #[test]
+    fn what_an_engine_announces_is_read_back_by_its_user_until_it_ends() {
+        let folder = folder("read");
+        assert_eq!(Running::read(&folder).expect("no file"), None);
+        let announcement = Announcement::write(&folder, "http://127.0.0.1:1", "tml-key").expect("a file");
+        let found = Running::read(&folder).expect("a file").expect("an engine");
+        assert_eq!(
+            (found.url(), found.api_key(), found.process()),
+            ("http://127.0.0.1:1", "tml-key", std::process::id())
+        );
+        assert!(!format!("{found:?}").contains("tml-key"));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let path = engine_file(&folder);
+            assert_eq!(fs::metadata(&path).expect("the file").permissions().mode() & 0o777, 0o600);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("a mode");
+            assert!(Running::read(&folder).expect_err("a refusal").to_string().contains("chmod 600"));
+        }
+        drop(announcement);
+        assert_eq!(Running::read(&folder).expect("no file"), None);
+        fs::write(engine_file(&folder), "{").expect("a file");
+        #[cfg(not(unix))]
+        assert_eq!(Running::read(&folder).expect("a file"), None);
+        fs::remove_dir_all(folder).expect("the folder");
+    }
+}

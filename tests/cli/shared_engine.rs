@@ -1,0 +1,143 @@
+//! `--local=DIR` while another program has an engine on DIR.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use tinkex::local::{Options, Server};
+use tinkex::types::{LoraConfig, Ttl};
+use tinkex::{CloseStatus, ServiceClient};
+
+use crate::util::{Folder, run, tinkex};
+
+/// The engine of another program, with a checkpoint of each kind.
+fn engine(home: &Folder) -> (Server, Vec<String>) {
+    let data_dir = Some(home.join("engine"));
+    let server = Server::start(Options { data_dir, ..Default::default() }).unwrap();
+    let service = ServiceClient::builder()
+        .without_environment()
+        .base_url(server.url())
+        .api_key(server.api_key())
+        .build()
+        .unwrap();
+    let config = LoraConfig { rank: 4, ..Default::default() };
+    let training = service.create_lora_training_client("tinkex/nano", config).unwrap();
+    let state = training.save_state("a", Ttl::Never).wait().unwrap().path.to_string();
+    let sampler = training.save_weights_for_sampler("s", Ttl::Never).wait().unwrap().path.to_string();
+    service.close(CloseStatus::Success).unwrap();
+    (server, vec![state, sampler])
+}
+
+#[test]
+fn commands_use_the_engine_that_another_program_runs_on_the_folder() {
+    let home = Folder::new("shared-engine");
+    let (server, paths) = engine(&home);
+    let local = format!("--local={}", home.join("engine").display());
+    let json = |words: &[&str]| -> Value {
+        let (status, stdout, stderr) = run(&home, &[words, &[&local, "-f", "json"]].concat());
+        assert_eq!(status, 0, "{words:?} {stderr}");
+        serde_json::from_str(&stdout).unwrap()
+    };
+    assert_eq!(json(&["checkpoint", "list"])["checkpoints"].as_array().unwrap().len(), 2);
+    assert_eq!(json(&["run", "list"])["runs"].as_array().unwrap().len(), 1);
+    let out = home.join("out").display().to_string();
+    json(&["checkpoint", "download", &paths[0], "-o", &out]);
+    let sampled = json(&["sample", "Hi", "-m", &paths[1], "--max-tokens", "2"]);
+    assert!(sampled.to_string().contains("tokens"), "{sampled}");
+    assert_eq!(json(&["checkpoint", "delete", &paths[1], "--yes"])["deleted_count"], 1);
+    let (status, stdout, stderr) = run(&home, &["doctor", &local]);
+    let credential = format!("ok\tcredential\tof the engine of process {}\t", std::process::id());
+    assert!(status == 0 && stdout.contains(&credential), "{stdout}{stderr}");
+    // The sampling command has ended its session: those of all commands and of the training are there and not active.
+    let active = json(&["session", "search", "--status", "active"]);
+    assert_eq!(active["sessions"].as_array().map(Vec::len), Some(0), "{active}");
+    server.stop();
+    assert_eq!(json(&["checkpoint", "list"])["checkpoints"].as_array().unwrap().len(), 1);
+    let entries = std::fs::read_dir(home.join("engine/.tinkex")).unwrap();
+    let names: Vec<_> = entries.map(|it| it.unwrap().file_name()).collect();
+    assert!(!names.iter().any(|it| it == "engine.json"), "{names:?}");
+}
+
+#[test]
+fn a_command_whose_engine_ends_says_so_and_what_to_do() {
+    let home = Folder::new("shared-engine-ends");
+    let (server, _) = engine(&home);
+    let local = format!("--local={}", home.join("engine").display());
+    let mut chat = tinkex(&home)
+        .args(["chat", &local, "--max-tokens", "2"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = chat.stdin.take().unwrap();
+    stdin.write_all(b"Hi\n").unwrap();
+    let mut answer = String::new();
+    BufReader::new(chat.stdout.take().unwrap()).read_line(&mut answer).unwrap();
+    server.stop();
+    stdin.write_all(b"Are you there?\n").unwrap();
+    drop(stdin);
+    let output = chat.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let process =
+        format!("error: the engine has ended: it was that of process {}, at http://", std::process::id());
+    assert!(stderr.contains(&process), "{stderr}");
+    assert!(stderr.contains("try: run the command again"), "{stderr}");
+}
+
+#[test]
+#[cfg(unix)]
+fn only_the_user_can_read_the_folder_that_a_command_creates_and_the_key_in_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = Folder::new("shared-engine-mode");
+    let mode = |path: &str| std::fs::metadata(home.join(path)).unwrap().permissions().mode() & 0o777;
+    let local = format!("--local={}", home.join("new/engine").display());
+    assert_eq!(run(&home, &["run", "list", &local]).0, 0);
+    assert_eq!((mode("new"), mode("new/engine"), mode("new/engine/.tinkex")), (0o700, 0o700, 0o700));
+    let _engine = engine(&home);
+    assert_eq!(mode("engine/.tinkex/engine.json"), 0o600);
+    let text = std::fs::read_to_string(home.join("engine/.tinkex/engine.json")).unwrap();
+    let (status, _, stderr) =
+        run(&home, &["serve", "--port", "0", "--data-dir", &home.join("engine").display().to_string()]);
+    assert!(
+        status == 1 && stderr.contains("in use by another engine") && stderr.contains("--local=DIR"),
+        "{stderr}"
+    );
+    assert_eq!(std::fs::read_to_string(home.join("engine/.tinkex/engine.json")).unwrap(), text);
+    // A file that others can read is not believed.
+    std::fs::set_permissions(home.join("engine/.tinkex/engine.json"), PermissionsExt::from_mode(0o644))
+        .unwrap();
+    let (status, _, stderr) =
+        run(&home, &["run", "list", &format!("--local={}", home.join("engine").display())]);
+    assert!(status == 1 && stderr.contains("chmod 600"), "{stderr}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_folder_that_cannot_be_written_is_to_be_copied() {
+    let home = Folder::new("shared-engine-read-only");
+    drop(engine(&home));
+    let dir = home.join("engine");
+    // A mount of its own needs a user namespace, which some containers do not allow.
+    let mount = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\"";
+    let wrapped = |then: &str| {
+        let mut command = Command::new("unshare");
+        let script = format!("{mount} && {then}");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, "sh"]).arg(&dir);
+        command
+    };
+    if !wrapped("true").output().is_ok_and(|it| it.status.success()) {
+        #[expect(clippy::print_stderr, reason = "a test that does not run says so")]
+        {
+            eprintln!("not run: no mount in a user namespace");
+        }
+        return;
+    }
+    let command = "exec \"$2\" run list \"--local=$1\"";
+    let output = wrapped(command).arg(env!("CARGO_BIN_EXE_tinkex")).env("HOME", &*home).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with("error: cannot") && stderr.contains("Read-only file system"), "{stderr}");
+    assert!(stderr.contains(&format!("copy {}, and name the copy: --local=COPY", dir.display())), "{stderr}");
+}
