@@ -19,6 +19,7 @@ mod manners;
 mod markup;
 mod readme;
 mod report;
+mod report_figures;
 mod sample;
 mod serve;
 mod shell;
@@ -26,5 +27,7 @@ mod shell;
 #[path = "../it/storage.rs"]
 mod storage;
 mod train;
+mod train_begin;
 mod train_resume;
+mod train_server;
 mod util;

@@ -9,7 +9,7 @@ use crate::markup;
 use crate::util::{Folder, run};
 
 /// Writes the files of a run; the metrics are the lines of `metrics`.
-fn write_run(folder: &Path, config: &Value, metrics: &str) {
+pub(crate) fn write_run(folder: &Path, config: &Value, metrics: &str) {
     std::fs::create_dir_all(folder).unwrap();
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
     std::fs::write(folder.join("metrics.jsonl"), metrics).unwrap();
@@ -34,7 +34,7 @@ fn falling(n: usize) -> String {
 }
 
 /// Makes the report; returns the page.
-fn page(home: &Folder, folder: &str) -> String {
+pub(crate) fn page(home: &Folder, folder: &str) -> String {
     let path = home.join(folder);
     let (status, stdout, stderr) = run(home, &["report", path.to_str().unwrap()]);
     assert_eq!((status, stderr.as_str()), (0, ""));

@@ -131,6 +131,14 @@ fn expiry(run: &Run, checkpoint: &Map<String, Value>) -> Option<String> {
         .map(|it| if it == "never" { it } else { cut(&format!("after {it}"), 40) })
 }
 
+/// The size of a checkpoint: as its record or the settings tell it.
+fn bytes_of(run: &Run, checkpoint: &Map<String, Value>) -> Option<u64> {
+    let recorded = checkpoint.get("size_bytes").and_then(Value::as_u64);
+    let of_path = |name: &&str| run.own("checkpoint_bytes")?.get(checkpoint.get(*name)?.as_str()?)?.as_u64();
+    let sizes: Vec<u64> = ["state_path", "sampler_path"].iter().filter_map(of_path).collect();
+    recorded.or_else(|| (!sizes.is_empty()).then(|| sizes.iter().sum()))
+}
+
 fn checkpoint_table(out: &mut String, run: &Run, checkpoints: &[&Map<String, Value>]) {
     let text = |it: &Map<String, Value>, names: &[&str]| {
         names.iter().find_map(|name| it.get(*name)).and_then(|value| match value {
@@ -139,7 +147,7 @@ fn checkpoint_table(out: &mut String, run: &Run, checkpoints: &[&Map<String, Val
             _ => None,
         })
     };
-    let bytes = |it: &&Map<String, Value>| it.get("size_bytes").and_then(Value::as_u64).map(size);
+    let bytes = |it: &&Map<String, Value>| bytes_of(run, it).map(size);
     let has_size = checkpoints.iter().any(|it| bytes(it).is_some());
     let has_expiry = checkpoints.iter().any(|it| expiry(run, it).is_some());
     out.push_str("<div class=\"scroll\"><table><tr><th>Name</th><th class=\"n\">Steps</th><th>Paths</th>");
@@ -208,7 +216,13 @@ pub(super) fn data(run: &Run) -> String {
         );
     }
     let files = get("files").and_then(Value::as_array).map(|it| files(it)).unwrap_or_default();
-    let lengths = get("lengths").map(lengths).unwrap_or_default();
+    let bars = get("length_histogram").map(lengths).filter(|it| !it.is_empty());
+    if let (Some([shortest, .., longest]), true) =
+        (get("lengths").and_then(numbers).as_deref(), bars.is_some())
+    {
+        facts.push(("Lengths", format!("{} to {} tokens", grouped(*shortest), grouped(*longest))));
+    }
+    let lengths = bars.or_else(|| get("lengths").map(lengths)).unwrap_or_default();
     let example = get("example")
         .or_else(|| run.own("example"))
         .and_then(Value::as_str)
@@ -254,8 +268,12 @@ fn files(files: &[Value]) -> String {
     out
 }
 
+fn numbers(value: &Value) -> Option<Vec<f64>> {
+    value.as_array()?.iter().map(number).collect()
+}
+
 /// The lengths of the examples: a histogram of `[length, count]` (upper bounds) or of objects `{"to", "n"}`, or a list of
-/// quantiles from the shortest to the longest.
+/// quantiles from the shortest to the longest. A histogram begins behind its first bins that are empty.
 fn lengths(value: &Value) -> String {
     let Some(items) = value.as_array().filter(|it| it.len() <= 400) else { return String::new() };
     let bin = |it: &Value| match it {
@@ -270,7 +288,7 @@ fn lengths(value: &Value) -> String {
     if let Some(bins) = items.iter().map(bin).collect::<Option<Vec<_>>>().filter(|it| !it.is_empty()) {
         return histogram(&bins);
     }
-    let Some(numbers) = items.iter().map(number).collect::<Option<Vec<f64>>>() else { return String::new() };
+    let Some(numbers) = numbers(value) else { return String::new() };
     if numbers.is_empty() {
         return String::new();
     }
@@ -293,13 +311,16 @@ fn lengths(value: &Value) -> String {
 }
 
 fn histogram(bins: &[(f64, f64)]) -> String {
+    let n_empty = bins.iter().take_while(|(_, n)| *n == 0.0).count();
+    let (empty, bins) = bins.split_at(n_empty);
+    let first = empty.last().map_or(0.0, |(to, _)| *to);
     let mut edges = Vec::with_capacity(bins.len());
-    let mut from = 0.0;
+    let mut from = first;
     for (to, _) in bins {
         edges.push((from, *to));
         from = *to;
     }
-    let steps = (0.0, from);
+    let steps = (first, from);
     let total: f64 = bins.iter().map(|it| it.1).sum();
     let most = bins.iter().zip(&edges).max_by(|a, b| a.0.1.total_cmp(&b.0.1));
     let most = most.map(|(bin, edge)| {
