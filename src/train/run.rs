@@ -351,8 +351,9 @@ impl Run {
     }
 
     /// Ends the run: records all checkpoints, saves the one named `final`, and returns its record. A run that was
-    /// finished at this step before is not saved again. A run that did further steps since is: its later final
-    /// checkpoints are named `final_2`, `final_3` and so on, and the earlier ones stay.
+    /// finished at this step before, or whose last step was saved as the final checkpoint because
+    /// [`n_steps`](RunOptions::n_steps) is set, is not saved again. A run that did further steps since is: its later
+    /// final checkpoints are named `final_2`, `final_3` and so on, and the earlier ones stay.
     ///
     /// # Errors
     /// As for [`record_checkpoints`](Run::record_checkpoints).

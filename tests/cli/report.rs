@@ -200,7 +200,10 @@ fn a_run_of_the_cookbook_is_read() {
     )
     .unwrap();
     let page = page(&home, "run");
-    assert!(page.contains("class=\"state interrupted\"") && page.contains("tinkex train --resume"));
+    assert!(
+        page.contains("class=\"state interrupted\"")
+            && page.contains("tinkex train DATA --from tinker://r/weights/000000")
+    );
     assert!(page.contains("The loss is not a finite number in 1 step, first in step 1"), "{page}");
     let data = data(&page);
     assert_eq!(data["metrics"]["test/nll"], json!([2.6, null]));

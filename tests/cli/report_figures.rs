@@ -64,8 +64,7 @@ fn a_run_begins_before_it_ends_although_its_settings_are_written_last() {
 #[test]
 fn steps_that_were_submitted_ahead_have_a_steady_speed() {
     let home = Folder::new("report-speed");
-    let times =
-        |step: usize| json!({ "num_tokens": 100, "time/step": if step % 2 == 0 { 1.999 } else { 0.001 } });
+    let times = |step: usize| json!({ "num_tokens": 100, "time/step": if step.is_multiple_of(2) { 1.999 } else { 0.001 } });
     let metrics = rows(&[1.0; 40], times);
     write_run(&home.join("ahead"), &json!({ "submit-ahead": 1 }), &metrics);
     let chart =

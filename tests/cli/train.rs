@@ -143,6 +143,7 @@ fn a_run_makes_its_files_with_the_columns_of_the_cookbook() {
             "num_sequences",
             "num_tokens",
             "num_loss_tokens",
+            "tinkex/num_trained_tokens",
             "train_mean_nll",
             "train_mean_bpb",
             "tokens/sampled",
@@ -172,6 +173,12 @@ fn a_run_makes_its_files_with_the_columns_of_the_cookbook() {
     );
     assert_eq!(config["tinkex"]["status"], "finished");
     assert_eq!(config["tinkex"]["data"]["files"][0]["lines"], 10);
+    let bars = config["tinkex"]["data"]["length_histogram"].as_array().unwrap();
+    assert_eq!(bars.iter().map(|bar| bar[1].as_u64().unwrap()).sum::<u64>(), 10, "{bars:?}");
+    let own = |name: &str| config["tinkex"][name].as_str().unwrap();
+    assert!(own("started") <= own("ended"));
+    // Each word of an answer is trained, whatever its weight.
+    assert!(rows[0]["num_loss_tokens"] == 4.0 && 20 < rows[0]["tinkex/num_trained_tokens"].as_u64().unwrap());
     let records = tinkex::train::CheckpointLog::open(&out).unwrap().records().to_vec();
     let names: Vec<&str> = records.iter().map(|record| record.name.as_str()).collect();
     assert_eq!(names, ["000002", "000004", "final"]);
@@ -184,6 +191,7 @@ fn a_run_makes_its_files_with_the_columns_of_the_cookbook() {
     assert!(out.join("log.txt").exists());
     // The paths stand whole on lines of their own, to be copied.
     let sampler = records[2].sampler_path.as_ref().unwrap().to_string();
+    assert!(0 < config["tinkex"]["checkpoint_bytes"][&sampler].as_u64().unwrap());
     assert!(stdout.lines().any(|line| line == sampler), "{stdout}");
     assert!(stdout.contains(&format!("tinkex sample -m {sampler} --local=")), "{stdout}");
     assert!(stderr.contains("step 1/5 loss"), "{stderr}");

@@ -54,6 +54,12 @@ fn a_new_run_begins_with_the_last_state_of_the_run_in_a_folder() {
     let (status, _, stderr) =
         run(&folder, &["train", "--resume", second.to_str().unwrap(), "--max-steps", "3"]);
     assert_eq!(status, 0, "{stderr}");
+    let (status, _, stderr) = run(&folder, &["train", &data, "--from", "nothing", "--local"]);
+    assert_eq!(status, 2);
+    assert!(
+        stderr.contains("--from nothing: is neither a saved state nor the folder of a run\n  try: "),
+        "{stderr}"
+    );
     let empty = folder.join("empty");
     std::fs::create_dir(&empty).unwrap();
     std::fs::write(empty.join("checkpoints.jsonl"), "").unwrap();

@@ -146,6 +146,10 @@ fn a_signal_saves_the_state_and_the_run_goes_on_when_it_is_resumed() {
         let next = CheckpointLog::open(&broken).unwrap().last_resumable().unwrap().next_batch.unwrap();
         assert_eq!(next, rows(&broken).len() as u64);
         assert!((3..60).contains(&next), "{next}");
+        assert!(
+            stderr.contains(&format!("the last saved state is that after {next} steps: tinker://")),
+            "{stderr}"
+        );
         let (status, _, stderr) = run(&folder, &["train", "--resume", broken.to_str().unwrap()]);
         assert_eq!(status, 0, "{stderr}");
         assert!(stderr.contains(&format!("from step {next} of 60")), "{stderr}");
@@ -307,7 +311,8 @@ fn a_finished_run_that_is_resumed_does_nothing_more() {
     let (status, first, stderr) = train(&folder, &small(&folder, &data, 3), &further);
     assert_eq!(status, 0, "{stderr}");
     let files = || {
-        ["metrics.jsonl", "checkpoints.jsonl", "samples.jsonl"].map(|it| std::fs::read(out.join(it)).unwrap())
+        ["metrics.jsonl", "checkpoints.jsonl", "samples.jsonl", "config.json"]
+            .map(|it| std::fs::read_to_string(out.join(it)).unwrap())
     };
     let before = files();
     let (status, second, stderr) = run(&folder, &["train", "--resume", out.to_str().unwrap()]);

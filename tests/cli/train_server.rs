@@ -52,8 +52,8 @@ impl Site {
         Running::start(self.command(n, further)).end()
     }
 
-    /// Lets the server act so on the requests to a path from the n-th one on, counted from 0.
-    fn from_nth(&self, path: &'static str, n: usize, act: Act) {
+    /// Lets the server act so on all requests to a path after the first `n`.
+    fn act_after(&self, path: &'static str, n: usize, act: Act) {
         let count = AtomicUsize::new(0);
         self.server.script(move |seen| {
             (seen.path == path && n <= count.fetch_add(1, Ordering::Relaxed)).then(|| act.clone())
@@ -118,7 +118,7 @@ fn a_server_that_never_saves_does_not_hold_a_run_that_was_asked_to_stop() {
 #[test]
 fn a_run_that_is_cut_short_names_the_last_state_that_was_saved() {
     let site = Site::new("train-stalled-second");
-    site.from_nth(SAVE, 1, Act::Stall);
+    site.act_after(SAVE, 1, Act::Stall);
     let further = ["--save-every", "2", "--no-sampler-weights", "--stop-within", "1s"];
     let mut running = Running::start(site.command(100_000, &further));
     assert!(running.next() && running.next() && running.next());
@@ -151,7 +151,7 @@ fn a_second_signal_ends_the_run_at_once_and_the_command_to_resume_was_told_with_
 #[test]
 fn a_step_that_the_server_refuses_ends_the_run_with_its_words_and_the_command_to_resume() {
     let site = Site::new("train-refused-step");
-    site.from_nth(UPDATE, 5, refused("learning rate too high"));
+    site.act_after(UPDATE, 5, refused("learning rate too high"));
     let (status, stderr) = site.run(20, &["--save-every", "2"]);
     assert_eq!(status, Some(1), "{stderr}");
     assert!(
@@ -218,7 +218,10 @@ fn a_server_that_is_lost_leaves_a_folder_that_can_be_resumed() {
     site.listening.refuse();
     let (status, stderr) = running.end();
     assert_eq!(status, Some(1), "{stderr}");
-    assert!(stderr.contains("\nerror: ") && stderr.contains("\n  try: "), "{stderr}");
+    assert!(
+        stderr.contains("\nerror: ") && stderr.contains("\n  try: resume the run once the server answers"),
+        "{stderr}"
+    );
     assert_line(&stderr, &site.resume());
     let mut files: Vec<String> = std::fs::read_dir(&site.out)
         .unwrap()

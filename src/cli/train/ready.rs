@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde_json::{Map, Value, json};
 use tinkex::train::{CheckpointRecord, MetricsLog, Run, RunOptions};
 use tinkex::types::ModelOptions;
-use tinkex::{CloseStatus, ServiceClient};
+use tinkex::{CloseStatus, ErrorKind, ServiceClient};
 
 use super::args::LossKind;
 use super::dataset::Dataset;
@@ -131,6 +131,9 @@ impl Ready {
         if settings.report && !matches!(result, Ok((End::Finished, ..))) {
             write_report(dir, log);
         }
+        if matches!(&result, Ok((end, ..)) if *end != End::Finished) {
+            log.say(&saved::last(dir));
+        }
         let resume = ending::resume_command(dir);
         match result {
             Ok((End::Finished, summary, Some(record))) => {
@@ -177,12 +180,12 @@ impl Ready {
         run: &mut Run,
     ) -> Result<(End, Summary, Option<CheckpointRecord>), Failure> {
         let mut trainer = Trainer::new(parts, self.objective()?, run)?;
-        let end = trainer.run(run)?;
+        let end = trainer.run(run).map_err(explain)?;
         let summary = trainer.summary();
         if end != End::Finished {
             return Ok((end, summary, None));
         }
-        let record = saving::finish(run, parts.log)?;
+        let record = saving::finish(run, parts.log).map_err(explain)?;
         let is_sampled = |samples: &Samples| samples.has(run.next_step());
         if let (Some(samples), Some(path)) = (&parts.samples, &record.sampler_path)
             && !is_sampled(samples)
@@ -285,6 +288,21 @@ impl Ready {
         }
         app.out.value(&ending::to_json(&ending, dir), || lines.join("\n"))
     }
+}
+
+/// Says what to do about an error of a step or of the last save.
+fn explain(failure: Failure) -> Failure {
+    let Failure::Api { error, remedy: None } = failure else { return failure };
+    let remedy = match error.kind() {
+        _ if error.is_not_found() => {
+            Some("resume the run: the server has lost what was in flight, as after a restart".to_owned())
+        }
+        ErrorKind::Timeout(_) | ErrorKind::Connection { .. } => {
+            Some("resume the run once the server answers; `tinkex doctor` examines the connection".to_owned())
+        }
+        _ => None,
+    };
+    Failure::Api { error, remedy }
 }
 
 /// Writes the report. A run is not worse without one.

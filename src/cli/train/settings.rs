@@ -112,7 +112,7 @@ impl Settings {
             }
         }
         check_ranges(args)?;
-        let from = args.from.as_deref().map(str::parse).transpose()?;
+        let from = args.from.as_deref().map(state).transpose()?;
         let seed = args.seed.unwrap_or(0);
         Ok(Settings {
             data: args.data.clone(),
@@ -286,6 +286,17 @@ impl Settings {
         }
         object
     }
+}
+
+/// The path of a state to begin with. Folders of runs were replaced by their states before.
+fn state(text: &str) -> Result<TrainingPath, Failure> {
+    if text.contains("://") {
+        return Ok(text.parse()?);
+    }
+    Err(Failure::usage(format!("--from {text}: is neither a saved state nor the folder of a run"))
+        .with_remedy(
+            "a path tinker://…, as `tinkex checkpoint list` shows them, or a folder with checkpoints.jsonl",
+        ))
 }
 
 /// Refuses numbers that the server would refuse, before anything is sent.
