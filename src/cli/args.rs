@@ -26,6 +26,13 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// The word of the command line that stands after `--local` as if it were its folder: clap takes a folder only with an
+/// equals sign, because that word may as well be a prompt or a file.
+pub(crate) fn word_after_local() -> Option<String> {
+    let words: Vec<String> = std::env::args_os().map(|it| it.to_string_lossy().into_owned()).collect();
+    words.windows(2).find(|it| it[0] == "--local" && !it[1].starts_with('-')).map(|it| it[1].clone())
+}
+
 /// How data is written to stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {

@@ -53,10 +53,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Help goes to stdout, whose reader may be gone; nothing can be told about that.
             let _ = error.print();
-            let words: Vec<String> =
-                std::env::args_os().map(|it| it.to_string_lossy().into_owned()).collect();
-            if error.use_stderr() && words.windows(2).any(|it| it[0] == "--local" && !it[1].starts_with('-'))
-            {
+            if error.use_stderr() && args::word_after_local().is_some() {
                 notes::write("  tip: a folder after --local is written with an equals sign: --local=DIR");
             }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));

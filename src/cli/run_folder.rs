@@ -1,6 +1,7 @@
-//! A folder of a training run in place of a model: its last weights to sample from, on the server of the run.
+//! A folder of a training run in place of a model or a state: its last weights to sample from, or its last state, on
+//! the server of the run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -8,33 +9,52 @@ use super::connection::App;
 use super::failure::Failure;
 use super::train;
 
+const LOG: &str = "checkpoints.jsonl";
+
 /// The path of the weights that `model` names, and the options with the server that has them. A model that is no folder
 /// of a run is returned as it is.
 pub(crate) fn weights_of(model: &str, app: &App) -> Result<(String, App), Failure> {
-    let folder = Path::new(model);
-    let log = folder.join("checkpoints.jsonl");
-    if model.contains("://") || !log.is_file() {
-        return Ok((model.to_owned(), app.clone()));
+    resolve(model, app, "sampler_path", "weights to sample from")
+}
+
+/// The same for the state that `from` names.
+pub(crate) fn state_of(from: &str, app: &App) -> Result<(String, App), Failure> {
+    resolve(from, app, "state_path", "state")
+}
+
+/// The path of the last state of the run in a folder, and the number of steps that it contains, if it is known. `None`
+/// also if the folder is none of a run.
+pub(crate) fn last_state(folder: &Path) -> Option<(String, Option<u64>)> {
+    let record = last_record(&std::fs::read_to_string(folder.join(LOG)).ok()?, "state_path")?;
+    Some((record["state_path"].as_str()?.to_owned(), record["next_batch"].as_u64()))
+}
+
+fn resolve(name: &str, app: &App, member: &str, what: &str) -> Result<(String, App), Failure> {
+    let folder = Path::new(name);
+    let log: PathBuf = folder.join(LOG);
+    if name.contains("://") || !log.is_file() {
+        return Ok((name.to_owned(), app.clone()));
     }
     let text = std::fs::read_to_string(&log)
         .map_err(|error| Failure::text(format!("{}: cannot be read: {error}", log.display())))?;
-    let path = last_sampler(&text).ok_or_else(|| {
-        let remedy = "wait for a checkpoint, or name weights of another run";
-        Failure::text(format!("{model}: the run has saved no weights to sample from yet")).with_remedy(remedy)
+    let record = last_record(&text, member);
+    let path = record.as_ref().and_then(|record| record[member].as_str()).ok_or_else(|| {
+        Failure::text(format!("{name}: the run has saved no {what} yet"))
+            .with_remedy("wait for a checkpoint, or name another run")
     })?;
     // A run of another program has no such file, and its server is that of the environment.
     let app = match train::config_of(folder) {
         Ok(config) => train::with_place(app, &config),
         Err(_) => app.clone(),
     };
-    Ok((path, app))
+    Ok((path.to_owned(), app))
 }
 
-/// The last record with weights to sample from. A torn line is passed over.
-fn last_sampler(log: &str) -> Option<String> {
+/// The last record that has this member. A torn line is passed over.
+fn last_record(log: &str, member: &str) -> Option<Value> {
     log.lines().rev().find_map(|line| {
         let record: Value = serde_json::from_str(line).ok()?;
-        record["sampler_path"].as_str().map(str::to_owned)
+        record[member].is_string().then_some(record)
     })
 }
 
@@ -44,8 +64,12 @@ mod tests {
 
     #[test]
     fn the_last_weights_count_and_a_torn_line_does_not() {
+        let last = |log: &str, member: &str| {
+            last_record(log, member).and_then(|record| record[member].as_str().map(str::to_owned))
+        };
         let log = "{\"sampler_path\": \"tinker://a\"}\n{\"sampler_path\": \"tinker://b\"}\n{\"state_path\": \"x\"}\n{\"sampl";
-        assert_eq!(last_sampler(log).as_deref(), Some("tinker://b"));
-        assert_eq!(last_sampler("{\"state_path\": \"x\"}\n"), None);
+        assert_eq!(last(log, "sampler_path").as_deref(), Some("tinker://b"));
+        assert_eq!(last(log, "state_path").as_deref(), Some("x"));
+        assert_eq!(last("{\"state_path\": \"x\"}\n", "sampler_path"), None);
     }
 }

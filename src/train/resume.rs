@@ -14,10 +14,12 @@ pub(super) enum Kind {
     Final,
 }
 
-/// The kind of checkpoint that is due when `n_done` steps are done. An interval of 0 never comes.
-pub(super) fn due(n_done: u64, save_every: u64, rolling_every: u64) -> Option<Kind> {
+/// The kind of checkpoint that is due when `n_done` steps of `n_steps` are done. An interval of 0 never comes.
+pub(super) fn due(n_done: u64, save_every: u64, rolling_every: u64, n_steps: Option<u64>) -> Option<Kind> {
     let has_come = |every: u64| 0 < every && 0 < n_done && n_done.is_multiple_of(every);
-    if has_come(save_every) {
+    if 0 < n_done && n_steps == Some(n_done) {
+        Some(Kind::Final)
+    } else if has_come(save_every) {
         Some(Kind::Periodic)
     } else if has_come(rolling_every) {
         Some(Kind::Rolling)
@@ -80,14 +82,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_checkpoint_is_due_after_every_so_many_steps_and_a_periodic_one_takes_precedence() {
-        let kinds = |save_every, rolling_every| -> Vec<(u64, Kind)> {
-            (0..=12).filter_map(|n| Some((n, due(n, save_every, rolling_every)?))).collect()
+    fn a_checkpoint_is_due_after_every_so_many_steps_and_the_more_lasting_kind_takes_precedence() {
+        let kinds = |save_every, rolling_every, n_steps| -> Vec<(u64, Kind)> {
+            (0..=12).filter_map(|n| Some((n, due(n, save_every, rolling_every, n_steps)?))).collect()
         };
-        use Kind::{Periodic, Rolling};
-        assert_eq!(kinds(0, 0), []);
-        assert_eq!(kinds(6, 0), [(6, Periodic), (12, Periodic)]);
-        assert_eq!(kinds(6, 4), [(4, Rolling), (6, Periodic), (8, Rolling), (12, Periodic)]);
+        use Kind::{Final, Periodic, Rolling};
+        assert_eq!(kinds(0, 0, None), []);
+        assert_eq!(kinds(6, 0, None), [(6, Periodic), (12, Periodic)]);
+        assert_eq!(kinds(6, 4, None), [(4, Rolling), (6, Periodic), (8, Rolling), (12, Periodic)]);
+        // The last step is saved once, and further ones as before.
+        assert_eq!(kinds(6, 0, Some(12)), [(6, Periodic), (12, Final)]);
+        assert_eq!(kinds(0, 4, Some(8)), [(4, Rolling), (8, Final), (12, Rolling)]);
+        assert_eq!(kinds(0, 0, Some(0)), []);
     }
 
     #[test]

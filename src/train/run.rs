@@ -61,6 +61,10 @@ pub struct RunOptions {
     /// Lifetime of rolling checkpoints that are not deleted, for example because the process was killed. Default 2
     /// hours.
     pub rolling_ttl: Ttl,
+    /// Number of steps of the run. With it, the last step is saved once, as the final checkpoint, which
+    /// [`Run::checkpoint_if_due`] submits; without it, a last step after which a periodic checkpoint is due is saved a
+    /// second time by [`Run::finish`]. A run that is opened again can have more steps. Default none.
+    pub n_steps: Option<u64>,
     /// Batches in an epoch: with it, records have the `epoch` and the `batch` within the epoch as the cookbook writes
     /// them. Needed to resume such a run of the cookbook. Default none: one epoch.
     pub batches_per_epoch: Option<u64>,
@@ -81,6 +85,7 @@ impl Default for RunOptions {
             ttl: Ttl::After(Duration::from_secs(7 * 24 * 3600)),
             final_ttl: Ttl::Never,
             rolling_ttl: Ttl::After(Duration::from_secs(2 * 3600)),
+            n_steps: None,
             batches_per_epoch: None,
             config: None,
         }
@@ -249,7 +254,8 @@ impl Run {
             return Err(Error::invalid("step", problem));
         }
         self.next_step += 1;
-        if let Some(kind) = resume::due(self.next_step, self.options.save_every, self.options.rolling_every) {
+        let RunOptions { save_every, rolling_every, n_steps, .. } = self.options;
+        if let Some(kind) = resume::due(self.next_step, save_every, rolling_every, n_steps) {
             self.submit_save(kind);
         }
         self.record_confirmed()
@@ -345,8 +351,9 @@ impl Run {
     }
 
     /// Ends the run: records all checkpoints, saves the one named `final`, and returns its record. A run that was
-    /// finished at this step before is not saved again. A run that did further steps since is: its later final
-    /// checkpoints are named `final_2`, `final_3` and so on, and the earlier ones stay.
+    /// finished at this step before, or whose last step was saved as the final checkpoint because
+    /// [`n_steps`](RunOptions::n_steps) is set, is not saved again. A run that did further steps since is: its later
+    /// final checkpoints are named `final_2`, `final_3` and so on, and the earlier ones stay.
     ///
     /// # Errors
     /// As for [`record_checkpoints`](Run::record_checkpoints).

@@ -19,6 +19,7 @@ mod manners;
 mod markup;
 mod readme;
 mod report;
+mod report_figures;
 mod sample;
 mod serve;
 mod shared_engine;
@@ -29,5 +30,7 @@ mod storage;
 #[path = "../it/tls.rs"]
 mod tls;
 mod train;
+mod train_begin;
 mod train_resume;
+mod train_server;
 mod util;

@@ -9,7 +9,7 @@ use crate::markup;
 use crate::util::{Folder, run};
 
 /// Writes the files of a run; the metrics are the lines of `metrics`.
-fn write_run(folder: &Path, config: &Value, metrics: &str) {
+pub(crate) fn write_run(folder: &Path, config: &Value, metrics: &str) {
     std::fs::create_dir_all(folder).unwrap();
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
     std::fs::write(folder.join("metrics.jsonl"), metrics).unwrap();
@@ -34,7 +34,7 @@ fn falling(n: usize) -> String {
 }
 
 /// Makes the report; returns the page.
-fn page(home: &Folder, folder: &str) -> String {
+pub(crate) fn page(home: &Folder, folder: &str) -> String {
     let path = home.join(folder);
     let (status, stdout, stderr) = run(home, &["report", path.to_str().unwrap()]);
     assert_eq!((status, stderr.as_str()), (0, ""));
@@ -200,7 +200,10 @@ fn a_run_of_the_cookbook_is_read() {
     )
     .unwrap();
     let page = page(&home, "run");
-    assert!(page.contains("class=\"state interrupted\"") && page.contains("tinkex train --resume"));
+    assert!(
+        page.contains("class=\"state interrupted\"")
+            && page.contains("tinkex train DATA --from tinker://r/weights/000000")
+    );
     assert!(page.contains("The loss is not a finite number in 1 step, first in step 1"), "{page}");
     let data = data(&page);
     assert_eq!(data["metrics"]["test/nll"], json!([2.6, null]));

@@ -143,6 +143,7 @@ fn a_run_makes_its_files_with_the_columns_of_the_cookbook() {
             "num_sequences",
             "num_tokens",
             "num_loss_tokens",
+            "tinkex/num_trained_tokens",
             "train_mean_nll",
             "train_mean_bpb",
             "tokens/sampled",
@@ -172,6 +173,12 @@ fn a_run_makes_its_files_with_the_columns_of_the_cookbook() {
     );
     assert_eq!(config["tinkex"]["status"], "finished");
     assert_eq!(config["tinkex"]["data"]["files"][0]["lines"], 10);
+    let bars = config["tinkex"]["data"]["length_histogram"].as_array().unwrap();
+    assert_eq!(bars.iter().map(|bar| bar[1].as_u64().unwrap()).sum::<u64>(), 10, "{bars:?}");
+    let own = |name: &str| config["tinkex"][name].as_str().unwrap();
+    assert!(own("started") <= own("ended"));
+    // Each word of an answer is trained, whatever its weight.
+    assert!(rows[0]["num_loss_tokens"] == 4.0 && 20 < rows[0]["tinkex/num_trained_tokens"].as_u64().unwrap());
     let records = tinkex::train::CheckpointLog::open(&out).unwrap().records().to_vec();
     let names: Vec<&str> = records.iter().map(|record| record.name.as_str()).collect();
     assert_eq!(names, ["000002", "000004", "final"]);
@@ -184,6 +191,7 @@ fn a_run_makes_its_files_with_the_columns_of_the_cookbook() {
     assert!(out.join("log.txt").exists());
     // The paths stand whole on lines of their own, to be copied.
     let sampler = records[2].sampler_path.as_ref().unwrap().to_string();
+    assert!(0 < config["tinkex"]["checkpoint_bytes"][&sampler].as_u64().unwrap());
     assert!(stdout.lines().any(|line| line == sampler), "{stdout}");
     assert!(stdout.contains(&format!("tinkex sample -m {sampler} --local=")), "{stdout}");
     assert!(stderr.contains("step 1/5 loss"), "{stderr}");
@@ -372,20 +380,31 @@ fn an_expensive_run_is_asked_for() {
 
 #[test]
 fn of_the_periodic_checkpoints_the_last_ones_are_kept() {
-    let folder = Folder::new("train-keep");
-    let data = chats(&folder, 8);
-    let out = folder.join("run");
-    let options = small(&folder, &data, 9);
-    let further = ["-o", out.to_str().unwrap(), "--keep-last", "2", "--no-sampler-weights"];
-    let (status, _, stderr) = train(&folder, &options, &further);
-    assert_eq!(status, 0, "{stderr}");
-    let engine = Options { data_dir: Some(folder.join("engine")), ..Default::default() };
-    let server = Server::start(engine).unwrap();
-    let service = tinkex::ServiceClient::builder().without_environment().base_url(server.url());
-    let rest = service.api_key(server.api_key()).build().unwrap().create_rest_client();
-    let mut left: Vec<String> = rest.list_user_checkpoints().map(|it| it.unwrap().checkpoint_id).collect();
-    left.sort();
-    assert_eq!(left, ["sampler_weights/final", "weights/000006", "weights/000008", "weights/final"]);
+    // Whether a checkpoint is due after the last step makes no difference: the last step is saved once.
+    for (steps, kept) in
+        [(9, ["weights/000006", "weights/000008"]), (8, ["weights/000004", "weights/000006"])]
+    {
+        let folder = Folder::new(&format!("train-keep-{steps}"));
+        let data = chats(&folder, 8);
+        let out = folder.join("run");
+        let options = small(&folder, &data, steps);
+        let further = ["-o", out.to_str().unwrap(), "--keep-last", "2"];
+        let (status, _, stderr) = train(&folder, &options, &further);
+        assert_eq!(status, 0, "{stderr}");
+        let engine = Options { data_dir: Some(folder.join("engine")), ..Default::default() };
+        let server = Server::start(engine).unwrap();
+        let service = tinkex::ServiceClient::builder().without_environment().base_url(server.url());
+        let rest = service.api_key(server.api_key()).build().unwrap().create_rest_client();
+        let mut left: Vec<String> =
+            rest.list_user_checkpoints().map(|it| it.unwrap().checkpoint_id).collect();
+        left.retain(|id| id.starts_with("weights/"));
+        left.sort();
+        assert_eq!(left, [&kept[..], &["weights/final"]].concat());
+        // The state and its weights for sampling are one checkpoint to the reader.
+        let log = std::fs::read_to_string(out.join("log.txt")).unwrap();
+        let deleted = log.lines().filter(|line| line.ends_with("deleted the checkpoint 000002")).count();
+        assert_eq!(deleted, 1, "{log}");
+    }
 }
 
 #[test]
@@ -435,26 +454,6 @@ fn a_folder_that_is_not_empty_is_kept_unless_it_is_overwritten() {
     assert_eq!(status, 0, "{stderr}");
     assert!(out.join("mine.txt").exists());
     assert_eq!(rows(&out).len(), 1);
-}
-
-#[test]
-fn weights_of_another_run_begin_a_new_one() {
-    let folder = Folder::new("train-from");
-    let data = chats(&folder, 4);
-    let options = small(&folder, &data, 6);
-    let (first, second) = (folder.join("first"), folder.join("second"));
-    assert_eq!(train(&folder, &options, &["-o", first.to_str().unwrap()]).0, 0);
-    let state =
-        tinkex::train::CheckpointLog::open(&first).unwrap().last_resumable().unwrap().state_path.clone();
-    let further = ["-o", second.to_str().unwrap(), "--from", &state.unwrap().to_string()];
-    let (status, _, stderr) = train(&folder, &options, &further);
-    assert_eq!(status, 0, "{stderr}");
-    let loss = |run: &Path, step: usize| rows(run)[step]["train_mean_nll"].as_f64().unwrap();
-    assert!(loss(&second, 0) < loss(&first, 0));
-    let (status, _, stderr) =
-        run(&folder, &["train", "--resume", second.to_str().unwrap(), "--max-steps", "8"]);
-    assert_eq!(status, 0, "{stderr}");
-    assert_eq!(rows(&second).len(), 8);
 }
 
 #[test]

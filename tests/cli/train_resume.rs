@@ -15,13 +15,13 @@ use crate::util::{Folder, run, tinkex};
 const KILLS: &str = "TINKEX_TEST_TRAIN_KILLS";
 
 /// A run that writes its rows to stdout.
-struct Running {
-    child: Child,
+pub(crate) struct Running {
+    pub(crate) child: Child,
     rows: BufReader<ChildStdout>,
 }
 
 impl Running {
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         command.args(["--progress", "json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let rows = BufReader::new(child.stdout.take().unwrap());
@@ -29,18 +29,18 @@ impl Running {
     }
 
     /// Waits for the next row; false at the end of the run.
-    fn next(&mut self) -> bool {
+    pub(crate) fn next(&mut self) -> bool {
         let mut line = String::new();
         self.rows.read_line(&mut line).unwrap() != 0
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
     }
 
     /// Waits for the end; returns the status and stderr.
-    fn end(mut self) -> (Option<i32>, String) {
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
         while self.next() {}
         let output = self.child.wait_with_output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
@@ -146,6 +146,10 @@ fn a_signal_saves_the_state_and_the_run_goes_on_when_it_is_resumed() {
         let next = CheckpointLog::open(&broken).unwrap().last_resumable().unwrap().next_batch.unwrap();
         assert_eq!(next, rows(&broken).len() as u64);
         assert!((3..60).contains(&next), "{next}");
+        assert!(
+            stderr.contains(&format!("the last saved state is that after {next} steps: tinker://")),
+            "{stderr}"
+        );
         let (status, _, stderr) = run(&folder, &["train", "--resume", broken.to_str().unwrap()]);
         assert_eq!(status, 0, "{stderr}");
         assert!(stderr.contains(&format!("from step {next} of 60")), "{stderr}");
@@ -208,6 +212,15 @@ fn engine(folder: &Path, max_disk_bytes: Option<u64>) -> Server {
 
 const KEY: &str = "tml-key-of-the-test";
 
+/// The options of a small run on a server that saves each second step.
+fn short<'a>(data: &'a str, steps: &'a str, out: &'a Path) -> Vec<&'a str> {
+    let run = ["-m", "tinkex/nano", "--rank", "2", "--batch-size", "4", "--save-every", "2", "--no-report"];
+    let mut all = vec![data];
+    all.extend(run);
+    all.extend(["--max-steps", steps, "-o", out.to_str().unwrap()]);
+    all
+}
+
 /// A run on a server with these options.
 fn on_server(server: &Server, folder: &Path, options: &[&str]) -> Command {
     let mut command = tinkex(folder);
@@ -226,22 +239,7 @@ fn a_run_goes_on_when_a_checkpoint_cannot_be_saved_and_can_be_resumed_from_an_ea
     std::fs::remove_dir_all(folder.join("engine")).unwrap();
     // Two checkpoints fit.
     let server = engine(&folder, Some(1_000_000));
-    let options = [
-        &data,
-        "-m",
-        "tinkex/nano",
-        "--rank",
-        "2",
-        "--batch-size",
-        "4",
-        "--max-steps",
-        "12",
-        "--save-every",
-        "2",
-        "--no-report",
-        "-o",
-        broken.to_str().unwrap(),
-    ];
+    let options = short(&data, "12", &broken);
     let output = on_server(&server, &folder, &options).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -263,24 +261,7 @@ fn a_run_whose_server_went_away_can_be_resumed_elsewhere() {
     let data = chats(&folder, 8);
     let server = engine(&folder, None);
     let out = folder.join("run");
-    let options = [
-        &data,
-        "-m",
-        "tinkex/nano",
-        "--rank",
-        "2",
-        "--batch-size",
-        "4",
-        "--max-steps",
-        "300",
-        "--save-every",
-        "2",
-        "--no-report",
-        "--timeout",
-        "3s",
-        "-o",
-        out.to_str().unwrap(),
-    ];
+    let options = [short(&data, "300", &out), vec!["--timeout", "3s"]].concat();
     let mut running = Running::start(on_server(&server, &folder, &options));
     for _ in 0..5 {
         assert!(running.next());
@@ -330,7 +311,8 @@ fn a_finished_run_that_is_resumed_does_nothing_more() {
     let (status, first, stderr) = train(&folder, &small(&folder, &data, 3), &further);
     assert_eq!(status, 0, "{stderr}");
     let files = || {
-        ["metrics.jsonl", "checkpoints.jsonl", "samples.jsonl"].map(|it| std::fs::read(out.join(it)).unwrap())
+        ["metrics.jsonl", "checkpoints.jsonl", "samples.jsonl", "config.json"]
+            .map(|it| std::fs::read_to_string(out.join(it)).unwrap())
     };
     let before = files();
     let (status, second, stderr) = run(&folder, &["train", "--resume", out.to_str().unwrap()]);
@@ -341,4 +323,39 @@ fn a_finished_run_that_is_resumed_does_nothing_more() {
     };
     assert_eq!(paths(&first), paths(&second));
     assert_eq!(paths(&first).len(), 2);
+}
+
+#[test]
+fn a_resumed_run_on_preferences_keeps_the_weights_that_it_began_with_as_its_reference() {
+    let folder = Folder::new("train-dpo-resumed");
+    let data = chats(&folder, 8);
+    let first = folder.join("first");
+    let (status, _, stderr) = train(&folder, &small(&folder, &data, 4), &["-o", first.to_str().unwrap()]);
+    assert_eq!(status, 0, "{stderr}");
+    let pairs = folder.join("pairs.jsonl");
+    let line = |i: usize| {
+        format!("{{\"prompt\": \"word {i}\", \"chosen\": \"answer {}\", \"rejected\": \"no\"}}\n", i % 3)
+    };
+    std::fs::write(&pairs, (0..8).map(line).collect::<String>()).unwrap();
+    let options = small(&folder, pairs.to_str().unwrap(), 6);
+    let (whole, broken) = (folder.join("whole"), folder.join("broken"));
+    let from = ["--from", first.to_str().unwrap(), "-o"];
+    for (out, steps) in [(&whole, "6"), (&broken, "3")] {
+        let options = with(&options, "--max-steps", steps);
+        let further = [&from[..], &[out.to_str().unwrap(), "--schedule", "constant"]].concat();
+        let (status, _, stderr) = train(&folder, &options, &further);
+        assert_eq!(status, 0, "{stderr}");
+    }
+    let (status, _, stderr) =
+        run(&folder, &["train", "--resume", broken.to_str().unwrap(), "--max-steps", "6"]);
+    assert_eq!(status, 0, "{stderr}");
+    let losses =
+        |run: &Path| rows(run).iter().map(|row| row["dpo_loss"].as_f64().unwrap()).collect::<Vec<f64>>();
+    let (whole, broken) = (losses(&whole), losses(&broken));
+    assert_eq!((whole.len(), broken.len()), (6, 6));
+    // At the start the model is its reference; later it is not, also not after the resume.
+    assert!((whole[0] - std::f64::consts::LN_2).abs() < 1e-3 && whole[3] < 0.69, "{whole:?}");
+    for (whole, broken) in whole.iter().zip(&broken) {
+        assert!((whole - broken).abs() < 1e-4, "{whole} {broken}");
+    }
 }

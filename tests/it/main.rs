@@ -85,6 +85,8 @@ mod regression;
 mod replay;
 mod response_counts;
 mod rest;
+#[cfg(feature = "local")]
+mod run_options;
 mod sampling;
 mod secrets;
 #[cfg(feature = "local")]

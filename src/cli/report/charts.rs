@@ -150,7 +150,8 @@ fn times(run: &Run, steps: (f64, f64)) -> Chart {
         row.values.get(name).copied().filter(|it| it.is_finite() && 0.0 <= *it).unwrap_or(0.0)
     };
     let rows: Vec<_> = run.rows.iter().filter(|it| it.values.contains_key("time/step")).collect();
-    let bins = series::bins(rows.len(), MAX_BINS);
+    let n_bins = (rows.len() / facts::steps_together(run)).clamp(1, MAX_BINS);
+    let bins = series::bins(rows.len(), n_bins);
     let mean = |of: &dyn Fn(&super::read::Row) -> f64| -> Vec<f64> {
         let mean = |bin: &std::ops::Range<usize>| {
             rows[bin.clone()].iter().map(|it| of(it)).sum::<f64>() / bin.len().max(1) as f64

@@ -25,7 +25,7 @@ pub(super) fn page(runs: &[Run], n: usize) -> String {
         "<header><div class=\"eyebrow\"><span>Training runs</span></div>\n<h1>{} runs compared</h1>\n{}<p class=\"lede\">{}</p>\n</header>\n",
         runs.len(),
         common_model(runs).map(|it| format!("<p class=\"about\">{}</p>\n", html(&it))).unwrap_or_default(),
-        html(&lede(runs, &objectives, &names))
+        html(&lede(&objectives, &names))
     );
     body.push_str(&table(runs, &objectives, &names));
     let charts: String = curves(runs, &objectives, &names, n).iter().map(Chart::html).collect();
@@ -46,26 +46,50 @@ pub(super) fn names(runs: &[Run]) -> Vec<String> {
     runs.iter().map(name).collect()
 }
 
-fn lede(runs: &[Run], objectives: &[Objective], names: &[String]) -> String {
-    let is_falling = objectives.iter().all(|it| it.falls);
-    let has_test = objectives.iter().all(|it| !it.test.is_empty());
-    let value =
-        |it: &Objective| if has_test { it.best_test().map(|it| it.1) } else { facts::recent(&it.points) };
-    let values = objectives.iter().zip(names).filter_map(|(it, name)| Some((value(it)?, name)));
-    let best = if is_falling {
-        values.min_by(|a, b| a.0.total_cmp(&b.0))
-    } else {
-        values.max_by(|a, b| a.0.total_cmp(&b.0))
-    };
-    let what = match (has_test, is_falling) {
+/// By what the runs are ranked: by their evaluations if all of them have one, otherwise by the end of their training.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Ranking {
+    by_test: bool,
+    /// Lower is better.
+    falls: bool,
+}
+
+impl Ranking {
+    fn of(objectives: &[Objective]) -> Self {
+        let by_test = objectives.iter().all(|it| it.best_test().is_some());
+        Ranking { by_test, falls: objectives.iter().all(|it| it.falls) }
+    }
+
+    fn value(self, objective: &Objective) -> Option<f64> {
+        let test = objective.best_test().map(|it| it.1);
+        if self.by_test { test } else { facts::recent(&objective.points) }
+    }
+
+    /// The indices of the runs, the best one first and those without a value last.
+    fn order(self, objectives: &[Objective]) -> Vec<usize> {
+        let value = |i: usize| match self.value(&objectives[i]) {
+            Some(value) if self.falls => value,
+            Some(value) => -value,
+            None => f64::INFINITY,
+        };
+        let mut order: Vec<usize> = (0..objectives.len()).collect();
+        order.sort_by(|a, b| value(*a).total_cmp(&value(*b)));
+        order
+    }
+}
+
+fn lede(objectives: &[Objective], names: &[String]) -> String {
+    let ranking = Ranking::of(objectives);
+    let best = ranking.order(objectives).first().copied().unwrap_or(0);
+    let what = match (ranking.by_test, ranking.falls) {
         (true, _) => "evaluation",
         (false, true) => "final loss",
         (false, false) => "final reward",
     };
-    match best {
-        Some((value, name)) if 1 < runs.len() => {
-            let order = if is_falling { "lowest" } else { "highest" };
-            format!("The {order} {what} is that of {name}, {}.", figure(value))
+    match objectives.get(best).and_then(|it| ranking.value(it)) {
+        Some(value) if 1 < objectives.len() => {
+            let order = if ranking.falls { "lowest" } else { "highest" };
+            format!("The {order} {what} is that of {}, {}.", names[best], figure(value))
         }
         _ => "The runs have no values in common.".into(),
     }
@@ -82,11 +106,12 @@ fn table(runs: &[Run], objectives: &[Objective], names: &[String]) -> String {
     let model_head = if model.is_some() { "" } else { "<th>Model</th>" };
     let mut out = format!(
         "<section><h2>Runs</h2><div class=\"scroll\"><table><tr><th>Run</th>{model_head}<th>State</th><th class=\"n\">Steps</th>\
-         <th class=\"n\">Final loss</th><th class=\"n\">Best loss</th><th class=\"n\">Best evaluation</th><th class=\"n\">Tokens</th>\
+         <th class=\"n\">Best evaluation</th><th class=\"n\">Last evaluation</th><th class=\"n\">Final loss</th><th class=\"n\">Best loss</th><th class=\"n\">Tokens</th>\
          <th class=\"n\">Time</th><th class=\"n\">Cost</th></tr>\n",
     );
     let or_dash = |it: Option<String>| it.unwrap_or_else(|| "–".into());
-    for (i, ((run, objective), name)) in runs.iter().zip(objectives).zip(names).enumerate() {
+    for i in Ranking::of(objectives).order(objectives) {
+        let (run, objective, name) = (&runs[i], &objectives[i], &names[i]);
         let state = facts::state(run).name();
         // Writing to a `String` cannot fail, here and below.
         let _ = write!(out, "<tr><td class=\"name\"><span class=\"swatch b{i}\"></span>{}</td>", html(name));
@@ -96,9 +121,10 @@ fn table(runs: &[Run], objectives: &[Objective], names: &[String]) -> String {
         let _ = write!(out, "<td>{state}</td>");
         let cells = [
             Some(grouped(facts::steps(run) as f64)),
+            objective.best_test().map(|it| figure(it.1)),
+            objective.test.last().map(|it| figure(it.1)),
             facts::recent(&objective.points).map(figure),
             objective.best().map(|it| figure(it.1)),
-            objective.best_test().map(|it| figure(it.1)),
             facts::tokens(run).filter(|it| 0.0 < *it).map(figure),
             facts::seconds(run).map(span),
             facts::cost(run).map(usd),
@@ -213,17 +239,20 @@ fn flat(run: &Run) -> BTreeMap<String, String> {
             other => drop(out.insert(path.to_owned(), other.to_string())),
         }
     }
-    const ALWAYS: [&str; 7] = [
+    const ALWAYS: [&str; 10] = [
         "log_path",
         "out",
         "tinkex.command",
         "tinkex.example",
         "tinkex.data.example",
         "tinkex.data.lengths",
+        "tinkex.data.length_histogram",
+        "tinkex.started",
+        "tinkex.ended",
         "tinkex.status",
     ];
     let mut out = BTreeMap::new();
     walk("", &Value::Object(run.config.clone()), &mut out);
-    out.retain(|key, _| !ALWAYS.contains(&key.as_str()));
+    out.retain(|key, _| !ALWAYS.contains(&key.as_str()) && !key.starts_with("tinkex.checkpoint_bytes."));
     out
 }

@@ -149,15 +149,18 @@ pub(crate) fn in_words(label: &str, points: &[Point]) -> String {
 /// The mean of the last values, a tenth of all: a single batch says little.
 pub(crate) fn recent(points: &[Point]) -> Option<f64> {
     let finite: Vec<f64> = points.iter().map(|it| it.1).filter(|it| it.is_finite()).collect();
-    let n = finite.len().div_ceil(10).min(50);
-    let tail = &finite[finite.len() - n..];
-    if tail.is_empty() { None } else { Some(tail.iter().sum::<f64>() / n as f64) }
+    mean(&finite[finite.len() - finite.len().div_ceil(10).min(50)..])
 }
 
-fn opening(points: &[Point]) -> Option<f64> {
+fn mean(values: &[f64]) -> Option<f64> {
+    if values.is_empty() { None } else { Some(values.iter().sum::<f64>() / values.len() as f64) }
+}
+
+/// The means of the first and of the last values, and the number of values of each.
+fn ends(points: &[Point]) -> Option<(f64, f64, usize)> {
     let finite: Vec<f64> = points.iter().map(|it| it.1).filter(|it| it.is_finite()).collect();
-    let n = finite.len().div_ceil(50).min(10);
-    if n == 0 { None } else { Some(finite[..n].iter().sum::<f64>() / n as f64) }
+    let n = finite.len().div_ceil(10).min(10);
+    Some((mean(&finite[..n])?, mean(&finite[finite.len() - n..])?, n))
 }
 
 /// Number of tokens that went through the model.
@@ -165,19 +168,35 @@ pub(crate) fn tokens(run: &Run) -> Option<f64> {
     run.last(&["tokens/cumulative/trained"]).or_else(|| run.sum(&TOKENS))
 }
 
-/// Tokens per second of each step.
+/// Number of steps of which times are the mean: results of steps that were submitted ahead come together, so that the
+/// first of them seems slow and the others take no time. 1 if nothing was submitted ahead.
+pub(crate) fn steps_together(run: &Run) -> usize {
+    let ahead = run.config.get("submit-ahead").and_then(|it| it.as_u64()).unwrap_or(0);
+    usize::try_from(ahead).unwrap_or(usize::MAX).saturating_add(1)
+}
+
+/// Tokens per second at each step: the mean of some steps if they were submitted ahead.
 pub(crate) fn speed(run: &Run) -> Vec<Point> {
-    let known = run.points(&["tinkex/tokens_per_s", "tokens_per_s"]);
-    if !known.is_empty() {
-        return known;
-    }
     let of = |row: &super::read::Row| {
-        let tokens = TOKENS.iter().find_map(|name| row.values.get(*name))?;
-        let seconds = row.values.get("time/step").or_else(|| row.values.get("time/total"))?;
-        let speed = tokens / seconds;
-        speed.is_finite().then_some((row.step, speed))
+        let tokens = TOKENS.iter().find_map(|name| row.values.get(*name)).copied()?;
+        let seconds = row.values.get("time/step").or_else(|| row.values.get("time/total")).copied()?;
+        (tokens.is_finite() && seconds.is_finite()).then_some((row.step, tokens, seconds))
     };
-    run.rows.iter().filter_map(of).collect()
+    let rows: Vec<(f64, f64, f64)> = run.rows.iter().filter_map(of).collect();
+    if rows.is_empty() {
+        return run.points(&["tinkex/tokens_per_s", "tokens_per_s"]);
+    }
+    let width = match steps_together(run) {
+        1 => 1,
+        n => crate::train::speed_window(n - 1),
+    };
+    let speed = |i: usize| {
+        let from = (i + 1).saturating_sub(width.div_ceil(2)).min(rows.len().saturating_sub(width));
+        let near = &rows[from..rows.len().min(from + width)];
+        let sum = |of: fn(&(f64, f64, f64)) -> f64| near.iter().map(of).sum::<f64>();
+        (rows[i].0, sum(|row| row.1) / sum(|row| row.2))
+    };
+    (0..rows.len()).map(speed).filter(|it| it.1.is_finite()).collect()
 }
 
 /// Seconds of the whole run. `time/total` is the time since the start in some programs, which falls when the run is
@@ -233,8 +252,10 @@ pub(crate) fn tiles(run: &Run, objective: &Objective) -> Vec<Tile> {
     add("Perplexity", perplexity, of.into());
     let accuracy: Vec<Point> = run.points(&["accuracy"]);
     add("Accuracy", recent(&accuracy).map(percent), "chosen above rejected".into());
-    let trained = run.sum(&["num_loss_tokens"]);
-    let remark = trained.map(|it| format!("{} trained", figure(it))).unwrap_or_default();
+    // The cookbook's `num_loss_tokens` is a sum of weights, and those of an example may sum to 1.
+    let trained = run.sum(&["tinkex/num_trained_tokens"]).map(|it| format!("{} of them trained", figure(it)));
+    let weights = || run.sum(&["num_loss_tokens"]).map(|it| format!("weights sum to {}", figure(it)));
+    let remark = trained.or_else(weights).unwrap_or_default();
     add("Tokens", tokens(run).filter(|it| 0.0 < *it).map(figure), remark);
     let time = seconds(run);
     let per_step = time.map(|it| it / steps(run).max(1) as f64).map(|it| format!("{} a step", span(it)));
@@ -266,11 +287,15 @@ pub(crate) fn lede(run: &Run, objective: &Objective) -> String {
     };
     let steps = if n == 1 { "In 1 step".into() } else { format!("In {} steps", grouped(n as f64)) };
     let n_broken = objective.points.iter().filter(|it| !it.1.is_finite()).count();
-    let mut text = match (opening(&objective.points), recent(&objective.points)) {
-        (Some(value), Some(_)) if n == 1 => format!("In 1 step {what} was {}", figure(value)),
-        (Some(from), Some(to)) => {
+    let mut text = match ends(&objective.points) {
+        Some((value, ..)) if n == 1 => format!("In 1 step {what} was {}", figure(value)),
+        Some((from, to, n_of)) => {
             let verb = if to < from { "fell" } else { "rose" };
-            format!("{steps} {what} {verb} from {} to {}", figure(from), figure(to))
+            let of = match n_of {
+                1 => "the first and the last step".into(),
+                n_of => format!("means of the first and the last {n_of} steps"),
+            };
+            format!("{steps} {what} {verb} from {} to {} ({of})", figure(from), figure(to))
         }
         _ if objective.points.is_empty() => format!("{steps} no loss was logged"),
         _ => format!("{steps} {what} was never a finite number"),

@@ -2,6 +2,7 @@
 //! else: no network, no program of the browser.
 
 mod charts;
+mod checkpoints;
 mod compare;
 mod facts;
 mod page;

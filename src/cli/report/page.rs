@@ -6,7 +6,7 @@ use super::facts::{self, Objective};
 use super::read::Run;
 use super::series;
 use super::text::{cut, date, html, json_in_script};
-use super::{charts, sections};
+use super::{charts, checkpoints, sections};
 
 /// The page may load nothing and run nothing.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
@@ -45,7 +45,7 @@ pub(super) fn of_run(run: &Run, n: usize) -> String {
         body.push_str(&format!("<section><h2>Curves</h2><div class=\"charts\">\n{charts}</div></section>\n"));
     }
     body.push_str(&sections::samples(run));
-    body.push_str(&sections::checkpoints(run));
+    body.push_str(&checkpoints::section(run));
     body.push_str(&sections::data(run));
     body.push_str(&sections::details(run));
     document(&format!("{} – training run", run.name), &body, &data(run, n))

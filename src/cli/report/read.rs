@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -248,11 +248,29 @@ fn is_locked(folder: &Path) -> bool {
     })
 }
 
-/// Begin and end: as recorded, otherwise by the times of the files.
+/// Begin and end: as recorded, otherwise by the log and by the times of the files. A program may write its settings anew
+/// when it ends or goes on, so that they are newer than the last step: then the begin is not known.
 fn dates(run: &mut Run) {
     let modified = |name: &str| std::fs::metadata(run.folder.join(name)).and_then(|it| it.modified()).ok();
-    run.began = modified("config.json");
-    run.ended = modified("metrics.jsonl").or_else(|| modified("checkpoints.jsonl"));
+    let recorded = |name: &str| run.own(name).and_then(Value::as_str).and_then(time);
+    let ended = recorded("ended").filter(|_| !run.is_running);
+    let ended = ended.or_else(|| modified("metrics.jsonl")).or_else(|| modified("checkpoints.jsonl"));
+    let began = recorded("started").or_else(|| first_logged(&run.folder)).or_else(|| modified("config.json"));
+    run.began = began.filter(|began| ended.is_none_or(|ended| *began <= ended));
+    run.ended = ended;
+}
+
+/// The time of the first line of `log.txt`.
+fn first_logged(folder: &Path) -> Option<SystemTime> {
+    const LONGEST: u64 = 4096;
+    let mut line = String::new();
+    let file = File::open(folder.join("log.txt")).ok()?;
+    BufReader::new(file.take(LONGEST)).read_line(&mut line).ok()?;
+    time(line.split_once(' ')?.0)
+}
+
+fn time(text: &str) -> Option<SystemTime> {
+    text.parse::<tinkex::types::Timestamp>().ok()?.to_system_time()
 }
 
 impl Run {

@@ -1,10 +1,10 @@
-//! The parts of the page below the charts: samples, checkpoints, data, details.
+//! The parts of the page below the charts: samples, data, details.
 
 use std::fmt::Write;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::super::moments::size;
+use super::checkpoints::place;
 use super::facts;
 use super::read::{Run, Sample, number};
 use super::svg::{Chart, Layer};
@@ -13,8 +13,6 @@ use crate::shell_word::quoted;
 
 const MAX_PROMPTS: usize = 8;
 const MAX_SHOWN_TEXT: usize = 1200;
-/// Checkpoints that are shown at once, and with a click.
-const MAX_CHECKPOINTS: (usize, usize) = (8, 150);
 const MAX_FILES: usize = 40;
 
 /// The samples of each prompt, the first beside the last.
@@ -64,115 +62,6 @@ fn side(out: &mut String, label: &str, sample: &Sample) {
     );
 }
 
-/// The checkpoints, the last one first, and the command that samples from it.
-pub(super) fn checkpoints(run: &Run) -> String {
-    if run.checkpoints.is_empty() {
-        return String::new();
-    }
-    let mut out = String::from("<section><h2>Checkpoints</h2>\n");
-    let newest: Vec<_> = run.checkpoints.iter().rev().collect();
-    let (n_shown, n_most) = MAX_CHECKPOINTS;
-    let (shown, folded) = newest.split_at(n_shown.min(newest.len()));
-    checkpoint_table(&mut out, run, shown);
-    if !folded.is_empty() {
-        let _ = write!(out, "<details><summary>{} earlier checkpoints</summary>", folded.len());
-        checkpoint_table(&mut out, run, &folded[..folded.len().min(n_most)]);
-        if n_most < folded.len() {
-            out.push_str("<p class=\"label\">All others are in checkpoints.jsonl.</p>");
-        }
-        out.push_str("</details>");
-    }
-    let path = |name: &str| newest.iter().find_map(|it| it.get(name)?.as_str());
-    if let Some(path) = path("sampler_path") {
-        let command = format!("tinkex sample -m {}{} 'Hello'", quoted(path), place(run));
-        let _ = write!(
-            out,
-            "<p class=\"label\">Sample from the last one</p><code class=\"command\">{}</code>",
-            html(&cut(&command, 600))
-        );
-    }
-    if facts::state(run) != facts::State::Finished
-        && let Some(path) = path("state_path")
-    {
-        let command = format!("tinkex train --resume {}", quoted(&run.folder.to_string_lossy()));
-        let _ = write!(
-            out,
-            "<p class=\"label\">Continue from {}</p><code class=\"command\">{}</code>",
-            html(&cut(path, 300)),
-            html(&cut(&command, 600))
-        );
-    }
-    out.push_str("</section>\n");
-    out
-}
-
-/// The options that name the server or the engine of a run.
-fn place(run: &Run) -> String {
-    let text = |name: &str| run.config.get(name).and_then(Value::as_str);
-    let url = text("base-url").or_else(|| text("base_url"));
-    match (run.config.get("local"), url) {
-        (Some(Value::String(dir)), _) => format!(" --local={}", quoted(dir)),
-        (Some(Value::Bool(true)), _) => " --local".into(),
-        (_, Some(url)) => format!(" --base-url {}", quoted(url)),
-        _ => String::new(),
-    }
-}
-
-/// When a checkpoint expires: as recorded, or else by the settings of the run.
-fn expiry(run: &Run, checkpoint: &Map<String, Value>) -> Option<String> {
-    let recorded = ["expires_at", "expires"].iter().find_map(|name| checkpoint.get(*name)?.as_str());
-    if let Some(time) = recorded {
-        return Some(time.replace('T', " ").chars().take(16).collect());
-    }
-    let is_final = checkpoint.get("final").and_then(Value::as_bool) == Some(true);
-    let of_final = run.setting(&["final-ttl"]).filter(|_| is_final);
-    of_final
-        .or_else(|| run.setting(&["ttl"]))
-        .map(|it| if it == "never" { it } else { cut(&format!("after {it}"), 40) })
-}
-
-fn checkpoint_table(out: &mut String, run: &Run, checkpoints: &[&Map<String, Value>]) {
-    let text = |it: &Map<String, Value>, names: &[&str]| {
-        names.iter().find_map(|name| it.get(*name)).and_then(|value| match value {
-            Value::String(text) => Some(cut(text, 300)),
-            Value::Number(number) => number.as_f64().map(grouped),
-            _ => None,
-        })
-    };
-    let bytes = |it: &&Map<String, Value>| it.get("size_bytes").and_then(Value::as_u64).map(size);
-    let has_size = checkpoints.iter().any(|it| bytes(it).is_some());
-    let has_expiry = checkpoints.iter().any(|it| expiry(run, it).is_some());
-    out.push_str("<div class=\"scroll\"><table><tr><th>Name</th><th class=\"n\">Steps</th><th>Paths</th>");
-    out.push_str(if has_size { "<th class=\"n\">Size</th>" } else { "" });
-    out.push_str(if has_expiry { "<th>Expires</th>" } else { "" });
-    out.push_str("</tr>\n");
-    for checkpoint in checkpoints {
-        let name = text(checkpoint, &["name"]).unwrap_or_default();
-        let steps = text(checkpoint, &["next_batch", "batch"]).unwrap_or_default();
-        let paths: Vec<String> = ["state_path", "sampler_path"]
-            .iter()
-            .filter_map(|it| text(checkpoint, &[it]))
-            .map(|it| format!("<span class=\"path\">{}</span>", html(&it)))
-            .collect();
-        let _ = write!(
-            out,
-            "<tr><td>{}</td><td class=\"n\">{}</td><td>{}</td>",
-            html(&name),
-            html(&steps),
-            paths.join("<br>")
-        );
-        if has_size {
-            let _ = write!(out, "<td class=\"n\">{}</td>", bytes(checkpoint).unwrap_or_else(|| "–".into()));
-        }
-        if has_expiry {
-            let expiry = expiry(run, checkpoint).unwrap_or_else(|| "never".into());
-            let _ = write!(out, "<td class=\"date\">{}</td>", html(&expiry));
-        }
-        out.push_str("</tr>\n");
-    }
-    out.push_str("</table></div>");
-}
-
 /// What the run was trained on, as `config.json` tells it.
 pub(super) fn data(run: &Run) -> String {
     let own = run.own("data");
@@ -208,7 +97,13 @@ pub(super) fn data(run: &Run) -> String {
         );
     }
     let files = get("files").and_then(Value::as_array).map(|it| files(it)).unwrap_or_default();
-    let lengths = get("lengths").map(lengths).unwrap_or_default();
+    let bars = get("length_histogram").map(lengths).filter(|it| !it.is_empty());
+    if let (Some([shortest, .., longest]), true) =
+        (get("lengths").and_then(numbers).as_deref(), bars.is_some())
+    {
+        facts.push(("Lengths", format!("{} to {} tokens", grouped(*shortest), grouped(*longest))));
+    }
+    let lengths = bars.or_else(|| get("lengths").map(lengths)).unwrap_or_default();
     let example = get("example")
         .or_else(|| run.own("example"))
         .and_then(Value::as_str)
@@ -254,8 +149,12 @@ fn files(files: &[Value]) -> String {
     out
 }
 
+fn numbers(value: &Value) -> Option<Vec<f64>> {
+    value.as_array()?.iter().map(number).collect()
+}
+
 /// The lengths of the examples: a histogram of `[length, count]` (upper bounds) or of objects `{"to", "n"}`, or a list of
-/// quantiles from the shortest to the longest.
+/// quantiles from the shortest to the longest. A histogram begins behind its first bins that are empty.
 fn lengths(value: &Value) -> String {
     let Some(items) = value.as_array().filter(|it| it.len() <= 400) else { return String::new() };
     let bin = |it: &Value| match it {
@@ -270,7 +169,7 @@ fn lengths(value: &Value) -> String {
     if let Some(bins) = items.iter().map(bin).collect::<Option<Vec<_>>>().filter(|it| !it.is_empty()) {
         return histogram(&bins);
     }
-    let Some(numbers) = items.iter().map(number).collect::<Option<Vec<f64>>>() else { return String::new() };
+    let Some(numbers) = numbers(value) else { return String::new() };
     if numbers.is_empty() {
         return String::new();
     }
@@ -293,13 +192,16 @@ fn lengths(value: &Value) -> String {
 }
 
 fn histogram(bins: &[(f64, f64)]) -> String {
+    let n_empty = bins.iter().take_while(|(_, n)| *n == 0.0).count();
+    let (empty, bins) = bins.split_at(n_empty);
+    let first = empty.last().map_or(0.0, |(to, _)| *to);
     let mut edges = Vec::with_capacity(bins.len());
-    let mut from = 0.0;
+    let mut from = first;
     for (to, _) in bins {
         edges.push((from, *to));
         from = *to;
     }
-    let steps = (0.0, from);
+    let steps = (first, from);
     let total: f64 = bins.iter().map(|it| it.1).sum();
     let most = bins.iter().zip(&edges).max_by(|a, b| a.0.1.total_cmp(&b.0.1));
     let most = most.map(|(bin, edge)| {

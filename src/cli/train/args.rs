@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{ArgAction, ValueEnum};
 
@@ -17,8 +18,8 @@ pub(crate) struct Args {
     /// Base model [default: that of --from; with --local: tinkex/nano]
     #[arg(short, long, value_name = "MODEL")]
     pub(super) model: Option<String>,
-    /// Begin a new run with saved weights
-    #[arg(long, value_name = "tinker://…", conflicts_with = "resume")]
+    /// Begin a new run with a saved state, or with the last one of the run in a folder
+    #[arg(long, value_name = "PATH|DIR", conflicts_with = "resume")]
     pub(super) from: Option<String>,
     /// Continue the run in this folder exactly where it stopped
     #[arg(long, value_name = "DIR")]
@@ -167,6 +168,9 @@ pub(crate) struct Args {
     /// Stop with status 4, the state saved, before the run trains more tokens
     #[arg(long, value_name = "N", help_heading = "Running")]
     pub(super) max_tokens: Option<u64>,
+    /// After Ctrl-C or SIGTERM, end within this time, with the state saved if the server saves it by then [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Running")]
+    pub(super) stop_within: Option<Duration>,
     /// Do not ask before an expensive run
     #[arg(short, long, help_heading = "Running")]
     pub(super) yes: bool,

@@ -6,6 +6,7 @@ use tinkex::chat::{Example, Reduction};
 use tinkex::train::preference_data;
 use tinkex::types::Datum;
 
+use super::lengths::{histogram, quantile};
 use super::settings::{Settings, TestData};
 use crate::examples::{self, Content, DataFormat, Encoder, Fate, FileFacts, Lines, Record};
 use crate::failure::Failure;
@@ -67,10 +68,15 @@ pub(super) struct Facts {
     pub(super) n_tokens: u64,
     pub(super) n_trained: u64,
     pub(super) n_test_tokens: u64,
+    /// Number of examples, or pairs, to train on and to evaluate with.
+    pub(super) n_items: usize,
+    pub(super) n_test_items: usize,
     /// A prompt of the data to try the model with, and whether it is sent as it is.
     pub(super) prompt: Option<(String, bool)>,
     /// Numbers of tokens of the examples to train on: smallest, 10%, median, 90%, largest.
     pub(super) lengths: [usize; 5],
+    /// The same lengths as bars: largest length and number.
+    pub(super) histogram: Vec<[usize; 2]>,
 }
 
 impl Source {
@@ -124,6 +130,8 @@ impl Source {
         let mut lengths: Vec<usize> = dataset.train.iter().map(Item::n_tokens).collect();
         lengths.sort_unstable();
         facts.lengths = [0.0, 0.1, 0.5, 0.9, 1.0].map(|share| quantile(&lengths, share));
+        facts.histogram = histogram(&lengths);
+        (facts.n_items, facts.n_test_items) = (dataset.train.len(), dataset.test.len());
         facts.n_tokens = lengths.iter().map(|n| *n as u64).sum();
         facts.n_trained = dataset.train.iter().map(|item| item.n_trained() as u64).sum();
         facts.n_test_tokens = dataset.test.iter().map(|item| item.n_tokens() as u64).sum();
@@ -151,12 +159,15 @@ impl Facts {
             "files": files(&self.files),
             "eval_files": files(&self.test_files),
             "n_lines": self.n_lines,
+            "n_examples": self.n_items,
+            "n_eval_examples": self.n_test_items,
             "n_truncated": self.n_truncated,
             "n_dropped": self.n_dropped,
             "n_ties": self.n_ties,
             "n_tokens": self.n_tokens,
             "n_trained_tokens": self.n_trained,
             "lengths": self.lengths,
+            "length_histogram": self.histogram,
         })
     }
 }
@@ -255,11 +266,6 @@ fn split_hashes(hashes: &[u64], share: f64) -> Vec<bool> {
     is_test
 }
 
-fn quantile(sorted: &[usize], share: f64) -> usize {
-    let last = sorted.len().saturating_sub(1);
-    sorted.get((share * last as f64).round() as usize).copied().unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,12 +285,5 @@ mod tests {
         assert_eq!(split_hashes(&[0, 1], 0.5), [true, false]);
         assert_eq!(split_hashes(&[u64::MAX], 0.5), [false]);
         assert_eq!(split_hashes(&[0], 0.5), [false]);
-    }
-
-    #[test]
-    fn quantiles_are_lengths_of_examples() {
-        let sorted: Vec<usize> = (1..=11).collect();
-        assert_eq!([0.0, 0.1, 0.5, 0.9, 1.0].map(|share| quantile(&sorted, share)), [1, 2, 6, 10, 11]);
-        assert_eq!(quantile(&[], 0.5), 0);
     }
 }

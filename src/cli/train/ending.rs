@@ -98,10 +98,15 @@ fn losses(summary: &Summary) -> String {
     if let Some(test) = summary.final_test {
         text.push_str(&format!("; evaluation {} at the end", figure(test)));
     }
-    if let Some((best, step)) = summary.best_test {
+    if let Some((best, step)) = summary.best_test.filter(|best| !is_best_at_end(summary, best.0)) {
         text.push_str(&format!(", best {} before step {step}", figure(best)));
     }
     text
+}
+
+/// True if the evaluation after the last step is no worse than this one before a step.
+fn is_best_at_end(summary: &Summary, best: f64) -> bool {
+    summary.final_test.is_some_and(|last| last <= best)
 }
 
 fn figure(loss: f64) -> String {
@@ -119,7 +124,7 @@ pub(super) fn to_json(ending: &Ending<'_>, folder: &Path) -> Value {
         "loss": summary.last_loss,
         "best_loss": summary.best_loss.map(|best| best.0),
         "eval_loss": summary.final_test,
-        "best_eval_loss": summary.best_test.map(|best| best.0),
+        "best_eval_loss": summary.best_test.map(|best| best.0).into_iter().chain(summary.final_test).reduce(f64::min),
         "state_path": record.state_path.as_ref().map(ToString::to_string),
         "sampler_path": record.sampler_path.as_ref().map(ToString::to_string),
         "report": report.map(|path| path.display().to_string()),

@@ -197,6 +197,11 @@ impl Given {
         self.0.iter().filter(|(name, _)| !NOT_SETTINGS.contains(&name.as_str()))
     }
 
+    /// Sets an option with one value.
+    pub(super) fn set(&mut self, name: &str, value: &str) {
+        self.0.insert(name.into(), vec![value.into()]);
+    }
+
     /// Removes an option.
     pub(super) fn remove(&mut self, name: &str) {
         self.0.remove(name);

@@ -30,8 +30,8 @@ pub(super) enum Place {
 }
 
 /// A run before anything is known but its settings.
-pub(super) struct Job<'a> {
-    pub(super) app: &'a App,
+pub(super) struct Job {
+    pub(super) app: App,
     pub(super) given: Given,
     pub(super) settings: Settings,
     /// `None` for that of the weights to begin with.
@@ -41,8 +41,8 @@ pub(super) struct Job<'a> {
     pub(super) yes: bool,
 }
 
-impl Job<'_> {
-    pub(super) fn run(&self) -> Result<(), Failure> {
+impl Job {
+    pub(super) fn run(self) -> Result<(), Failure> {
         if let Place::Resumed { dir, .. } = &self.place {
             folder::check_free(dir)?;
         }
@@ -83,7 +83,20 @@ impl Job<'_> {
         {
             return Err(Failure::text("not started"));
         }
-        Ready { job: self, lines, model, service, seen, encoder, data, chosen, cost, config }.run()
+        Ready {
+            job: self,
+            lines,
+            model,
+            service,
+            connection: Arc::new(connection),
+            seen,
+            encoder,
+            data,
+            chosen,
+            cost,
+            config,
+        }
+        .run()
     }
 
     fn model(&self, service: &ServiceClient) -> Result<String, Failure> {
@@ -165,8 +178,11 @@ impl Job<'_> {
     ) -> Map<String, Value> {
         let mut config = self.settings.to_object(self.given.to_object(), Some(chosen));
         config.insert("model".into(), model.into());
-        record::add_place(&mut config, self.app);
+        record::add_place(&mut config, &self.app);
         config.insert(record::OWN.into(), record::own(&data.facts, encoder, chosen.n_steps, example));
+        if let Place::Resumed { config: old, .. } = &self.place {
+            record::keep(&mut config, old, "started");
+        }
         config
     }
 

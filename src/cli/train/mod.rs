@@ -6,6 +6,7 @@ mod ending;
 mod folder;
 mod given;
 mod job;
+mod lengths;
 mod log;
 mod objective;
 mod plan;
@@ -15,11 +16,13 @@ mod record;
 mod row;
 mod samples;
 mod saved;
+mod saving;
 mod seen;
 mod settings;
+mod speed;
 mod steps;
 mod summary;
-mod waiting;
+mod supervisor;
 
 use std::path::{Path, PathBuf};
 
@@ -30,9 +33,11 @@ use self::given::Given;
 use self::job::{Job, Place};
 pub(crate) use self::record::{read as config_of, with_place};
 use self::settings::{NANO, Settings};
-use crate::args::Format;
+pub(crate) use self::speed::window as speed_window;
+use crate::args::{self as args_of_all, Format};
 use crate::connection::App;
 use crate::failure::Failure;
+use crate::run_folder;
 
 pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let mut given = Given::of_process()?;
@@ -45,11 +50,19 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     }
 }
 
-fn start(given: Given, control: &Args, app: &App) -> Result<(), Failure> {
-    let args = given.args()?;
+fn start(mut given: Given, control: &Args, app: &App) -> Result<(), Failure> {
+    let mut args = given.args()?;
+    let mut app = app.clone();
+    if let Some(from) = &args.from {
+        // The path is what a resumed run needs: the other run may save further states.
+        let (path, app_of_run) = run_folder::state_of(from, &app)?;
+        given.set("from", &path);
+        (args.from, app) = (Some(path), app_of_run);
+    }
+    check_local(&args.data)?;
     let settings = Settings::of(&args)?;
     if control.print_config {
-        return print(&settings.to_object(given.to_object(), None), app);
+        return print(&settings.to_object(given.to_object(), None), &app);
     }
     if settings.data.is_empty() {
         return Err(
@@ -71,6 +84,7 @@ fn start(given: Given, control: &Args, app: &App) -> Result<(), Failure> {
 
 fn resume(dir: &Path, mut given: Given, control: &Args, app: &App) -> Result<(), Failure> {
     let config = record::read(dir)?;
+    record::check_own(dir, &config)?;
     let mut old =
         Given::of_object(&without_null(&config), &dir.join("config.json").display().to_string(), None)?;
     let model = config.get("model").and_then(Value::as_str).map(str::to_owned);
@@ -86,8 +100,18 @@ fn resume(dir: &Path, mut given: Given, control: &Args, app: &App) -> Result<(),
     }
     let app = record::with_place(app, &config);
     let place = Place::Resumed { dir: PathBuf::from(dir), config, force: control.force_resume };
-    Job { app: &app, given, settings, model: args.model, place, dry_run: control.dry_run, yes: control.yes }
-        .run()
+    Job { app, given, settings, model: args.model, place, dry_run: control.dry_run, yes: control.yes }.run()
+}
+
+/// Refuses the folder of `--local` where clap took it for a file of examples.
+fn check_local(data: &[PathBuf]) -> Result<(), Failure> {
+    match args_of_all::word_after_local() {
+        Some(word) if data.iter().any(|path| path.as_os_str() == word.as_str() && !path.is_file()) => Err(
+            Failure::usage(format!("{word} is taken for a file of examples, not for the folder of --local"))
+                .with_remedy(format!("--local={word}, with an equals sign")),
+        ),
+        _ => Ok(()),
+    }
 }
 
 fn without_null(object: &Map<String, Value>) -> Map<String, Value> {

@@ -66,7 +66,8 @@ impl Objective {
         }
     }
 
-    /// The loss that is shown, and the figures of a pass under their names in `metrics.jsonl`.
+    /// The loss that is shown, and the figures of a pass under their names in `metrics.jsonl`. `num_loss_tokens` is the
+    /// sum of the weights, as in the cookbook; `tinkex/num_trained_tokens` counts the targets that have one.
     pub(super) fn train_row(
         &self,
         data: &[Datum],
@@ -84,6 +85,7 @@ impl Objective {
                     ("train_mean_nll".into(), loss.into()),
                 ];
                 row.extend(metrics.train_mean_bpb.map(|bpb| ("train_mean_bpb".into(), bpb.into())));
+                row.push(("tinkex/num_trained_tokens".into(), n_trained(data).into()));
                 Ok((loss, row))
             }
             Objective::Dpo(_) => {
@@ -93,6 +95,7 @@ impl Objective {
                     ("num_tokens".into(), n_tokens(data).into()),
                 ];
                 row.extend(dpo_figures(&output.metrics, ""));
+                row.push(("tinkex/num_trained_tokens".into(), n_trained(data).into()));
                 Ok((loss, row))
             }
         }
@@ -168,6 +171,12 @@ impl Test {
 /// Number of tokens of the inputs.
 pub(super) fn n_tokens(data: &[Datum]) -> usize {
     data.iter().map(|datum| datum.model_input.len().unwrap_or(0)).sum()
+}
+
+/// Number of targets that count in the loss.
+fn n_trained(data: &[Datum]) -> usize {
+    let weights = data.iter().filter_map(|datum| datum.loss_fn_inputs.get("weights")?.as_f32());
+    weights.flatten().filter(|weight| **weight != 0.0).count()
 }
 
 fn dpo_figures(metrics: &std::collections::BTreeMap<String, f64>, prefix: &str) -> Row {

@@ -94,7 +94,8 @@ impl Plan {
             LossKind::Dpo => facts.n_tokens.min(trained) + facts.n_test_tokens + trained,
         };
         let tokens = Tokens { trained, prefilled: evaluated + scored, sampled: 0 };
-        let n_periodic = chosen.n_steps.checked_div(settings.save_every).unwrap_or(0);
+        // The last step is saved as the final checkpoint alone.
+        let n_periodic = chosen.n_steps.saturating_sub(1).checked_div(settings.save_every).unwrap_or(0);
         Plan {
             model: model.into(),
             n_items: data.train.len(),

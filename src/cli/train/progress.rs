@@ -76,7 +76,8 @@ impl Progress {
         self.ema = Some(ema);
         self.test = figures.test.or(self.test);
         let text = self.text(figures, ema);
-        let is_due = is_line_due(figures.n_done, figures.test.is_some(), self.last_line.elapsed());
+        let is_due =
+            is_line_due(figures.n_done, self.n_steps, figures.test.is_some(), self.last_line.elapsed());
         let line = format!("step {}/{} {text}", figures.n_done, self.n_steps);
         if is_due {
             self.last_line = Instant::now();
@@ -131,9 +132,12 @@ impl Progress {
     }
 }
 
-/// True if a plain line is due after `n_done` steps.
-fn is_line_due(n_done: u64, has_test: bool, since: Duration) -> bool {
-    matches!(n_done, 1 | 2 | 5 | 10) || has_test || PAUSE <= since
+/// True if a plain line is due after `n_done` of `n_steps` steps: at the beginning, at each tenth of the run, with each
+/// evaluation, and after a pause.
+fn is_line_due(n_done: u64, n_steps: u64, has_test: bool, since: Duration) -> bool {
+    let tenth = |n: u64| n.saturating_mul(10) / n_steps.max(1);
+    let is_tenth = tenth(n_done.saturating_sub(1)) < tenth(n_done);
+    matches!(n_done, 1 | 2 | 5 | 10) || is_tenth || has_test || PAUSE <= since
 }
 
 fn bar(seen: &Seen, first: u64, n_steps: u64) -> ProgressBar {
@@ -164,9 +168,9 @@ mod tests {
 
     #[test]
     fn plain_lines_become_rare() {
-        let due: Vec<u64> = (1..100).filter(|n| is_line_due(*n, n % 50 == 0, Duration::ZERO)).collect();
-        assert_eq!(due, [1, 2, 5, 10, 50]);
-        assert!(is_line_due(77, false, PAUSE));
+        let due: Vec<u64> = (1..=404).filter(|n| is_line_due(*n, 404, *n == 50, Duration::ZERO)).collect();
+        assert_eq!(due, [1, 2, 5, 10, 41, 50, 81, 122, 162, 202, 243, 283, 324, 364, 404]);
+        assert!(is_line_due(77, 1000, false, PAUSE));
     }
 
     #[test]

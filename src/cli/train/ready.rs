@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tinkex::train::{CheckpointRecord, MetricsLog, Run, RunOptions};
 use tinkex::types::ModelOptions;
-use tinkex::{CloseStatus, ServiceClient};
+use tinkex::{CloseStatus, ErrorKind, ServiceClient};
 
 use super::args::LossKind;
 use super::dataset::Dataset;
@@ -17,23 +17,27 @@ use super::log::Log;
 use super::objective::{Objective, Test};
 use super::plan::Cost;
 use super::samples::Samples;
+use super::saved::Sizes;
 use super::seen::Seen;
 use super::settings::Chosen;
 use super::steps::{End, Parts, Trainer};
 use super::summary::Summary;
-use super::waiting::Waiting;
-use super::{ending, folder, record, saved};
+use super::supervisor::Supervisor;
+use super::{ending, folder, record, saved, saving};
 use crate::args::Progress;
+use crate::connection::Connection;
 use crate::examples::Encoder;
 use crate::failure::Failure;
 
 /// A run that can begin.
-pub(super) struct Ready<'a> {
-    pub(super) job: &'a Job<'a>,
+pub(super) struct Ready {
+    pub(super) job: Job,
     /// The plan, as it was told.
     pub(super) lines: Vec<String>,
     pub(super) model: String,
     pub(super) service: ServiceClient,
+    /// Keeps the engine of `--local` alive. Shared, so that it outlives the clients of both threads.
+    pub(super) connection: Arc<Connection>,
     pub(super) seen: Arc<Seen>,
     pub(super) encoder: Encoder,
     pub(super) data: Dataset,
@@ -42,9 +46,9 @@ pub(super) struct Ready<'a> {
     pub(super) config: Map<String, Value>,
 }
 
-impl Ready<'_> {
+impl Ready {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let (app, settings) = (self.job.app, &self.job.settings);
+        let app = self.job.app.clone();
         let dir = match &self.job.place {
             Place::New { out, overwrite } => {
                 let dir = out.clone().unwrap_or_else(|| folder::by_default(&self.model, SystemTime::now()));
@@ -53,25 +57,40 @@ impl Ready<'_> {
             }
             Place::Resumed { dir, .. } => dir.clone(),
         };
-        let samples = match &settings.prompts {
+        let samples = match &self.job.settings.prompts {
             Some(file) => {
                 Some(Samples::read(file, dir.join("samples.jsonl"), &self.encoder, self.data.format)?)
             }
             None => None,
         };
-        let log = Log::open(&dir, app)?;
+        let log = Arc::new(Log::open(&dir, &app)?);
         for line in &self.lines {
             log.write(line);
         }
+        let connection = self.connection.clone();
+        let supervisor = Supervisor {
+            stop: &app.stop,
+            log: &log,
+            folder: &dir,
+            service: &connection.service,
+            limit: self.job.settings.stop_within,
+        };
+        let (dir, log) = (dir.clone(), log.clone());
+        supervisor.run(move || self.work(&dir, samples, &log))
+    }
+
+    /// Opens the run, trains, and tells the end.
+    fn work(self, dir: &Path, samples: Option<Samples>, log: &Log) -> Result<(), Failure> {
+        let (app, settings) = (&self.job.app, &self.job.settings);
         let options = self.options();
         if let Place::New { .. } = self.job.place {
             // Before the run: a process that is killed while it begins can be resumed, too.
-            MetricsLog::open(&dir, 0)?.write_config(&self.config)?;
+            MetricsLog::open(dir, 0)?.write_config(&self.config)?;
         }
-        let run = Run::open(&dir, &self.service, &self.model, &options);
+        let run = Run::open(dir, &self.service, &self.model, &options);
         if run.is_err() && matches!(self.job.place, Place::New { .. }) {
             // Nothing was trained: the same command can be tried again.
-            folder::forget(&dir);
+            folder::forget(dir);
         }
         let mut run = run?;
         app.stop.defer();
@@ -94,35 +113,43 @@ impl Ready<'_> {
             test: Test::of(&self.data.test, &self.chosen)?,
             encoder: &self.encoder,
             service: &self.service,
-            log: &log,
+            log,
             seen: &self.seen,
             samples,
         };
         let mut result = self.train(&parts, &mut run);
         if let (Err(failure), Some(signal)) = (&result, app.stop.signal()) {
             log.say(&format!("the state could not be saved: {}", failure.summary()));
+            log.say(&saved::last(dir));
             result = Err(Failure::Signal(signal));
         }
-        self.close(&result, &run, &log);
+        let sizes = match result {
+            Ok((End::Finished, ..)) => saved::sizes(&self.service, run.checkpoints()),
+            _ => Sizes::default(),
+        };
+        self.close(&result, &run, from, &sizes, log);
         if settings.report && !matches!(result, Ok((End::Finished, ..))) {
-            write_report(&dir, &log);
+            write_report(dir, log);
         }
-        match result? {
-            (End::Finished, summary, Some(record)) => self.tell_end(&dir, &summary, &record, &log),
-            (End::Finished, ..) => Ok(()),
-            (End::Signal(signal), ..) => {
-                crate::notes::write(&format!("resume with: {}", ending::resume_command(&dir)));
-                Err(Failure::Signal(signal))
-            }
-            (End::PipeClosed, ..) => {
-                crate::notes::write(&format!("resume with: {}", ending::resume_command(&dir)));
-                Err(Failure::PipeClosed)
-            }
-            (End::Budget { reason, option }, ..) => {
-                crate::notes::write(&format!("resume with: {} {option} N", ending::resume_command(&dir)));
-                Err(Failure::Budget(format!("{reason}; the state is saved")))
-            }
+        if matches!(&result, Ok((end, ..)) if *end != End::Finished) {
+            log.say(&saved::last(dir));
         }
+        let resume = ending::resume_command(dir);
+        match result {
+            Ok((End::Finished, summary, Some(record))) => {
+                return self.tell_end(dir, &summary, &record, &sizes, log);
+            }
+            Ok((End::Finished, ..)) => return Ok(()),
+            Ok((End::Budget { option, .. }, ..)) => {
+                crate::notes::write(&format!("resume with: {resume} {option} N"));
+            }
+            _ => crate::notes::write(&format!("resume with: {resume}")),
+        }
+        Err(match result? {
+            (End::Signal(signal), ..) => Failure::Signal(signal),
+            (End::Budget { reason, .. }, ..) => Failure::Budget(format!("{reason}; the state is saved")),
+            (End::PipeClosed | End::Finished, ..) => Failure::PipeClosed,
+        })
     }
 
     fn options(&self) -> RunOptions {
@@ -140,6 +167,7 @@ impl Ready<'_> {
             sampler_weights: settings.sampler_weights,
             ttl: settings.ttl.ttl,
             final_ttl: settings.final_ttl.ttl,
+            n_steps: Some(self.chosen.n_steps),
             batches_per_epoch: Some(self.chosen.batches_per_epoch),
             config: Some(Value::Object(self.config.clone())),
             ..Default::default()
@@ -151,20 +179,19 @@ impl Ready<'_> {
         parts: &Parts<'_>,
         run: &mut Run,
     ) -> Result<(End, Summary, Option<CheckpointRecord>), Failure> {
-        let waiting = Waiting::new(&parts.app.stop, parts.log);
-        let mut trainer = Trainer::new(parts, &waiting, self.objective()?, run)?;
-        let end = trainer.run(run)?;
+        let mut trainer = Trainer::new(parts, self.objective()?, run)?;
+        let end = trainer.run(run).map_err(explain)?;
         let summary = trainer.summary();
         if end != End::Finished {
             return Ok((end, summary, None));
         }
-        let record = run.finish()?;
+        let record = saving::finish(run, parts.log).map_err(explain)?;
         let is_sampled = |samples: &Samples| samples.has(run.next_step());
         if let (Some(samples), Some(path)) = (&parts.samples, &record.sampler_path)
             && !is_sampled(samples)
         {
             let sampler = self.service.create_sampling_client(path)?;
-            samples.add(run.next_step(), &sampler, &self.encoder, &waiting)?;
+            samples.add(run.next_step(), &sampler, &self.encoder)?;
         }
         Ok((end, summary, Some(record)))
     }
@@ -186,11 +213,13 @@ impl Ready<'_> {
         Ok(Objective::dpo(settings.beta, reference))
     }
 
-    /// Ends the session, and records how the run ended.
+    /// Ends the session, and records how the run ended. The process began with step `from`.
     fn close(
         &self,
         result: &Result<(End, Summary, Option<CheckpointRecord>), Failure>,
         run: &Run,
+        from: u64,
+        sizes: &Sizes,
         log: &Log,
     ) {
         let (status, word) = match result {
@@ -205,6 +234,14 @@ impl Ready<'_> {
         let mut config = self.config.clone();
         if let Some(own) = config.get_mut(record::OWN) {
             own["status"] = word.into();
+            own["ended"] = folder::date_time(SystemTime::now()).into();
+            if !sizes.is_empty() {
+                own["checkpoint_bytes"] = json!(sizes);
+            }
+        }
+        if let (Place::Resumed { config: old, .. }, true) = (&self.job.place, from == run.next_step()) {
+            // Nothing was trained since.
+            record::keep(&mut config, old, "ended");
         }
         // Neither may hide how the run ended.
         if let Err(error) = run.write_config(&Value::Object(config)) {
@@ -213,9 +250,6 @@ impl Ready<'_> {
         if let Err(error) = self.service.close(status) {
             log.write(&format!("warning: the session could not be closed: {error}"));
         }
-        if result.is_err() {
-            log.say(&format!("resume with: {}", ending::resume_command(run.folder())));
-        }
     }
 
     fn tell_end(
@@ -223,13 +257,14 @@ impl Ready<'_> {
         dir: &Path,
         summary: &Summary,
         record: &CheckpointRecord,
+        sizes: &Sizes,
         log: &Log,
     ) -> Result<(), Failure> {
-        let (app, settings) = (self.job.app, &self.job.settings);
+        let (app, settings) = (&self.job.app, &self.job.settings);
         let report = settings.report.then(|| write_report(dir, log)).flatten();
         let report = report.as_deref();
         let monthly = match self.cost {
-            Cost::Known(_) => saved::monthly_usd(&self.service, record),
+            Cost::Known(_) => saved::monthly_usd(&self.service, record, sizes),
             Cost::Free | Cost::Unknown => None,
         };
         let ending = Ending {
@@ -253,6 +288,21 @@ impl Ready<'_> {
         }
         app.out.value(&ending::to_json(&ending, dir), || lines.join("\n"))
     }
+}
+
+/// Says what to do about an error of a step or of the last save.
+fn explain(failure: Failure) -> Failure {
+    let Failure::Api { error, remedy: None } = failure else { return failure };
+    let remedy = match error.kind() {
+        _ if error.is_not_found() => {
+            Some("resume the run: the server has lost what was in flight, as after a restart".to_owned())
+        }
+        ErrorKind::Timeout(_) | ErrorKind::Connection { .. } => {
+            Some("resume the run once the server answers; `tinkex doctor` examines the connection".to_owned())
+        }
+        _ => None,
+    };
+    Failure::Api { error, remedy }
 }
 
 /// Writes the report. A run is not worse without one.

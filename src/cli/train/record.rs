@@ -1,13 +1,16 @@
 //! `config.json` of a run: the settings, and what a resumed run must find unchanged.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
 use super::dataset::Facts;
+use super::folder::date_time;
 use crate::connection::App;
 use crate::examples::Encoder;
 use crate::failure::Failure;
+use crate::run_folder;
 
 /// The key of everything that is not a setting.
 pub(super) const OWN: &str = "tinkex";
@@ -50,6 +53,7 @@ pub(super) fn own(facts: &Facts, encoder: &Encoder, n_steps: u64, example: &str)
     let threads = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "started": date_time(SystemTime::now()),
         "data": facts.to_json(),
         "tokenizer": encoder.tokenizer_fingerprint,
         "template": encoder.template_name,
@@ -112,10 +116,41 @@ pub(crate) fn read(folder: &Path) -> Result<Map<String, Value>, Failure> {
     let path = folder.join("config.json");
     let name = path.display();
     let text = std::fs::read_to_string(&path).map_err(|error| {
-        Failure::text(format!("{name}: cannot be read: {error}"))
-            .with_remedy("name the folder of a run of `tinkex train`")
+        let remedy = match run_folder::last_state(folder) {
+            Some((state, _)) => new_run(&state),
+            None => "name the folder of a run of `tinkex train`".into(),
+        };
+        Failure::text(format!("{name}: cannot be read: {error}")).with_remedy(remedy)
     })?;
     serde_json::from_str(&text).map_err(|error| Failure::text(format!("{name}: {error}")))
+}
+
+/// Refuses to resume a run of another program, whose `config.json` does not say what each step is.
+pub(super) fn check_own(folder: &Path, config: &Map<String, Value>) -> Result<(), Failure> {
+    if config.contains_key(OWN) {
+        return Ok(());
+    }
+    let remedy = match run_folder::last_state(folder) {
+        Some((state, _)) => new_run(&state),
+        None => "`tinkex train DATA -m MODEL`: the run has saved no state to begin with".into(),
+    };
+    let text = format!(
+        "{}: the run is not of `tinkex train`: its config.json does not name the data, their order and the batch size",
+        folder.display()
+    );
+    Err(Failure::usage(text).with_remedy(remedy))
+}
+
+fn new_run(state: &str) -> String {
+    format!("`tinkex train DATA --from {state}` begins a new run with its last state")
+}
+
+/// A member that a resumed run keeps from its beginning.
+pub(super) fn keep(new: &mut Map<String, Value>, old: &Map<String, Value>, name: &str) {
+    let value = old.get(OWN).and_then(|own| own.get(name)).cloned();
+    if let (Some(value), Some(own)) = (value, new.get_mut(OWN)) {
+        own[name] = value;
+    }
 }
 
 /// The differences on account of which a resumed run would not have the same curve, one a line.

@@ -10,7 +10,6 @@ use tinkex::chat::Message;
 use tinkex::types::{ModelInput, SamplingParams};
 
 use super::plan::Tokens;
-use super::waiting::Waiting;
 use crate::examples::{DataFormat, Encoder};
 use crate::failure::Failure;
 
@@ -84,7 +83,6 @@ impl Samples {
         step: u64,
         sampler: &SamplingClient,
         encoder: &Encoder,
-        waiting: &Waiting<'_>,
     ) -> Result<Tokens, Failure> {
         let params = SamplingParams {
             max_tokens: Some(MAX_TOKENS),
@@ -97,7 +95,7 @@ impl Samples {
         let mut tokens = Tokens::default();
         let mut lines = String::new();
         for ((index, (shown, input)), pending) in self.prompts.iter().enumerate().zip(pending) {
-            let answer = waiting.wait(pending)?;
+            let answer = pending.wait()?;
             let Some(sequence) = answer.sequences.first() else { continue };
             tokens.prefilled += input.len().unwrap_or(0) as u64;
             tokens.sampled += sequence.tokens.len() as u64;

@@ -1,5 +1,6 @@
 //! What the client reports while it waits: queue states, retries, pauses.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -19,12 +20,16 @@ pub(super) struct Seen {
     queue: Mutex<Option<Duration>>,
     bar: Mutex<Option<ProgressBar>>,
     is_quiet: bool,
-    /// When something was last said without a bar.
-    last_said: Mutex<Option<Instant>>,
+    /// When each kind of wait was last told without a bar.
+    told: Mutex<HashMap<&'static str, Instant>>,
+    /// The part of the present wait for payment that is counted.
+    unpaid: Mutex<Duration>,
 }
 
 /// Without a bar, a wait is told no more often than this.
 const SAY_EVERY: Duration = Duration::from_secs(60);
+/// Without a bar, a request that failed so often is told: until then, another attempt usually helps.
+const FAILURES_TO_TELL: u32 = 3;
 
 /// Events since the last call of [`Seen::take`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -62,19 +67,19 @@ impl Seen {
     }
 
     /// As [`show`](Self::show), for what can last for hours: without a bar, it is a line now and then.
-    fn tell(&self, text: String) {
+    fn tell(&self, kind: &'static str, text: String) {
         let has_bar = self.bar.lock().is_some();
-        if !has_bar && !self.is_quiet && self.is_due() {
+        if !has_bar && !self.is_quiet && self.is_due(kind) {
             crate::notes::write(text.trim_end());
         }
         self.show(text);
     }
 
-    fn is_due(&self) -> bool {
-        let mut last = self.last_said.lock();
-        let is_due = last.is_none_or(|last| SAY_EVERY <= last.elapsed());
+    fn is_due(&self, kind: &'static str) -> bool {
+        let mut told = self.told.lock();
+        let is_due = told.get(kind).is_none_or(|last| SAY_EVERY <= last.elapsed());
         if is_due {
-            *last = Some(Instant::now());
+            told.insert(kind, Instant::now());
         }
         is_due
     }
@@ -95,15 +100,22 @@ impl Observer for Seen {
             return self.show(String::new());
         }
         self.queue.lock().get_or_insert(change.elapsed);
-        self.tell(match change.state {
-            QueueState::PausedRateLimit => format!("waits: too many requests{reason} "),
-            _ => format!("waits for capacity{reason} "),
-        });
+        self.tell(
+            "queue",
+            match change.state {
+                QueueState::PausedRateLimit => format!("waits: too many requests{reason} "),
+                _ => format!("waits for capacity{reason} "),
+            },
+        );
     }
 
     fn on_retry(&self, retry: &Retry) {
         self.n_retries.fetch_add(1, Ordering::Relaxed);
-        self.show(format!("attempt {} failed, trying again ", retry.attempts));
+        let text = format!("attempt {} failed, trying again ", retry.attempts);
+        if retry.attempts < FAILURES_TO_TELL {
+            return self.show(text);
+        }
+        self.tell("retry", format!("{}: {} ", text.trim_end(), brief(&retry.error)));
     }
 
     fn on_backoff(&self, backoff: &Backoff) {
@@ -112,11 +124,27 @@ impl Observer for Seen {
     }
 
     fn on_billing_pause(&self, pause: &BillingPause) {
-        self.paused.store(millis(pause.lasted), Ordering::Relaxed);
-        self.tell("waits for payment of the account ".into());
+        let before = std::mem::replace(&mut *self.unpaid.lock(), pause.lasted);
+        let more = pause.lasted.checked_sub(before).unwrap_or(pause.lasted);
+        self.paused.fetch_add(millis(more), Ordering::Relaxed);
+        self.tell("payment", "waits for payment of the account: check its balance at the console ".into());
     }
 
     fn on_heartbeat_trouble(&self, trouble: &HeartbeatTrouble) {
-        self.tell(format!("no contact with the server for {:.0} s ", trouble.silent.as_secs_f64()));
+        let silent = trouble.silent.as_secs_f64();
+        self.tell(
+            "contact",
+            format!("no contact with the server for {silent:.0} s: {} ", brief(&trouble.error)),
+        );
+    }
+}
+
+/// An error in a line that stands beside others.
+fn brief(error: &tinkex::Error) -> String {
+    const LONGEST: usize = 120;
+    let text = error.to_string();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tinkex::chat::Reduction;
@@ -18,6 +19,7 @@ const NANO_RATE: f64 = 6e-3;
 const NANO_STEPS: u64 = 150;
 const NANO_BATCH_SIZE: usize = 32;
 const BATCH_SIZE: usize = 128;
+const STOP_WITHIN: Duration = Duration::from_secs(60);
 
 /// Where the examples of the evaluation come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +66,8 @@ pub(super) struct Settings {
     pub(super) submit_ahead: usize,
     pub(super) max_usd: Option<f64>,
     pub(super) max_tokens: Option<u64>,
+    /// Time from a signal to the end of the command.
+    pub(super) stop_within: Duration,
     pub(super) report: bool,
 }
 
@@ -108,7 +112,7 @@ impl Settings {
             }
         }
         check_ranges(args)?;
-        let from = args.from.as_deref().map(str::parse).transpose()?;
+        let from = args.from.as_deref().map(state).transpose()?;
         let seed = args.seed.unwrap_or(0);
         Ok(Settings {
             data: args.data.clone(),
@@ -156,6 +160,7 @@ impl Settings {
             submit_ahead: args.submit_ahead.unwrap_or(1),
             max_usd: args.max_usd,
             max_tokens: args.max_tokens,
+            stop_within: args.stop_within.unwrap_or(STOP_WITHIN),
             report: !args.no_report,
         })
     }
@@ -281,6 +286,17 @@ impl Settings {
         }
         object
     }
+}
+
+/// The path of a state to begin with. Folders of runs were replaced by their states before.
+fn state(text: &str) -> Result<TrainingPath, Failure> {
+    if text.contains("://") {
+        return Ok(text.parse()?);
+    }
+    Err(Failure::usage(format!("--from {text}: is neither a saved state nor the folder of a run"))
+        .with_remedy(
+            "a path tinker://…, as `tinkex checkpoint list` shows them, or a folder with checkpoints.jsonl",
+        ))
 }
 
 /// Refuses numbers that the server would refuse, before anything is sent.

@@ -15,10 +15,11 @@ use super::plan::{Cost, Tokens, is_eval_due};
 use super::progress::{Figures, Progress};
 use super::row::{Fields, integer};
 use super::samples::Samples;
+use super::saving;
 use super::seen::Seen;
 use super::settings::{Chosen, Settings};
+use super::speed::Speed;
 use super::summary::Summary;
-use super::waiting::Waiting;
 use crate::connection::App;
 use crate::examples::Encoder;
 use crate::failure::Failure;
@@ -54,7 +55,6 @@ pub(super) enum End {
 
 pub(super) struct Trainer<'a> {
     parts: &'a Parts<'a>,
-    waiting: &'a Waiting<'a>,
     objective: Objective,
     progress: Progress,
     order: Box<dyn Iterator<Item = Vec<usize>>>,
@@ -68,6 +68,7 @@ pub(super) struct Trainer<'a> {
     before: f64,
     started: Instant,
     last_finish: Instant,
+    speed: Speed,
     is_pipe_closed: bool,
     /// A loss that is not a number was told.
     is_loss_told: bool,
@@ -89,12 +90,7 @@ struct Step {
 }
 
 impl<'a> Trainer<'a> {
-    pub(super) fn new(
-        parts: &'a Parts<'a>,
-        waiting: &'a Waiting<'a>,
-        objective: Objective,
-        run: &Run,
-    ) -> Result<Self, Failure> {
+    pub(super) fn new(parts: &'a Parts<'a>, objective: Objective, run: &Run) -> Result<Self, Failure> {
         let step = run.next_step();
         let summary = Summary::of_rows(run)?;
         let progress = Progress::new(parts.app, parts.seen, step, parts.chosen.n_steps);
@@ -108,10 +104,10 @@ impl<'a> Trainer<'a> {
             summary,
             started: now,
             last_finish: now,
+            speed: Speed::new(now, parts.settings.submit_ahead),
             is_pipe_closed: false,
             is_loss_told: false,
             parts,
-            waiting,
             objective,
             progress,
         })
@@ -124,8 +120,7 @@ impl<'a> Trainer<'a> {
         self.progress.finish();
         let end = end?;
         if end != End::Finished && 0 < run.next_step() {
-            run.checkpoint()?;
-            run.record_checkpoints()?;
+            saving::save(run, self.parts.log)?;
         }
         Ok(end)
     }
@@ -162,8 +157,8 @@ impl<'a> Trainer<'a> {
 
     /// Submits the next step, and a checkpoint if one is due after it; or tells why no further step is done.
     fn submit(&mut self, run: &mut Run) -> Result<Option<End>, Failure> {
-        if self.waiting.is_stopping() {
-            return Ok(Some(End::Signal(self.parts.app.stop.signal().unwrap_or(2))));
+        if let Some(signal) = self.parts.app.stop.signal() {
+            return Ok(Some(End::Signal(signal)));
         }
         if self.is_pipe_closed {
             return Ok(Some(End::PipeClosed));
@@ -199,7 +194,7 @@ impl<'a> Trainer<'a> {
         let update = training.optim_step(adam);
         let last_test = is_last.then(evaluate);
         let saving = Instant::now();
-        self.tolerate(run.checkpoint_if_due(number))?;
+        saving::tolerate(run.checkpoint_if_due(number), self.parts.log)?;
         let save_s = saving.elapsed().as_secs_f64();
         tokens = tokens + std::mem::take(&mut self.beside);
         self.submitted = self.submitted + tokens;
@@ -236,7 +231,7 @@ impl<'a> Trainer<'a> {
     fn sample(&mut self, run: &Run) -> Result<(), Failure> {
         if let Some(samples) = &self.parts.samples {
             let sampler = run.training().save_weights_and_get_sampling_client()?;
-            let tokens = samples.add(run.next_step(), &sampler, self.parts.encoder, self.waiting)?;
+            let tokens = samples.add(run.next_step(), &sampler, self.parts.encoder)?;
             self.beside = self.beside + tokens;
         }
         Ok(())
@@ -246,11 +241,13 @@ impl<'a> Trainer<'a> {
     fn finish(&mut self, run: &mut Run, step: Step) -> Result<(), Failure> {
         let parts = self.parts;
         let tokenizer = parts.encoder.tokenizer();
-        let test = step.test.map(|test| self.waiting.wait(test)).transpose()?;
-        let output = self.waiting.wait(step.pass)?;
-        let update = self.waiting.wait(step.update)?;
-        let last_test = step.last_test.map(|test| self.waiting.wait(test)).transpose()?;
-        let step_s = std::mem::replace(&mut self.last_finish, Instant::now()).elapsed().as_secs_f64();
+        let test = step.test.map(Pending::wait).transpose()?;
+        let output = step.pass.wait()?;
+        let update = step.update.wait()?;
+        let last_test = step.last_test.map(Pending::wait).transpose()?;
+        let now = Instant::now();
+        let step_s = now.duration_since(std::mem::replace(&mut self.last_finish, now)).as_secs_f64();
+        let tokens_per_s = self.speed.add(step.tokens.trained, now);
 
         let (loss, figures) = self.objective.train_row(&step.data, &output, tokenizer)?;
         let mut test_loss = None;
@@ -291,7 +288,6 @@ impl<'a> Trainer<'a> {
         row.add("time/step", step_s.into());
         row.add("time/total", seconds.into());
         row.add("time/save_checkpoint", step.save_s.into());
-        let tokens_per_s = step.tokens.trained as f64 / step_s.max(1e-9);
         row.add("tinkex/tokens_per_s", tokens_per_s.into());
         let counts = parts.seen.take();
         row.add("tinkex/queue_s", counts.queue_s.into());
@@ -304,7 +300,7 @@ impl<'a> Trainer<'a> {
             row.add(&name, value.into());
         }
         let n_before = run.checkpoints().len();
-        self.tolerate(run.log(step.number, &row.borrowed()))?;
+        saving::tolerate(run.log(step.number, &row.borrowed()), parts.log)?;
         self.summary.add(step.number, loss, test_loss);
         let figures = Figures {
             n_done: step.number + 1,
@@ -329,19 +325,6 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Lets a run go on whose server could not save a periodic checkpoint: the next one contains the same steps.
-    fn tolerate(&self, result: tinkex::Result<()>) -> Result<(), Failure> {
-        match result {
-            Err(error) if is_of_server(&error) => {
-                self.parts
-                    .log
-                    .say(&format!("warning: a checkpoint could not be saved, and the run goes on: {error}"));
-                Ok(())
-            }
-            result => Ok(result?),
-        }
-    }
-
     /// Says which checkpoints were recorded, and deletes those that are too many.
     fn tell_saved(&self, run: &Run, n_before: usize) {
         let records = run.checkpoints();
@@ -356,21 +339,6 @@ impl<'a> Trainer<'a> {
             super::saved::keep_last(self.parts.service, records, n, self.parts.log);
         }
     }
-}
-
-/// True for a failure of the server that may not come again.
-fn is_of_server(error: &tinkex::Error) -> bool {
-    use tinkex::ErrorKind;
-    matches!(
-        error.kind(),
-        ErrorKind::RequestFailed { .. }
-            | ErrorKind::Status { .. }
-            | ErrorKind::Timeout(_)
-            | ErrorKind::Connection { .. }
-            | ErrorKind::RateLimited
-            | ErrorKind::Conflict
-            | ErrorKind::PromiseExpired
-    )
 }
 
 /// The indices of the items of each batch from a step on: a function of the seed and the step alone.

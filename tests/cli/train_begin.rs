@@ -1,0 +1,113 @@
+//! `tinkex train`: where a run begins, and runs of other programs.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::train::{chats, rows, small, train};
+use crate::util::{Folder, run};
+
+#[test]
+fn weights_of_another_run_begin_a_new_one() {
+    let folder = Folder::new("train-from");
+    let data = chats(&folder, 4);
+    let options = small(&folder, &data, 6);
+    let (first, second) = (folder.join("first"), folder.join("second"));
+    assert_eq!(train(&folder, &options, &["-o", first.to_str().unwrap()]).0, 0);
+    let state =
+        tinkex::train::CheckpointLog::open(&first).unwrap().last_resumable().unwrap().state_path.clone();
+    let further = ["-o", second.to_str().unwrap(), "--from", &state.unwrap().to_string()];
+    let (status, _, stderr) = train(&folder, &options, &further);
+    assert_eq!(status, 0, "{stderr}");
+    let loss = |run: &Path, step: usize| rows(run)[step]["train_mean_nll"].as_f64().unwrap();
+    assert!(loss(&second, 0) < loss(&first, 0));
+    let (status, _, stderr) =
+        run(&folder, &["train", "--resume", second.to_str().unwrap(), "--max-steps", "8"]);
+    assert_eq!(status, 0, "{stderr}");
+    assert_eq!(rows(&second).len(), 8);
+}
+
+#[test]
+fn a_new_run_begins_with_the_last_state_of_the_run_in_a_folder() {
+    let folder = Folder::new("train-from-folder");
+    let data = chats(&folder, 4);
+    let (first, second) = (folder.join("first"), folder.join("second"));
+    assert_eq!(train(&folder, &small(&folder, &data, 3), &["-o", first.to_str().unwrap()]).0, 0);
+    let last =
+        |run: &Path| tinkex::train::CheckpointLog::open(run).unwrap().last_resumable().cloned().unwrap();
+    let state = last(&first).state_path.unwrap().to_string();
+    // The engine and the model are those of the first run.
+    let line = ["train", &data, "--from", first.to_str().unwrap(), "--rank", "2", "--batch-size", "4"];
+    let more = ["--max-steps", "2", "--no-report", "-o", second.to_str().unwrap()];
+    let (status, _, stderr) = run(&folder, &[&line[..], &more].concat());
+    assert_eq!(status, 0, "{stderr}");
+    let config = std::fs::read_to_string(second.join("config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(
+        (config["from"].as_str(), config["model"].as_str()),
+        (Some(state.as_str()), Some("tinkex/nano"))
+    );
+    let loss = |run: &Path, step: usize| rows(run)[step]["train_mean_nll"].as_f64().unwrap();
+    assert!(loss(&second, 0) < loss(&first, 0));
+    // Later states of the first run do not change where the second one began.
+    assert_eq!(run(&folder, &["train", "--resume", first.to_str().unwrap(), "--max-steps", "4"]).0, 0);
+    let (status, _, stderr) =
+        run(&folder, &["train", "--resume", second.to_str().unwrap(), "--max-steps", "3"]);
+    assert_eq!(status, 0, "{stderr}");
+    let (status, _, stderr) = run(&folder, &["train", &data, "--from", "nothing", "--local"]);
+    assert_eq!(status, 2);
+    assert!(
+        stderr.contains("--from nothing: is neither a saved state nor the folder of a run\n  try: "),
+        "{stderr}"
+    );
+    let empty = folder.join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    std::fs::write(empty.join("checkpoints.jsonl"), "").unwrap();
+    let (status, _, stderr) = run(&folder, &["train", &data, "--from", empty.to_str().unwrap()]);
+    assert_eq!(status, 1);
+    assert!(stderr.contains("the run has saved no state yet\n  try: "), "{stderr}");
+}
+
+#[test]
+fn a_run_of_the_cookbook_is_not_resumed_but_its_state_is_named_for_a_new_run() {
+    let folder = Folder::new("train-cookbook");
+    let other = folder.join("cookbook");
+    std::fs::create_dir(&other).unwrap();
+    let config = "{\"log_path\": \"/tmp/x\", \"model_name\": \"m\", \"lora_rank\": 32, \"num_epochs\": 1}";
+    std::fs::write(other.join("config.json"), config).unwrap();
+    let (status, _, stderr) = run(&folder, &["train", "--resume", other.to_str().unwrap()]);
+    assert_eq!(status, 2);
+    assert!(
+        stderr.contains("the run is not of `tinkex train`: its config.json does not name the data"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("\n  try: `tinkex train DATA -m MODEL`"), "{stderr}");
+    let record =
+        "{\"name\": \"000010\", \"batch\": 10, \"state_path\": \"tinker://r:train:0/weights/000010\"}\n";
+    std::fs::write(other.join("checkpoints.jsonl"), record).unwrap();
+    let remedy = "\n  try: `tinkex train DATA --from tinker://r:train:0/weights/000010` begins a new run";
+    let (_, _, stderr) = run(&folder, &["train", "--resume", other.to_str().unwrap()]);
+    assert!(stderr.contains(remedy), "{stderr}");
+    std::fs::remove_file(other.join("config.json")).unwrap();
+    let (status, _, stderr) = run(&folder, &["train", "--resume", other.to_str().unwrap()]);
+    assert!(status == 1 && stderr.contains(remedy), "{stderr}");
+}
+
+#[test]
+fn a_folder_after_local_without_an_equals_sign_is_explained() {
+    let folder = Folder::new("train-local");
+    let data = chats(&folder, 4);
+    let engine = folder.join("engine").display().to_string();
+    for exists in [false, true] {
+        let (status, _, stderr) = run(&folder, &["train", &data, "--local", &engine, "--dry-run"]);
+        assert_eq!(status, 2, "{stderr}");
+        assert!(
+            stderr.contains(&format!("\n  try: --local={engine}, with an equals sign")),
+            "{exists}: {stderr}"
+        );
+        let _ = std::fs::create_dir(&engine);
+    }
+    // A file of examples may stand there.
+    let (status, _, stderr) = run(&folder, &["train", "--local", &data, "--dry-run"]);
+    assert_eq!(status, 0, "{stderr}");
+}
