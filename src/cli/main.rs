@@ -19,6 +19,7 @@ mod eval;
 mod examples;
 mod failure;
 mod logger;
+mod manual;
 mod model;
 mod moments;
 mod notes;
@@ -33,21 +34,26 @@ mod session;
 mod shell;
 mod shell_word;
 mod signals;
+mod similar;
 mod table;
 mod train;
 mod version;
 mod web;
+mod wording;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches;
 
 use self::args::{Cli, Command};
 use self::connection::App;
 use self::failure::Failure;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let mut command = manual::command();
+    let matches = command.try_get_matches_from_mut(std::env::args_os());
+    let cli = matches.and_then(|it| Cli::from_arg_matches(&it).map_err(|error| error.format(&mut command)));
+    let cli = match cli {
         Ok(cli) => cli,
         Err(error) => {
             // Help goes to stdout, whose reader may be gone; nothing can be told about that.

@@ -14,6 +14,7 @@ pub(crate) fn weights_of(model: &str, app: &App) -> Result<(String, App), Failur
     let folder = Path::new(model);
     let log = folder.join("checkpoints.jsonl");
     if model.contains("://") || !log.is_file() {
+        not_a_model(model, folder.is_dir()).map_or(Ok(()), Err)?;
         return Ok((model.to_owned(), app.clone()));
     }
     let text = std::fs::read_to_string(&log)
@@ -28,6 +29,32 @@ pub(crate) fn weights_of(model: &str, app: &App) -> Result<(String, App), Failur
         Err(_) => app.clone(),
     };
     Ok((path, app))
+}
+
+/// Why a text cannot be the name of a model, if that is seen without a server.
+fn not_a_model(model: &str, is_folder: bool) -> Option<Failure> {
+    const REMEDY: &str = "`tinkex checkpoint list` shows whole paths, `tinkex model list` the models";
+    let is_path = model.ends_with('/') || model.starts_with(['.', '/', '~']);
+    let is_tail = || {
+        let parts: Vec<&str> = model.split('/').collect();
+        matches!(parts[..], ["weights" | "sampler_weights", _]) || parts[0].contains(":train:")
+    };
+    let problem = if model.contains("://") {
+        return None;
+    } else if is_folder {
+        // A server may have a model of the name of a folder that happens to be here.
+        if !is_path {
+            return None;
+        }
+        format!("{model}: the folder is not that of a training run: it has no checkpoints.jsonl")
+    } else if is_path {
+        format!("{model} is neither a model, nor a tinker:// path, nor the folder of a training run")
+    } else if is_tail() {
+        format!("{model} is a part of a path; a whole one is tinker://RUN_ID/sampler_weights/NAME")
+    } else {
+        return None;
+    };
+    Some(Failure::usage(problem).with_remedy(REMEDY))
 }
 
 /// The last record with weights to sample from. A torn line is passed over.
@@ -47,5 +74,27 @@ mod tests {
         let log = "{\"sampler_path\": \"tinker://a\"}\n{\"sampler_path\": \"tinker://b\"}\n{\"state_path\": \"x\"}\n{\"sampl";
         assert_eq!(last_sampler(log).as_deref(), Some("tinker://b"));
         assert_eq!(last_sampler("{\"state_path\": \"x\"}\n"), None);
+    }
+
+    #[test]
+    fn a_part_of_a_path_and_a_folder_of_something_else_are_no_models() {
+        for (model, is_folder, expected) in [
+            ("tinkex/nano", false, None),
+            ("tinkex/nano", true, None),
+            ("gpt2", true, None),
+            ("tinker://r:train:0/weights/a", false, None),
+            ("weights/final", false, Some("weights/final is a part of a path")),
+            ("sampler_weights/000020", false, Some("is a part of a path")),
+            ("r:train:0/weights/a", false, Some("is a part of a path")),
+            ("nosuchdir/", false, Some("is neither a model, nor a tinker:// path, nor the folder")),
+            ("./nosuchdir", false, Some("is neither a model")),
+            ("examples/", true, Some("it has no checkpoints.jsonl")),
+        ] {
+            let found = not_a_model(model, is_folder).map(|it| it.summary());
+            match expected {
+                None => assert_eq!(found, None, "{model}"),
+                Some(expected) => assert!(found.is_some_and(|it| it.contains(expected)), "{model}"),
+            }
+        }
     }
 }

@@ -19,6 +19,7 @@ mod manners;
 mod markup;
 mod readme;
 mod report;
+mod run_folder;
 mod sample;
 mod serve;
 mod shell;

@@ -24,8 +24,9 @@ pub(crate) struct Args {
     /// Files of examples, as for `train`; - is stdin
     #[arg(required = true, value_name = "DATA")]
     files: Vec<PathBuf>,
-    /// Base model, or tinker:// path of saved weights; several are compared [default: tinkex/nano with --local]
-    #[arg(short, long, value_name = "MODEL|PATH")]
+    /// Base model, tinker:// path of saved weights, or folder of a training run; several are compared
+    /// [default: tinkex/nano with --local]
+    #[arg(short, long, value_name = "MODEL|PATH|RUN")]
     model: Vec<String>,
     /// nll: likelihood of the trained tokens; choice: how often the better answer is the more likely one; exact: how often
     /// the model gives the answer at temperature 0 [default: choice for preferences, otherwise nll]
@@ -99,7 +100,8 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let connection = place.connect()?;
     let mut all = Vec::new();
     for (model, path) in named {
-        let figures = measure(metric, &path, &connection, &lines, &args.options, args.max_tokens, app)?;
+        let figures = measure(metric, &path, &connection, &lines, &args.options, args.max_tokens, app)
+            .map_err(|failure| connection.explained(&path, failure))?;
         all.push((model, figures));
     }
     write(app, &lines, metric, &all)

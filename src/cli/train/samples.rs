@@ -13,6 +13,7 @@ use super::plan::Tokens;
 use super::waiting::Waiting;
 use crate::examples::{DataFormat, Encoder};
 use crate::failure::Failure;
+use crate::notes;
 
 const MAX_TOKENS: u32 = 128;
 /// More prompts than this would cost more than the training.
@@ -23,6 +24,8 @@ const MAX_PROMPTS: usize = 256;
 pub(super) struct Samples {
     prompts: Vec<(Value, ModelInput)>,
     path: PathBuf,
+    /// The format of the data.
+    format: DataFormat,
 }
 
 impl Samples {
@@ -52,7 +55,7 @@ impl Samples {
                 file.display()
             )));
         }
-        Ok(Samples { prompts, path })
+        Ok(Samples { prompts, path, format })
     }
 
     /// Removes the samples of a step and of later ones, which are sampled again. A torn last line goes, too.
@@ -101,7 +104,7 @@ impl Samples {
             let Some(sequence) = answer.sequences.first() else { continue };
             tokens.prefilled += input.len().unwrap_or(0) as u64;
             tokens.sampled += sequence.tokens.len() as u64;
-            let text = encoder.decode(&sequence.tokens);
+            let text = encoder.answer_text(&sequence.tokens, is_chat(shown, self.format));
             lines.push_str(&format!(
                 "{}\n",
                 json!({ "step": step, "index": index, "prompt": shown, "text": text })
@@ -110,6 +113,12 @@ impl Samples {
         let file = File::options().create(true).append(true).open(&self.path);
         file.and_then(|mut file| file.write_all(lines.as_bytes()))
             .map_err(|error| Failure::text(format!("{}: {error}", self.path.display())))?;
+        let when = match step {
+            0 => "before the training".to_owned(),
+            1 => "after 1 step".to_owned(),
+            n => format!("after {n} steps"),
+        };
+        notes::say(&format!("samples {when}: {}", self.path.display()));
         Ok(tokens)
     }
 }
@@ -127,6 +136,11 @@ fn prompt_of(line: &str) -> Result<Value, String> {
     }
 }
 
+/// True if the prompt has the format of conversations: messages, and texts if the data are conversations.
+fn is_chat(prompt: &Value, format: DataFormat) -> bool {
+    prompt.is_array() || matches!(format, DataFormat::Chat | DataFormat::Preference)
+}
+
 fn input_of(prompt: &Value, encoder: &Encoder, format: DataFormat) -> Result<ModelInput, Failure> {
     let text = match prompt {
         Value::Array(messages) => {
@@ -135,7 +149,7 @@ fn input_of(prompt: &Value, encoder: &Encoder, format: DataFormat) -> Result<Mod
         }
         prompt => prompt.as_str().unwrap_or_default(),
     };
-    if matches!(format, DataFormat::Chat | DataFormat::Preference) {
+    if is_chat(prompt, format) {
         return encoder.prompt(&[Message::user(text)]);
     }
     let tokenizer = encoder.tokenizer().ok_or_else(|| Failure::text("prompts need a tokenizer"))?;
