@@ -160,6 +160,9 @@ fn remedy_of(error: &Error) -> Option<&'static str> {
     Some(match error.kind() {
         ErrorKind::Auth => "`tinkex auth login`, or set TINKER_API_KEY",
         ErrorKind::Connection { .. } => "`tinkex doctor` examines the connection",
+        ErrorKind::NotFound if error.message().contains("tinker://") => {
+            "`tinkex checkpoint list` shows the checkpoints that are there"
+        }
         ErrorKind::Billing => "check the balance of the account at the console",
         _ => return None,
     })

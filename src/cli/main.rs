@@ -45,8 +45,8 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
-use self::args::{Cli, Command};
-use self::connection::App;
+use self::args::{Cli, Color, Command};
+use self::connection::{App, use_color};
 use self::failure::Failure;
 
 fn main() -> ExitCode {
@@ -56,8 +56,15 @@ fn main() -> ExitCode {
     let cli = match cli {
         Ok(cli) => cli,
         Err(error) => {
-            // Help goes to stdout, whose reader may be gone; nothing can be told about that.
-            let _ = error.print();
+            if error.use_stderr() {
+                let text = error.render();
+                let color = use_color(Color::Auto, notes::are_read());
+                let text = if color { text.ansi().to_string() } else { text.to_string() };
+                notes::write(wording::own(&text).trim_end());
+            } else {
+                // Help goes to stdout, whose reader may be gone; nothing can be told about that.
+                let _ = error.print();
+            }
             let words: Vec<String> =
                 std::env::args_os().map(|it| it.to_string_lossy().into_owned()).collect();
             if error.use_stderr() && words.windows(2).any(|it| it[0] == "--local" && !it[1].starts_with('-'))

@@ -70,7 +70,7 @@ fn wanted<'a>(
         if words.len() == 1 && (word.contains('/') || is_folder(path) || similar.is_none()) {
             return Ok(Wanted::Folder(path.to_owned()));
         }
-        let failure = Failure::usage(format!("there is no command `{}`", words[..=i].join(" ")));
+        let failure = Failure::usage(format!("`{}` is not a command", words[..=i].join(" ")));
         return Err(match similar {
             Some(name) if words.len() == 1 => failure
                 .with_remedy(format!("did you mean `{name}`? A folder of this name is written ./{word}")),

@@ -9,13 +9,21 @@ use tinkex::Error;
 static ENGINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// What the library says, and what a user of this program can do.
-const WORDS: [(&str, &str); 6] = [
+const WORDS: [(&str, &str); 9] = [
+    (
+        "set TINKER_API_KEY or call ServiceClientBuilder::api_key, or set TINKER_CREDENTIAL_CMD, or store a default key \
+         in ~/.tinker/credentials.json",
+        "none in TINKER_API_KEY, of TINKER_CREDENTIAL_CMD, or in ~/.tinker/credentials.json",
+    ),
     (" or call ServiceClientBuilder::api_key", ""),
     ("use a lower rank, unload models, or raise Options::max_memory_bytes", "use a lower rank"),
     ("as many as Options::max_samplers allows; finish a session first", "as many as the engine allows"),
     ("`Bpe::download` or the program `hf`", "the program `hf`"),
     ("; `ignore_unknown_keys` of the reader reads the line without it", ""),
     ("Options::", "the engine's "),
+    // Of the standard library, in errors of arguments.
+    ("invalid float literal", "not a number"),
+    ("invalid digit found in string", "not a whole number"),
 ];
 
 /// Says that the engine of `--local` is at this address, which changes with each start and means nothing to the user.
@@ -30,13 +38,16 @@ pub(crate) fn message(error: &Error) -> String {
 
 /// An error in a line: what failed, why, and what is known about it. The causes are not a part of it.
 pub(crate) fn line(error: &Error) -> String {
-    let mut line = match error.operation() {
+    // Of something that does not exist, the server says what it is.
+    let operation = error.operation().filter(|_| !error.is_not_found());
+    let mut line = match operation {
         Some(operation) => format!("{} failed: {}", verb(operation), message(error)),
         None => message(error),
     };
     let url = error.url().filter(|url| !is_of_engine(url)).map(str::to_owned);
     let attempts = error.attempts().filter(|n| 1 < *n).map(|n| format!("{n} attempts"));
-    let elapsed = error.elapsed().map(|it| format!("{:.1} s", it.as_secs_f64()));
+    let elapsed = error.elapsed().map(|it| it.as_secs_f64()).filter(|it| 1.0 <= *it);
+    let elapsed = elapsed.map(|it| format!("{it:.1} s"));
     let facts: Vec<String> = url.into_iter().chain(attempts).chain(elapsed).collect();
     if !facts.is_empty() {
         line += &format!(" ({})", facts.join(", "));
@@ -53,7 +64,8 @@ fn is_of_engine(url: &str) -> bool {
     ENGINES.lock().iter().any(|engine| url.starts_with(engine.as_str()))
 }
 
-fn own(text: &str) -> String {
+/// A text without names of Rust.
+pub(crate) fn own(text: &str) -> String {
     let mut text = Cow::Borrowed(text);
     for (of_library, of_program) in WORDS {
         if text.contains(of_library) {

@@ -92,7 +92,10 @@ fn a_line_that_cannot_be_used_has_an_error_with_its_path() {
     let home = Folder::new("data-errors");
     for (line, expected) in [
         ("nonsense", "not valid JSON: expected ident at column 2"),
-        (r#"{"messages":"#, "not valid JSON: EOF while parsing a value at column 12"),
+        (
+            r#"{"messages":"#,
+            "not valid JSON: EOF while parsing a value at column 12; each object must be on one line",
+        ),
         ("7", "must be a JSON object"),
         ("{}", "has no keys"),
         (r#"{"message":[]}"#, r#"unknown key "message"; did you mean "messages"?"#),

@@ -102,6 +102,8 @@ fn errors_have_no_names_of_rust_and_no_address_of_the_engine() {
 fn what_is_not_a_model_is_told_from_a_model_and_similar_names_are_shown() {
     let home = Folder::new("model-words");
     let server = tinkex::testing::FakeServer::new();
+    let models = serde_json::json!({ "supported_models": [{ "model_name": "tinkex/nano" }] });
+    server.always("/api/v1/get_server_capabilities", tinkex::testing::Act::json(models));
     let listening = server.listen().unwrap();
     let sample = |model: &str| {
         let mut command = crate::util::tinkex(&home);

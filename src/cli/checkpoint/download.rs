@@ -57,7 +57,7 @@ enum Form {
 
 /// Reads the argument, so that a wrong path is an error of usage. The folder of a run is resolved later.
 fn parse_source(text: &str) -> Result<String, String> {
-    if text.contains("://") || !Path::new(text).is_dir() {
+    if text.contains("://") {
         parse_path(text)?;
     }
     Ok(text.to_owned())
@@ -72,7 +72,11 @@ fn parse_concurrency(text: &str) -> Result<usize, String> {
 
 pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let (path, app) = &weights_of(&args.path, app)?;
-    let path = parse_path(path).map_err(|problem| Failure::usage(format!("{}: {problem}", args.path)))?;
+    if !path.contains("://") {
+        let problem = format!("{path} is neither a tinker:// path nor the folder of a training run");
+        return Err(Failure::usage(problem).with_remedy("`tinkex checkpoint list` shows the paths"));
+    }
+    let path = parse_path(path).map_err(Failure::text)?;
     let cancel = CancelToken::new();
     let display = Arc::new(Display::new(app));
     let mut options = DownloadOptions::default()

@@ -54,7 +54,8 @@ pub(crate) fn fields(line: &[u8]) -> Result<Pairs<'_>, Problem> {
         }
         let problem = error.to_string();
         let what = problem.rsplit_once(" at line ").map_or(problem.as_str(), |(what, _)| what);
-        format!("not valid JSON: {what} at column {}", error.column())
+        let hint = if error.is_eof() { "; each object must be on one line" } else { "" };
+        format!("not valid JSON: {what} at column {}{hint}", error.column())
     })
 }
 

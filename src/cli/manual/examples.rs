@@ -85,7 +85,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
     ("model list", &["tinkex model list", "tinkex model list qwen --trainable --prices"]),
     ("session list", &["tinkex session list --limit 5"]),
     ("session info", &["tinkex session info SESSION_ID"]),
-    ("session search", &["tinkex session search --name my-run"]),
+    ("session search", &["tinkex session search my-run"]),
     ("session assign", &["tinkex session assign SESSION_ID PROJECT_ID"]),
     ("session export-trace", &["tinkex session export-trace SESSION_ID -o trace.pftrace"]),
     (

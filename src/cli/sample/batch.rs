@@ -225,7 +225,7 @@ impl Batch<'_> {
                 Ok(())
             }
             Err(problem) => {
-                let error = json!({ "kind": "invalid_input", "message": problem, "retryable": false });
+                let error = json!({ "kind": "InvalidInput", "message": problem, "retryable": false });
                 self.failed(place, &item, error)
             }
         }

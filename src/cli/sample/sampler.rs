@@ -46,7 +46,7 @@ impl Sampler {
             (None, Some(_)) => "tinkex/nano".into(),
             (None, None) => {
                 return Err(Failure::usage("no model is named")
-                    .with_remedy("-m MODEL|PATH; `tinkex model list` shows the models"));
+                    .with_remedy("-m MODEL|PATH|RUN; `tinkex model list` shows the models"));
             }
         };
         if raw && settings.system.is_some() {
