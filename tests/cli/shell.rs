@@ -41,9 +41,9 @@ fn manual_pages_are_printed_and_written_one_for_each_command() {
 fn the_page_of_a_command_is_printed_and_makes_no_folder() {
     let home = Folder::new("man-page");
     for (words, expected) in [
-        (&["man", "train"][..], ".TH tinkex\\-train 1"),
+        (&["man", "train"][..], ".TH tinkex-train 1"),
         (&["man", "checkpoint"], "tinkex\\-checkpoint\\-delete"),
-        (&["man", "checkpoint", "download"], ".TH tinkex\\-checkpoint\\-download 1"),
+        (&["man", "checkpoint", "download"], ".TH tinkex-checkpoint-download 1"),
     ] {
         let mut command = crate::util::tinkex(&home);
         let output = command.args(words).current_dir(&*home).output().unwrap();
@@ -55,6 +55,7 @@ fn the_page_of_a_command_is_printed_and_makes_no_folder() {
         assert_eq!(std::fs::read_dir(&*home).unwrap().count(), 0);
     }
     let (_, page, _) = run(&home, &["man", "train"]);
+    assert!(page.contains("\\fBtinkex train [OPTIONS] [DATA]...\\fR"), "{page}");
     assert!(page.contains(".SH EXAMPLES") && page.contains("tinkex train \\-\\-resume my\\-run"), "{page}");
     assert!(page.contains("DIR/metrics.jsonl") && page.contains("\\fBtinkex\\-sample\\fR(1)"), "{page}");
     let (status, _, stderr) = run(&home, &["man", "trian"]);

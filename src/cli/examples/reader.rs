@@ -162,6 +162,8 @@ impl Scanner {
             number += 1;
             let next = source.next(&mut line);
             facts.is_array = source.is_array();
+            // Blank lines before an array are not items.
+            let number = if facts.is_array { facts.n_lines + 1 } else { number };
             match next {
                 Ok(Some(())) => {}
                 Ok(None) => break,

@@ -60,10 +60,11 @@ pub(crate) fn page(command: &clap::Command, root: &clap::Command) -> io::Result<
     let mut text = Vec::new();
     let name = name(command);
     let path = name.strip_prefix("tinkex").unwrap_or_default().trim_start_matches('-');
-    let man = Man::new(command.clone()).manual("Tinkex Manual");
+    let source = format!("tinkex {}", env!("CARGO_PKG_VERSION"));
+    let man = Man::new(command.clone()).manual("Tinkex Manual").source(source);
     man.render_title(&mut text)?;
     man.render_name_section(&mut text)?;
-    man.render_synopsis_section(&mut text)?;
+    synopsis(command).to_writer(&mut text)?;
     man.render_description_section(&mut text)?;
     man.render_options_section(&mut text)?;
     if command.has_subcommands() {
@@ -78,6 +79,15 @@ pub(crate) fn page(command: &clap::Command, root: &clap::Command) -> io::Result<
     see_also(&mut roff, &name, command, root);
     roff.to_writer(&mut text)?;
     Ok(text)
+}
+
+/// The usage in a line; the sections below have the options.
+fn synopsis(command: &clap::Command) -> Roff {
+    let usage = command.clone().render_usage().to_string();
+    let mut roff = Roff::new();
+    roff.control("SH", ["SYNOPSIS"]);
+    roff.text([bold(usage.trim_start_matches("Usage:").trim())]);
+    roff
 }
 
 fn examples(roff: &mut Roff, command: &clap::Command) {

@@ -290,7 +290,7 @@ fn answers_of_another_model_or_of_other_settings_are_not_mixed_in_silence() {
         (&["--raw", "-n", "2"], "-n 1, not 2; no --raw"),
         (&["--seed", "3", "--max-tokens", "9"], "--max-tokens 512, not 9; no --seed"),
     ] {
-        let (status, stdout, stderr) = fake.run(&[&args, more].concat());
+        let (status, stdout, stderr) = fake.run(&[&args[..], more].concat());
         assert_eq!((status, stdout.as_str()), (2, ""), "{stderr}");
         assert_eq!(
             stderr,
@@ -302,7 +302,7 @@ fn answers_of_another_model_or_of_other_settings_are_not_mixed_in_silence() {
         assert_eq!(fs::read_to_string(&out).unwrap(), before);
     }
     let n_asked = fake.sent().len();
-    let (status, _, stderr) = fake.run(&[&args, &["-t", "0.5", "--force-resume"][..]].concat());
+    let (status, _, stderr) = fake.run(&[&args[..], &["-t", "0.5", "--force-resume"][..]].concat());
     assert_eq!((status, fake.sent().len() - n_asked), (0, 2));
     assert!(
         stderr.starts_with("warning: ") && stderr.ends_with("2 answered, 0 failed, 1 were there\n"),
@@ -311,8 +311,8 @@ fn answers_of_another_model_or_of_other_settings_are_not_mixed_in_silence() {
     // Options that change no answer go on, and so do lines of a version that wrote no settings.
     fs::remove_file(&out).unwrap();
     fs::write(&out, "{\"id\":\"p0\",\"index\":0,\"sequences\":[]}\n").unwrap();
-    let (status, _, stderr) = fake.run(&[&args, &["-t", "0.5", "--in-flight", "2"][..]].concat());
+    let (status, _, stderr) = fake.run(&[&args[..], &["-t", "0.5", "--in-flight", "2"][..]].concat());
     assert_eq!((status, stderr.as_str()), (0, "2 answered, 0 failed, 1 were there\n"));
-    assert_eq!(fake.run(&[&args, &["-t", "0.5", "--ordered"][..]].concat()).0, 0);
+    assert_eq!(fake.run(&[&args[..], &["-t", "0.5", "--ordered"][..]].concat()).0, 0);
     assert_eq!(fake.run(&args).0, 2);
 }
