@@ -7,18 +7,9 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::moments::parse_duration;
 
-const EXIT_STATUS: &str = "\
-Exit status:
-  0  done
-  1  failed, or the result of a check is negative
-  2  wrong arguments, or it would have to ask without a terminal
-  3  some of several items failed
-  4  the limit of costs or tokens was reached, and the state is saved
-  130, 143  ended by Ctrl-C or SIGTERM";
-
 /// Fine-tune, sample and manage models of a Tinker server without writing a program.
 #[derive(Debug, Parser)]
-#[command(name = "tinkex", version, propagate_version = true, max_term_width = 100, after_long_help = EXIT_STATUS)]
+#[command(name = "tinkex", version, propagate_version = true, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -80,7 +71,8 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "URL", conflicts_with = "local")]
     pub(crate) base_url: Option<String>,
     /// Use an engine in this process instead of a server, offline, with its checkpoints in DIR, or the engine that
-    /// another program runs on DIR [default: a folder of the user]
+    /// another program runs on DIR [default: tinkex/engine in the folder XDG_DATA_HOME, or else
+    /// ~/.local/share/tinkex/engine]
     #[arg(long, global = true, value_name = "DIR", num_args = 0..=1, require_equals = true)]
     pub(crate) local: Option<Option<PathBuf>>,
     /// Project of new sessions, and of lists [env: TINKER_PROJECT_ID]
@@ -140,7 +132,7 @@ pub(crate) enum Command {
     Doctor(super::doctor::Args),
     /// Print the completions of a shell
     Completions(super::shell::CompletionsArgs),
-    /// Print the manual page, or write the pages of all commands to a folder
+    /// Print the manual page of a command, or write the pages of all commands to a folder
     Man(super::shell::ManArgs),
     /// Print the version
     Version,

@@ -103,13 +103,20 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
         match answer {
             Ok(response) => {
                 let Some(sequence) = response.sequences.first() else { continue };
-                app.out.line(&printed(&sampler.answer(sequence).text))?;
+                let answer = sampler.answer(sequence);
+                // A conversation has no end at which one document could be written: each answer is a line, with -f json, too.
+                let line = if app.out.is_json() {
+                    answer.json(false).to_string()
+                } else {
+                    printed(&answer.text).into_owned()
+                };
+                app.out.line(&line)?;
                 messages.push(sampler.message(sequence));
             }
             // A person can try again; a script must not go on with another conversation.
             Err(failure) if is_asked => {
                 messages.pop();
-                failure.report(false);
+                failure.report(app.out.is_json());
             }
             Err(failure) => return Err(failure),
         }

@@ -11,7 +11,7 @@ use super::engine::{self, EngineMonitor, Lost};
 use super::failure::Failure;
 use super::output::Out;
 use super::signals::Stop;
-use super::{logger, notes};
+use super::{logger, notes, similar, wording};
 
 /// What all commands share.
 #[derive(Clone, Debug)]
@@ -55,19 +55,57 @@ impl Connection {
         if self.engine.is_none() || model.contains("://") {
             return Ok(());
         }
-        let models = self.service.create_rest_client().get_server_capabilities()?.supported_models;
-        let names: Vec<String> = models.into_iter().filter_map(|it| it.model_name).collect();
+        let names = self.models()?;
         if names.iter().any(|name| name == model) {
             return Ok(());
         }
         Err(Failure::text(format!("the engine has no model {model:?}; it has {}", names.join(", ")))
             .with_remedy("-m with one of these, the folder of a run, or a server instead of --local"))
     }
+
+    /// A failure at the beginning of the work with a model: says that the server does not have the model if that is the
+    /// reason, and which one was probably meant.
+    pub(crate) fn explained(&self, model: &str, failure: Failure) -> Failure {
+        let may_be_of_model = match &failure {
+            Failure::Api { error, .. } => !error.is_connection() && !error.is_timeout(),
+            Failure::Text { .. } | Failure::Usage { .. } => true,
+            _ => false,
+        };
+        if model.contains("://") || !may_be_of_model {
+            return failure;
+        }
+        match self.models() {
+            Ok(names) if names.is_empty() || names.iter().any(|name| name == model) => failure,
+            Ok(names) => unlisted(model, &names, &failure),
+            Err(_) => failure,
+        }
+    }
+
+    /// The names of the base models of the server.
+    fn models(&self) -> Result<Vec<String>, Failure> {
+        let models = self.service.create_rest_client().get_server_capabilities()?.supported_models;
+        Ok(models.into_iter().filter_map(|it| it.model_name).collect())
+    }
+}
+
+/// A server may accept a model that it does not list: so the reason of the failure is told, too.
+fn unlisted(model: &str, known: &[String], failure: &Failure) -> Failure {
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let similar = similar::names(model, &known);
+    let failure = Failure::text(format!("the server lists no model {model:?}: {}", failure.summary()));
+    if similar.is_empty() {
+        failure.with_remedy("`tinkex model list` shows the models")
+    } else {
+        failure.with_remedy(format!("did you mean {}? `tinkex model list` shows all", similar.join(" or ")))
+    }
 }
 
 impl App {
     pub(crate) fn new(global: Global) -> Result<Self, Failure> {
         logger::start(global.quiet, global.verbose);
+        if global.quiet {
+            notes::be_quiet();
+        }
         let stdout_has_color = use_color(global.color, std::io::stdout().is_terminal());
         let out = Out::new(global.format, stdout_has_color);
         let stop = Stop::register()?;
@@ -128,6 +166,7 @@ impl App {
         };
         let mut builder = ServiceClient::builder();
         if let Some(engine) = &engine {
+            wording::engine_is_at(engine.url());
             builder = builder.base_url(engine.url()).api_key(engine.api_key()).no_proxy();
         }
         if let Some(url) = &global.base_url {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 use tinkex::Error;
 
-use super::notes;
+use super::{notes, wording};
 
 /// Why a command ended.
 #[derive(Debug)]
@@ -52,7 +52,11 @@ impl Failure {
     /// The failure in a line, without what to do about it.
     pub(crate) fn summary(&self) -> String {
         match self {
-            Failure::Api { error, .. } => error.to_string(),
+            Failure::Api { error, .. } => {
+                let causes = std::iter::successors(error.cause(), |it| it.cause());
+                let causes = causes.map(|cause| format!(": {}", wording::message(cause)));
+                wording::line(error) + &causes.collect::<String>()
+            }
             Failure::Text { message, .. } | Failure::Usage { message, .. } | Failure::Budget(message) => {
                 message.clone()
             }
@@ -81,18 +85,16 @@ impl Failure {
                         &json!({ "error": {
                             "code": error.http_status(),
                             "kind": error.kind().name(),
-                            "message": error.message(),
+                            "message": wording::message(&error),
                             "request_id": error.request_id(),
                             "retryable": error.is_retryable(),
                         }})
                         .to_string(),
                     );
                 }
-                notes::write(&format!("error: {error}"));
-                let mut cause = error.cause();
-                while let Some(it) = cause {
-                    notes::write(&format!("  caused by: {it}"));
-                    cause = it.cause();
+                notes::write(&format!("error: {}", wording::line(&error)));
+                for cause in std::iter::successors(error.cause(), |it| it.cause()) {
+                    notes::write(&format!("  caused by: {}", wording::message(cause)));
                 }
                 if let Some(id) = error.request_id() {
                     notes::write(&format!("  request id: {id}"));
@@ -158,6 +160,9 @@ fn remedy_of(error: &Error) -> Option<&'static str> {
     Some(match error.kind() {
         ErrorKind::Auth => "`tinkex auth login`, or set TINKER_API_KEY",
         ErrorKind::Connection { .. } => "`tinkex doctor` examines the connection",
+        ErrorKind::NotFound if error.message().contains("tinker://") => {
+            "`tinkex checkpoint list` shows the checkpoints that are there"
+        }
         ErrorKind::Billing => "check the balance of the account at the console",
         _ => return None,
     })

@@ -20,6 +20,7 @@ mod eval;
 mod examples;
 mod failure;
 mod logger;
+mod manual;
 mod model;
 mod moments;
 mod notes;
@@ -34,25 +35,37 @@ mod session;
 mod shell;
 mod shell_word;
 mod signals;
+mod similar;
 mod table;
 mod train;
 mod version;
 mod web;
+mod wording;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches;
 
-use self::args::{Cli, Command};
-use self::connection::App;
+use self::args::{Cli, Color, Command};
+use self::connection::{App, use_color};
 use self::failure::Failure;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let mut command = manual::command();
+    let matches = command.try_get_matches_from_mut(std::env::args_os());
+    let cli = matches.and_then(|it| Cli::from_arg_matches(&it).map_err(|error| error.format(&mut command)));
+    let cli = match cli {
         Ok(cli) => cli,
         Err(error) => {
-            // Help goes to stdout, whose reader may be gone; nothing can be told about that.
-            let _ = error.print();
+            if error.use_stderr() {
+                let text = error.render();
+                let color = use_color(Color::Auto, notes::are_read());
+                let text = if color { text.ansi().to_string() } else { text.to_string() };
+                notes::write(wording::own(&text).trim_end());
+            } else {
+                // Help goes to stdout, whose reader may be gone; nothing can be told about that.
+                let _ = error.print();
+            }
             if error.use_stderr() && args::word_after_local().is_some() {
                 notes::write("  tip: a folder after --local is written with an equals sign: --local=DIR");
             }

@@ -1,12 +1,28 @@
 //! What is said on stderr: notes, warnings, progress.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget};
 use parking_lot::Mutex;
 
 /// The bars that are on the terminal: text is written above them.
 static BARS: Mutex<Option<MultiProgress>> = Mutex::new(None);
+
+/// True with `--quiet`.
+static IS_QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Sets that [`say`] says nothing.
+pub(crate) fn be_quiet() {
+    IS_QUIET.store(true, Ordering::Relaxed);
+}
+
+/// Writes a line to stderr, unless `--quiet`.
+pub(crate) fn say(line: &str) {
+    if !IS_QUIET.load(Ordering::Relaxed) {
+        write(line);
+    }
+}
 
 /// Writes a line to stderr. If stderr is closed, nothing can be told.
 pub(crate) fn write(line: &str) {

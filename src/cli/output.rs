@@ -47,6 +47,15 @@ impl Out {
         matches!(self.format, Format::Json | Format::Jsonl)
     }
 
+    /// Refuses JSON for a command whose output is a text that has no other form.
+    pub(crate) fn needs_text(&self, command: &str) -> Result<(), Failure> {
+        if self.is_json() {
+            return Err(Failure::usage(format!("`tinkex {command}` prints a text, which has no JSON form"))
+                .with_remedy("leave -f out"));
+        }
+        Ok(())
+    }
+
     pub(crate) fn format(&self) -> Format {
         self.format
     }

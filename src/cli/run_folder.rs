@@ -1,7 +1,7 @@
 //! A folder of a training run in place of a model or a state: its last weights to sample from, or its last state, on
 //! the server of the run.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -31,8 +31,9 @@ pub(crate) fn last_state(folder: &Path) -> Option<(String, Option<u64>)> {
 
 fn resolve(name: &str, app: &App, member: &str, what: &str) -> Result<(String, App), Failure> {
     let folder = Path::new(name);
-    let log: PathBuf = folder.join(LOG);
+    let log = folder.join(LOG);
     if name.contains("://") || !log.is_file() {
+        not_a_model(name, folder.is_dir()).map_or(Ok(()), Err)?;
         return Ok((name.to_owned(), app.clone()));
     }
     let text = std::fs::read_to_string(&log)
@@ -48,6 +49,32 @@ fn resolve(name: &str, app: &App, member: &str, what: &str) -> Result<(String, A
         Err(_) => app.clone(),
     };
     Ok((path.to_owned(), app))
+}
+
+/// Why a text cannot be the name of a model, if that is seen without a server.
+fn not_a_model(model: &str, is_folder: bool) -> Option<Failure> {
+    const REMEDY: &str = "`tinkex checkpoint list` shows whole paths, `tinkex model list` the models";
+    let is_path = model.ends_with('/') || model.starts_with(['.', '/', '~']);
+    let is_tail = || {
+        let parts: Vec<&str> = model.split('/').collect();
+        matches!(parts[..], ["weights" | "sampler_weights", _]) || parts[0].contains(":train:")
+    };
+    let problem = if model.contains("://") {
+        return None;
+    } else if is_folder {
+        // A server may have a model of the name of a folder that happens to be here.
+        if !is_path {
+            return None;
+        }
+        format!("{model}: the folder is not that of a training run: it has no checkpoints.jsonl")
+    } else if is_path {
+        format!("{model} is neither a model, nor a tinker:// path, nor the folder of a training run")
+    } else if is_tail() {
+        format!("{model} is a part of a path; a whole one is tinker://RUN_ID/sampler_weights/NAME")
+    } else {
+        return None;
+    };
+    Some(Failure::usage(problem).with_remedy(REMEDY))
 }
 
 /// The last record that has this member. A torn line is passed over.
@@ -71,5 +98,27 @@ mod tests {
         assert_eq!(last(log, "sampler_path").as_deref(), Some("tinker://b"));
         assert_eq!(last(log, "state_path").as_deref(), Some("x"));
         assert_eq!(last("{\"state_path\": \"x\"}\n", "sampler_path"), None);
+    }
+
+    #[test]
+    fn a_part_of_a_path_and_a_folder_of_something_else_are_no_models() {
+        for (model, is_folder, expected) in [
+            ("tinkex/nano", false, None),
+            ("tinkex/nano", true, None),
+            ("gpt2", true, None),
+            ("tinker://r:train:0/weights/a", false, None),
+            ("weights/final", false, Some("weights/final is a part of a path")),
+            ("sampler_weights/000020", false, Some("is a part of a path")),
+            ("r:train:0/weights/a", false, Some("is a part of a path")),
+            ("nosuchdir/", false, Some("is neither a model, nor a tinker:// path, nor the folder")),
+            ("./nosuchdir", false, Some("is neither a model")),
+            ("examples/", true, Some("it has no checkpoints.jsonl")),
+        ] {
+            let found = not_a_model(model, is_folder).map(|it| it.summary());
+            match expected {
+                None => assert_eq!(found, None, "{model}"),
+                Some(expected) => assert!(found.is_some_and(|it| it.contains(expected)), "{model}"),
+            }
+        }
     }
 }

@@ -1,4 +1,7 @@
 //! Tables on a terminal, and the same rows as TSV.
+//!
+//! No crate of tables is used: the rules that matter here, which columns are never cut and which ones are left out first on a
+//! narrow terminal, would be as long on top of one.
 
 use unicode_width::UnicodeWidthStr;
 

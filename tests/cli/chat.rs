@@ -75,3 +75,16 @@ fn a_script_ends_with_the_first_answer_that_fails() {
     assert!(stderr.contains("too long"), "{stderr}");
     assert_eq!(server.requests_to("/api/v1/asample").len(), 1);
 }
+
+#[test]
+fn answers_are_a_json_value_a_line_if_asked_for() {
+    let home = Folder::new("chat-json");
+    for format in ["json", "jsonl"] {
+        let (status, stdout, stderr) = chat(&home, &["-f", format], "Hi\nHow are you?\n");
+        assert_eq!((status, stderr.as_str()), (0, ""));
+        let lines: Vec<serde_json::Value> =
+            stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines.iter().all(|line| line["text"].is_string() && line["tokens"].is_array()), "{stdout}");
+    }
+}

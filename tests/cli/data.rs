@@ -92,8 +92,11 @@ fn a_line_that_cannot_be_used_has_an_error_with_its_path() {
     let home = Folder::new("data-errors");
     for (line, expected) in [
         ("nonsense", "not valid JSON: expected ident at column 2"),
-        (r#"{"messages":"#, "not valid JSON: EOF while parsing a value at column 12"),
-        ("[1]", "must be a JSON object"),
+        (
+            r#"{"messages":"#,
+            "not valid JSON: EOF while parsing a value at column 12; each object must be on one line",
+        ),
+        ("7", "must be a JSON object"),
         ("{}", "has no keys"),
         (r#"{"message":[]}"#, r#"unknown key "message"; did you mean "messages"?"#),
         (r#"{"Messages":[]}"#, r#"unknown key "Messages"; did you mean "messages"?"#),
@@ -131,6 +134,18 @@ fn a_line_that_cannot_be_used_has_an_error_with_its_path() {
         (
             r#"{"messages":[{"role":"assistant","content":"","tool_call":[]}]}"#,
             r#"messages[0]: unknown key "tool_call"; did you mean "tool_calls"?"#,
+        ),
+        (
+            r#"{"messages":[{"role":"user","content":"q"},{"role":"assitant","content":"a"}]}"#,
+            r#"messages[1].role: unknown role "assitant"; did you mean "assistant"?"#,
+        ),
+        (
+            r#"{"prompt":"q","chosen":[{"role":"Assistant","content":"a"}],"rejected":"b"}"#,
+            r#"chosen[0].role: unknown role "Assistant"; did you mean "assistant"?"#,
+        ),
+        (
+            r#"{"conversations":[{"from":"human","values":"q"}]}"#,
+            r#"conversations[0]: unknown key "values"; did you mean "value"?"#,
         ),
         (
             r#"{"messages":[{"role":"user","content":"q","weight":2}]}"#,
@@ -239,22 +254,64 @@ fn hostile_files_are_told_in_a_line() {
 }
 
 #[test]
-fn a_thousand_problems_are_twenty_lines_and_a_count() {
+fn a_fault_of_a_thousand_lines_is_told_once_with_its_number_and_hides_no_other() {
     let home = Folder::new("data-problems");
-    let lines = "{\"text\":\"\"}\n".repeat(1000) + "{\"text\":\"good\"}\n";
-    let path = file(&home, "x.jsonl", &lines);
+    let path =
+        file(&home, "x.jsonl", "{\"text\":\"\"}\n".repeat(1000) + "{\"text\":\"good\"}\n{\"txt\":\"a\"}\n");
     let (status, stdout, _) = run(&home, &["data", "check", &path]);
-    let lines: Vec<&str> = stdout.lines().collect();
-    assert_eq!((status, lines.len()), (1, 22));
-    assert!(lines[19].ends_with("x.jsonl:20: text: must not be empty"), "{}", lines[19]);
-    assert_eq!(lines[20..], ["… and 980 more", "1000 problems: 1 example, format text"]);
+    assert_eq!(status, 1);
+    let stdout = stdout.replace(&path, "x.jsonl");
+    let expected = "x.jsonl:1: text: must not be empty\nx.jsonl:2: text: must not be empty\n\
+                    x.jsonl:3: text: must not be empty\n… and 997 more of this kind, the last one in x.jsonl:1000\n\
+                    x.jsonl:1002: unknown key \"txt\"; did you mean \"text\"?\n1001 problems: 1 example, format text\n";
+    assert_eq!(stdout, expected);
     let (_, stdout, _) = run(&home, &["data", "check", &path, "-f", "json"]);
     let json: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!((&json["num_problems"], json["problems"].as_array().unwrap().len()), (&json!(1000), 20));
+    assert_eq!((&json["num_problems"], json["problems"].as_array().unwrap().len()), (&json!(1001), 20));
+    assert_eq!(
+        (&json["faults"][0]["count"], &json["faults"][0]["problem"], &json["faults"][1]["count"]),
+        (&json!(1000), &json!("text: must not be empty"), &json!(1))
+    );
     // The other commands begin with the same check.
     let (status, stdout, stderr) = run(&home, &["data", "stats", &path, "--tokenizer", "bytes"]);
-    assert_eq!((status, stdout.as_str(), stderr.lines().count()), (1, "", 21));
-    assert!(stderr.ends_with("… and 980 more problems\n"), "{stderr}");
+    assert_eq!((status, stdout.as_str(), stderr.lines().count()), (1, "", 5));
+}
+
+#[test]
+fn a_file_that_is_one_array_is_read_item_by_item() {
+    let home = Folder::new("data-array");
+    let chat = |answer: &str| {
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "[\"q\""}}, {{"role": "assistant", "content": "{answer}"}}]}}"#
+        )
+    };
+    let text = format!("\u{feff}\n [\n  {},\n  {}\n]\n", chat("a"), chat("b").replace(", ", ",\n    "));
+    let expected = "no problems: 2 examples, format chat\n";
+    assert_eq!(check(&home, text.as_bytes(), &[]), (0, expected.into()));
+    let gz = {
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(text.as_bytes()).unwrap();
+        file(&home, "x.json.gz", gz.finish().unwrap())
+    };
+    assert_eq!(run(&home, &["data", "check", &gz]).1, expected);
+    let (status, stdout, stderr) = run(&home, &["data", "convert", &gz, "--to", "completion"]);
+    assert_eq!((status, stdout.lines().count(), stderr.as_str()), (0, 2, ""), "{stdout}");
+    assert!(stdout.lines().all(|line| line.starts_with("{\"prompt\":")), "{stdout}");
+    for (text, expected) in [
+        (format!("[{},{}]", chat("a"), chat("")), "stdin, item 2: messages[1].content: is empty"),
+        (format!("[{},", chat("a")), "stdin, item 2: the JSON array has no end: the file may have been cut"),
+        ("[1]".into(), "stdin, item 1: must be a JSON object"),
+        (
+            format!("[{0}]\n[{0}]\n", chat("a")),
+            "stdin, item 2: something follows the JSON array; give one array, or one object a line",
+        ),
+        ("PAR1\u{15}".into(), "stdin: is a Parquet file; write it as JSON Lines, one object a line"),
+        ("[]".into(), "stdin: has no examples"),
+    ] {
+        let (status, stdout) = check(&home, text.as_bytes(), &[]);
+        assert_eq!((status, stdout.lines().next()), (1, Some(expected)), "{stdout}");
+        assert_eq!(stdout.lines().count(), 2, "{stdout}");
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod markup;
 mod readme;
 mod report;
 mod report_figures;
+mod run_folder;
 mod sample;
 mod serve;
 mod shared_engine;

@@ -56,3 +56,71 @@ fn a_folder_that_is_written_after_local_without_an_equals_sign_gets_a_tip() {
     let (status, _, stderr) = run(&home, &["checkpoint", "list", "--local", "engine"]);
     assert!(status == 2 && stderr.contains("--local=DIR"), "{stderr}");
 }
+
+#[test]
+fn the_help_names_the_folder_of_the_engine() {
+    let home = Folder::new("local-help");
+    let (_, stdout, _) = run(&home, &["sample", "--help"]);
+    let text = stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains("XDG_DATA_HOME") && text.contains("~/.local/share/tinkex/engine"), "{stdout}");
+    assert!(stdout.contains("Examples:\n  tinkex sample "), "{stdout}");
+}
+
+#[test]
+fn errors_have_no_names_of_rust_and_no_address_of_the_engine() {
+    let home = Folder::new("words");
+    let local = format!("--local={}", home.join("engine").display());
+    let none = "tinker://0a1b2c3d:train:0/weights/none";
+    for words in [
+        &["model", "list"][..],
+        &["checkpoint", "info", none, &local],
+        &["sample", "Hi", "-m", none, &local],
+        &["run", "info", "none:train:0", &local],
+        &[
+            "sample",
+            "Hi",
+            "--base-url",
+            "http://127.0.0.1:1",
+            "-m",
+            "x",
+            "--timeout",
+            "1s",
+            "--credential-command",
+            "echo tml-x",
+        ],
+    ] {
+        let (status, stdout, stderr) = run(&home, words);
+        assert_eq!((status, stdout.as_str()), (1, ""), "{words:?} {stderr}");
+        assert!(!stderr.contains("::") && !stderr.contains("Client."), "{words:?} {stderr}");
+        if words.contains(&local.as_str()) {
+            assert!(!stderr.contains("127.0.0.1"), "{words:?} {stderr}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_a_model_is_told_from_a_model_and_similar_names_are_shown() {
+    let home = Folder::new("model-words");
+    let server = tinkex::testing::FakeServer::new();
+    let models = serde_json::json!({ "supported_models": [{ "model_name": "tinkex/nano" }] });
+    server.always("/api/v1/get_server_capabilities", tinkex::testing::Act::json(models));
+    let listening = server.listen().unwrap();
+    let sample = |model: &str| {
+        let mut command = crate::util::tinkex(&home);
+        let url = listening.url();
+        command.args(["sample", "Hi", "--base-url", &url, "-m", model]).env("TINKER_API_KEY", "tml-key");
+        command.current_dir(&*home);
+        crate::util::output_with_stdin(command, b"")
+    };
+    std::fs::create_dir(home.join("notes")).unwrap();
+    for (model, status, expected) in [
+        ("weights/final", 2, "is a part of a path; a whole one is tinker://RUN_ID/sampler_weights/NAME"),
+        ("nosuchdir/", 2, "neither a model, nor a tinker:// path, nor the folder of a training run"),
+        ("./notes", 2, "the folder is not that of a training run"),
+        ("nano", 1, "did you mean tinkex/nano?"),
+    ] {
+        let (found, stdout, stderr) = sample(model);
+        assert_eq!((found, stdout.as_str()), (status, ""), "{model}: {stderr}");
+        assert!(stderr.contains(expected) && stderr.contains("  try: "), "{model}: {stderr}");
+    }
+}

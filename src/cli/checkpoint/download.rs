@@ -16,6 +16,7 @@ use super::parse_path;
 use crate::args::Progress;
 use crate::connection::App;
 use crate::failure::Failure;
+use crate::run_folder::weights_of;
 use crate::shell_word::quoted;
 use crate::{moments, notes};
 
@@ -27,9 +28,9 @@ const LINE_PERIOD: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Path of the checkpoint
-    #[arg(value_name = "PATH", value_parser = parse_path)]
-    path: CheckpointPath,
+    /// Path of the checkpoint, or folder of a training run, whose last weights for sampling are downloaded
+    #[arg(value_name = "PATH|RUN", value_parser = parse_source)]
+    path: String,
     /// Folder in which the download gets a name made of the path [default: the current folder]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -53,6 +54,14 @@ enum Form {
     Dir,
 }
 
+/// Reads the argument, so that a wrong path is an error of usage. The folder of a run is resolved later.
+fn parse_source(text: &str) -> Result<String, String> {
+    if text.contains("://") {
+        parse_path(text)?;
+    }
+    Ok(text.to_owned())
+}
+
 fn parse_concurrency(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n @ 1..=64) => Ok(n),
@@ -61,6 +70,12 @@ fn parse_concurrency(text: &str) -> Result<usize, String> {
 }
 
 pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
+    let (path, app) = &weights_of(&args.path, app)?;
+    if !path.contains("://") {
+        let problem = format!("{path} is neither a tinker:// path nor the folder of a training run");
+        return Err(Failure::usage(problem).with_remedy("`tinkex checkpoint list` shows the paths"));
+    }
+    let path = parse_path(path).map_err(Failure::text)?;
     let cancel = CancelToken::new();
     let display = Arc::new(Display::new(app));
     let mut options = DownloadOptions::default()
@@ -76,7 +91,7 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     if let Some(parent) = &args.output {
         options = options.parent(parent);
     }
-    let destination = options.destination_of(&args.path);
+    let destination = options.destination_of(&path);
     if !args.force && is_occupied(&destination) {
         let text = format!("{} exists", destination.display());
         return Err(Failure::text(text).with_remedy("--force replaces it, when the download is complete"));
@@ -84,7 +99,7 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let connection = app.connect()?;
     app.stop.defer();
     let rest = connection.service.create_rest_client();
-    let result = wait(&rest, &args.path, &options, &cancel, app);
+    let result = wait(&rest, &path, &options, &cancel, app);
     display.clear();
     if let Some(signal) = app.stop.signal().filter(|_| result.is_err()) {
         app.note("stopped; what has arrived is kept");
@@ -145,7 +160,7 @@ fn is_occupied(destination: &Path) -> bool {
 
 /// The command that continues the download. Global options are those of the user's first command.
 fn command(args: &Args) -> String {
-    let mut words = vec!["tinkex checkpoint download".to_owned(), quoted(args.path.as_str())];
+    let mut words = vec!["tinkex checkpoint download".to_owned(), quoted(&args.path)];
     if let Some(output) = &args.output {
         words.push(format!("--output {}", quoted(&output.display().to_string())));
     }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Files;
 use crate::connection::App;
-use crate::examples::{DataFormat, Encoder, Keep, Lines, MOST_PROBLEMS, Scan, file_name, scan};
+use crate::examples::{DataFormat, Encoder, Keep, Lines, Scan, file_name, scan};
 use crate::failure::Failure;
 
 pub(super) fn run(files: &Files, app: &App) -> Result<(), Failure> {
@@ -16,7 +16,7 @@ pub(super) fn run(files: &Files, app: &App) -> Result<(), Failure> {
     }
     let json = json(&scan);
     app.out.value(&json, || text(&scan))?;
-    if scan.n_problems == 0 { Ok(()) } else { Err(Failure::Negative) }
+    if scan.problems.is_empty() { Ok(()) } else { Err(Failure::Negative) }
 }
 
 /// Makes tokens of all examples, and adds the problems of that.
@@ -34,9 +34,11 @@ fn encode_all(files: &Files, app: &App, scan: &mut Scan, format: DataFormat) -> 
             _ => encoder.encode(&lines, record).err(),
         };
         if let Some(Failure::Text { message, .. }) = problem {
-            scan.n_problems += 1;
-            if scan.problems.len() < MOST_PROBLEMS {
-                scan.problems.push(message);
+            let place = lines.place(record);
+            let problem = message.strip_prefix(&place).and_then(|it| it.strip_prefix(": "));
+            match problem {
+                Some(problem) => scan.problems.add(&place, problem),
+                None => scan.problems.add("", &message),
             }
         }
     }
@@ -49,24 +51,21 @@ fn json(scan: &Scan) -> Value {
         .iter()
         .map(|file| json!({ "path": file_name(&file.path), "lines": file.n_lines, "sha256": file.sha256 }));
     json!({
-        "ok": scan.n_problems == 0,
+        "ok": scan.problems.is_empty(),
         "format": scan.format.map(DataFormat::name),
         "examples": scan.n_examples(),
         "ties": scan.n_ties,
         "files": files.collect::<Vec<_>>(),
-        "problems": scan.problems,
-        "num_problems": scan.n_problems,
+        "problems": scan.problems.first(),
+        "num_problems": scan.problems.len(),
+        "faults": scan.problems.faults(),
     })
 }
 
 fn text(scan: &Scan) -> String {
-    let mut lines = scan.problems.clone();
-    let n_more = scan.n_problems - scan.problems.len();
-    if 0 < n_more {
-        lines.push(format!("… and {n_more} more"));
-    }
+    let mut lines = scan.problems.lines();
     let format = scan.format.map_or("unknown", DataFormat::name);
-    let problems = match scan.n_problems {
+    let problems = match scan.problems.len() {
         0 => "no problems".to_owned(),
         1 => "1 problem".to_owned(),
         n => format!("{n} problems"),

@@ -32,7 +32,7 @@ enum Command {
 /// Files of examples and the model that they are for.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Files {
-    /// Files of one JSON object a line, which may be compressed with gzip or zstd; - is stdin
+    /// Files of one JSON object a line, or of one JSON array, also compressed with gzip or zstd; - is stdin
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Model whose tokenizer and template are used [default: tinkex/nano with --local]
@@ -53,7 +53,7 @@ struct Show {
 
 #[derive(Debug, clap::Args)]
 struct Convert {
-    /// Files of one JSON object a line, which may be compressed with gzip or zstd; - is stdin
+    /// Files of one JSON object a line, or of one JSON array, also compressed with gzip or zstd; - is stdin
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Format to write

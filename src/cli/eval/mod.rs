@@ -24,8 +24,9 @@ pub(crate) struct Args {
     /// Files of examples, as for `train`; - is stdin
     #[arg(required = true, value_name = "DATA")]
     files: Vec<PathBuf>,
-    /// Base model, or tinker:// path of saved weights; several are compared [default: tinkex/nano with --local]
-    #[arg(short, long, value_name = "MODEL|PATH")]
+    /// Base model, tinker:// path of saved weights, or folder of a training run; several are compared
+    /// [default: tinkex/nano with --local]
+    #[arg(short, long, value_name = "MODEL|PATH|RUN")]
     model: Vec<String>,
     /// nll: likelihood of the trained tokens; choice: how often the better answer is the more likely one; exact: how often
     /// the model gives the answer at temperature 0 [default: choice for preferences, otherwise nll]
@@ -84,7 +85,7 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
         (true, Some(_)) => vec!["tinkex/nano".to_owned()],
         (true, None) => {
             return Err(
-                Failure::usage("no model is named").with_remedy("-m MODEL|PATH, once or several times")
+                Failure::usage("no model is named").with_remedy("-m MODEL|PATH|RUN, once or several times")
             );
         }
     };
@@ -99,7 +100,15 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let connection = place.connect()?;
     let mut all = Vec::new();
     for (model, path) in named {
-        let figures = measure(metric, &path, &connection, &lines, &args.options, args.max_tokens, app)?;
+        let (encoder, sampler) = open(&path, &connection, &args.options, &lines)
+            .map_err(|failure| connection.explained(&path, failure))?;
+        let subject =
+            Subject { app, model: &path, lines: &lines, encoder, sampler, max_tokens: args.max_tokens };
+        let figures = match metric {
+            Metric::Nll => nll::measure(&subject)?,
+            Metric::Choice => choice::measure(&subject)?,
+            Metric::Exact => exact::measure(&subject)?,
+        };
         all.push((model, figures));
     }
     write(app, &lines, metric, &all)
@@ -121,27 +130,18 @@ fn fits(metric: Metric, format: DataFormat) -> Result<(), Failure> {
     )))
 }
 
-fn measure(
-    metric: Metric,
+fn open(
     model: &str,
     connection: &Connection,
-    lines: &Lines,
     options: &DataOptions,
-    max_tokens: u32,
-    app: &App,
-) -> Result<Figures, Failure> {
+    lines: &Lines,
+) -> Result<(Encoder, SamplingClient), Failure> {
     connection.check_model(model)?;
     let base = base_model_of(&connection.service, model)?;
     let mut options = options.clone();
     options.template = options.template.or_else(|| renderer_of_run(&connection.service, model));
     let encoder = Encoder::new(&base, &connection.service, &options, lines.format)?;
-    let sampler = connection.service.create_sampling_client(model)?;
-    let subject = Subject { app, model, lines, encoder, sampler, max_tokens };
-    match metric {
-        Metric::Nll => nll::measure(&subject),
-        Metric::Choice => choice::measure(&subject),
-        Metric::Exact => exact::measure(&subject),
-    }
+    Ok((encoder, connection.service.create_sampling_client(model)?))
 }
 
 fn write(app: &App, lines: &Lines, metric: Metric, all: &[(String, Figures)]) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ use tinkex::chat::{Example, Message, TrainOnWhat};
 use tinkex::tokenizer::Tokenizer;
 use tinkex::types::{ModelInput, Stop};
 
+use super::answer;
 use super::cut::{cut, is_trained};
 use super::format::DataFormat;
 use super::line::Content;
@@ -148,7 +149,7 @@ impl Encoder {
         shown::show(self.tokenizer.as_deref(), example, color)
     }
 
-    pub(crate) fn decode(&self, tokens: &[i32]) -> String {
+    fn decode(&self, tokens: &[i32]) -> String {
         self.tokenizer.as_deref().map(|it| it.decode(tokens)).unwrap_or_default()
     }
 
@@ -171,6 +172,13 @@ impl Encoder {
         let eos = self.tokenizer.as_deref().and_then(Tokenizer::eos_id);
         let end = tokens.iter().position(|id| Some(*id) == eos).unwrap_or(tokens.len());
         self.decode(&tokens[..end])
+    }
+
+    /// The text of an answer, without what ended it.
+    pub(crate) fn answer_text(&self, tokens: &[i32], is_chat: bool) -> String {
+        let Some(tokenizer) = self.tokenizer.as_deref() else { return String::new() };
+        let template = self.template.as_ref().filter(|_| is_chat);
+        answer::text(tokens, tokenizer, template, self.stop().as_ref())
     }
 
     /// What ends an answer.

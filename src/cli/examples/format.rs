@@ -1,5 +1,7 @@
 //! Which format the keys of a line have, and which key was probably meant.
 
+use crate::similar::is_near;
+
 /// The format of examples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum DataFormat {
@@ -139,25 +141,9 @@ pub(super) fn misspelt<'a>(keys: &[&'a str], known: &[&'static str]) -> Option<(
     missing.filter_map(|key| Some((nearest(&unknown, key)?, *key))).next()
 }
 
-/// The key that differs from `wanted` by capitals or by one letter.
+/// The key that is almost `wanted`.
 fn nearest<'a>(keys: &[&'a str], wanted: &str) -> Option<&'a str> {
-    keys.iter().copied().find(|key| {
-        let (a, b) = (key.to_lowercase(), wanted.to_lowercase());
-        *key != wanted && (a == b || (4 <= wanted.len() && is_one_edit(&a, &b)))
-    })
-}
-
-/// True if one letter more, less, another or exchanged with its neighbour makes the texts the same.
-fn is_one_edit(a: &str, b: &str) -> bool {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let start = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
-    let most = a.len().min(b.len()) - start;
-    let end = a.iter().rev().zip(b.iter().rev()).take(most).take_while(|(x, y)| x == y).count();
-    let (a, b) = (&a[start..a.len() - end], &b[start..b.len() - end]);
-    match (a, b) {
-        ([x, y], [p, q]) => x == q && y == p,
-        _ => a.len() <= 1 && b.len() <= 1 && a.len() + b.len() != 0,
-    }
+    keys.iter().copied().find(|key| is_near(key, wanted))
 }
 
 #[cfg(test)]
@@ -203,22 +189,6 @@ mod tests {
         ] {
             let error = detect(keys, asked).unwrap_err();
             assert!(error.contains(expected), "{keys:?}: {error}");
-        }
-    }
-
-    #[test]
-    fn one_edit_apart() {
-        for (a, b, expected) in [
-            ("message", "messages", true),
-            ("mesasge", "message", true),
-            ("text", "test", true),
-            ("text", "text", false),
-            ("prompt", "completion", false),
-            ("ab", "", false),
-            ("abcd", "badc", false),
-        ] {
-            assert_eq!(is_one_edit(a, b), expected, "{a} {b}");
-            assert_eq!(is_one_edit(b, a), expected, "{b} {a}");
         }
     }
 }

@@ -8,6 +8,7 @@ use tinkex::data::{Conversation, Preference, PromptCompletion, Record, Text, Wei
 
 use super::format::{Shape, misspelt};
 use super::pairs::{Pairs, items};
+use crate::similar::is_near;
 
 /// An example as it was read.
 #[derive(Clone, Debug)]
@@ -23,6 +24,7 @@ pub(crate) enum Content {
 /// What is wrong with a line: `path: problem`, or the problem alone if it is one of the whole line.
 pub(crate) type Problem = String;
 
+/// The keys of a message that the library reads, and `train`, which the cookbook writes for `trainable`.
 const MESSAGE_KEYS: [&str; 10] = [
     "role",
     "content",
@@ -36,6 +38,12 @@ const MESSAGE_KEYS: [&str; 10] = [
     "train",
 ];
 
+/// The keys of a message of ShareGPT.
+const SHARE_GPT_KEYS: [&str; 4] = ["from", "value", "weight", "trainable"];
+
+/// The roles that conversations have everywhere. A format may have others: only one that is almost one of these is refused.
+const ROLES: [&str; 5] = ["system", "user", "assistant", "tool", "developer"];
+
 /// The fields of a line.
 pub(crate) fn fields(line: &[u8]) -> Result<Pairs<'_>, Problem> {
     let text = std::str::from_utf8(line)
@@ -46,7 +54,8 @@ pub(crate) fn fields(line: &[u8]) -> Result<Pairs<'_>, Problem> {
         }
         let problem = error.to_string();
         let what = problem.rsplit_once(" at line ").map_or(problem.as_str(), |(what, _)| what);
-        format!("not valid JSON: {what} at column {}", error.column())
+        let hint = if error.is_eof() { "; each object must be on one line" } else { "" };
+        format!("not valid JSON: {what} at column {}{hint}", error.column())
     })
 }
 
@@ -159,14 +168,22 @@ fn flags(raw: &str) -> Cow<'_, str> {
     Cow::Owned(format!("[{}]", renamed.collect::<Vec<_>>().join(",")))
 }
 
-/// Refuses a message with a key that is almost one of those that messages have.
-fn spelling(raw: &str, path: &str) -> Result<(), Problem> {
+/// Refuses a message with a key or a role that is almost one of those that messages have.
+pub(crate) fn spelling(raw: &str, path: &str) -> Result<(), Problem> {
     for (i, message) in items(raw).unwrap_or_default().into_iter().enumerate() {
-        if let Ok(fields) = Pairs::of(message)
-            && fields.has("role") | fields.has("content")
-            && let Some((found, key)) = misspelt(&fields.given_keys(), &MESSAGE_KEYS)
+        let Ok(fields) = Pairs::of(message) else { continue };
+        let is_share_gpt = fields.has("from") || fields.has("value");
+        let known = if is_share_gpt { SHARE_GPT_KEYS.as_slice() } else { MESSAGE_KEYS.as_slice() };
+        if fields.keys().iter().any(|key| known[..2].contains(key))
+            && let Some((found, key)) = misspelt(&fields.given_keys(), known)
         {
             return Err(format!("{path}[{i}]: unknown key {found:?}; did you mean {key:?}?"));
+        }
+        let role: Option<String> = fields.get("role").and_then(|raw| serde_json::from_str(raw).ok());
+        if let Some(role) = role.filter(|role| !ROLES.contains(&role.as_str()))
+            && let Some(meant) = ROLES.iter().find(|meant| is_near(&role, meant))
+        {
+            return Err(format!("{path}[{i}].role: unknown role {role:?}; did you mean {meant:?}?"));
         }
     }
     Ok(())
@@ -184,6 +201,7 @@ fn share_gpt(fields: &Pairs<'_>) -> Result<Content, Problem> {
         of_line(&Pairs::text([("messages", flags(conversations).as_ref())]))
             .map_err(|problem| problem.replace("messages", "conversations"))?
     } else {
+        spelling(conversations, "conversations")?;
         of_line(&Pairs::text([("conversations", conversations)]))?
     };
     not_empty(&conversation.messages, |i| format!("conversations[{i}]"))?;
@@ -306,4 +324,19 @@ fn preferred_output(fields: &Pairs<'_>) -> Result<Content, Problem> {
         declare(&mut read.prompt, tools).map_err(|problem| format!("input.{problem}"))?;
     }
     preference(read).map_err(renamed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keys_of_a_message_are_those_that_the_library_reads() {
+        let line = r#"{"messages":[{"role":"user","content":"q","nonsense":1}]}"#;
+        let problem =
+            Conversation::from_line(line).map(|_| String::new()).unwrap_or_else(|it| it.to_string());
+        let accepted = problem.split_once("accepted: ").and_then(|(_, rest)| rest.split(';').next());
+        let of_library: Vec<&str> = accepted.unwrap_or_default().split(", ").chain(["train"]).collect();
+        assert_eq!(of_library, MESSAGE_KEYS, "{problem}");
+    }
 }

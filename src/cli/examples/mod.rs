@@ -1,11 +1,14 @@
 //! Files of examples: reads and checks all lines before anything is sent, and makes tokens of them.
 
+mod answer;
+mod array;
 mod cut;
 mod encoder;
 mod format;
 mod line;
 mod options;
 mod pairs;
+mod problems;
 mod reader;
 mod shown;
 mod source;
@@ -13,14 +16,13 @@ mod template;
 mod tokenizers;
 mod written;
 
+pub(crate) use self::answer::text as answer_text;
 pub(crate) use self::encoder::{Encoder, Fate, context_of};
 pub(crate) use self::format::DataFormat;
-pub(crate) use self::line::{Content, fields as line_fields};
+pub(crate) use self::line::{Content, fields as line_fields, spelling};
 pub(crate) use self::options::{DataOptions, FormatChoice, TooLong};
 pub(crate) use self::pairs::Pairs;
-pub(crate) use self::reader::{
-    FileFacts, Keep, Lines, MOST_PROBLEMS, Record, Scan, file_name, read, read_keeping, scan,
-};
+pub(crate) use self::reader::{FileFacts, Keep, Lines, Record, Scan, file_name, read, read_keeping, scan};
 pub(crate) use self::shown::printable;
 pub(crate) use self::source::{Source, hash as line_hash};
 pub(crate) use self::template::{Template, base_model_of, renderer_of_run};

@@ -7,11 +7,9 @@ use tinkex::data::Preferred;
 use super::format::{DataFormat, Shape, detect};
 use super::line::{self, Content};
 use super::options::DataOptions;
+use super::problems::Problems;
 use super::source::{Source, hash};
 use crate::failure::Failure;
-
-/// How many problems are told one by one.
-pub(crate) const MOST_PROBLEMS: usize = 20;
 
 /// The examples of some files.
 #[derive(Debug)]
@@ -29,8 +27,18 @@ pub(crate) struct FileFacts {
     pub(crate) path: PathBuf,
     /// Of the file as it lies on the disk.
     pub(crate) sha256: String,
-    /// Number of lines that are not blank.
+    /// Number of lines that are not blank, or of the items of an array.
     pub(crate) n_lines: usize,
+    /// True if the file is one JSON array.
+    pub(crate) is_array: bool,
+}
+
+impl FileFacts {
+    /// The place of a line, or of an item of an array, by its number from 1.
+    fn place(&self, number: usize) -> String {
+        let name = file_name(&self.path);
+        if self.is_array { format!("{name}, item {number}") } else { format!("{name}:{number}") }
+    }
 }
 
 /// An example.
@@ -38,7 +46,7 @@ pub(crate) struct FileFacts {
 pub(crate) struct Record {
     /// Index of the file.
     pub(crate) file: usize,
-    /// Number of the line, from 1.
+    /// Number of the line, or of the item of an array, from 1.
     pub(crate) line: usize,
     /// A number of the line's bytes, for a split that is the same in each run.
     pub(crate) raw_hash: u64,
@@ -50,7 +58,7 @@ pub(crate) struct Record {
 impl Lines {
     /// `file:line`.
     pub(crate) fn place(&self, record: &Record) -> String {
-        format!("{}:{}", self.file_name(record), record.line)
+        self.files.get(record.file).map(|file| file.place(record.line)).unwrap_or_default()
     }
 
     pub(crate) fn file_name(&self, record: &Record) -> String {
@@ -66,9 +74,7 @@ pub(crate) struct Scan {
     pub(crate) records: Vec<Record>,
     pub(crate) files: Vec<FileFacts>,
     pub(crate) n_ties: usize,
-    /// The first problems, as `file:line: path: problem`.
-    pub(crate) problems: Vec<String>,
-    pub(crate) n_problems: usize,
+    pub(crate) problems: Problems,
     /// Number of lines that were read, good and bad.
     n_read: usize,
     n_bad: usize,
@@ -93,25 +99,18 @@ pub(crate) enum Keep {
 /// All lines of the files, each read and checked. `-` is stdin.
 ///
 /// # Errors
-/// Lists the problems as `file:line: path: problem`, at most 20 and the number of the others.
+/// Lists the problems as `file:line: path: problem`: more than 20 by their kinds, each with its number.
 pub(crate) fn read(files: &[PathBuf], options: &DataOptions) -> Result<Lines, Failure> {
     read_keeping(Keep::Examples, files, options)
 }
 
 /// As [`read`], with a choice of what is kept.
 pub(crate) fn read_keeping(keep: Keep, files: &[PathBuf], options: &DataOptions) -> Result<Lines, Failure> {
-    let Scan { format, records, files, n_ties, problems, n_problems, .. } = scan(files, options, keep);
-    let format = match (format, n_problems) {
-        (Some(format), 0) => format,
-        _ => {
-            let mut message = problems.join("\n");
-            if problems.len() < n_problems {
-                message += &format!("\n… and {} more problems", n_problems - problems.len());
-            }
-            return Err(Failure::text(message));
-        }
-    };
-    Ok(Lines { format, records, files, n_ties })
+    let Scan { format, records, files, n_ties, problems, .. } = scan(files, options, keep);
+    match format {
+        Some(format) if problems.is_empty() => Ok(Lines { format, records, files, n_ties }),
+        _ => Err(Failure::text(problems.lines().join("\n"))),
+    }
 }
 
 /// Reads all lines of the files.
@@ -126,15 +125,14 @@ pub(crate) fn scan(files: &[PathBuf], options: &DataOptions, keep: Keep) -> Scan
             records: Vec::new(),
             files: Vec::new(),
             n_ties: 0,
-            problems: Vec::new(),
-            n_problems: 0,
+            problems: Problems::default(),
             n_read: 0,
             n_bad: 0,
         },
     };
     for (i, path) in files.iter().enumerate() {
         if let Err(problem) = scan.file(i, path) {
-            scan.problem(format!("{}: {problem}", file_name(path)));
+            scan.scan.problems.add(&file_name(path), &problem);
         }
     }
     scan.scan
@@ -154,25 +152,23 @@ struct Scanner {
 }
 
 impl Scanner {
-    fn problem(&mut self, text: String) {
-        self.scan.n_problems += 1;
-        if self.scan.problems.len() < MOST_PROBLEMS {
-            self.scan.problems.push(text);
-        }
-    }
-
     fn file(&mut self, index: usize, path: &Path) -> Result<(), String> {
         let mut source = Source::open(path)?;
-        let mut facts = FileFacts { path: path.to_owned(), sha256: String::new(), n_lines: 0 };
+        let mut facts =
+            FileFacts { path: path.to_owned(), sha256: String::new(), n_lines: 0, is_array: false };
         let mut first: Option<(usize, Shape)> = None;
         let (mut line, mut number) = (Vec::new(), 0);
         loop {
             number += 1;
-            match source.next(&mut line) {
+            let next = source.next(&mut line);
+            facts.is_array = source.is_array();
+            // Blank lines before an array are not items.
+            let number = if facts.is_array { facts.n_lines + 1 } else { number };
+            match next {
                 Ok(Some(())) => {}
                 Ok(None) => break,
                 Err(problem) => {
-                    self.problem(format!("{}:{number}: {problem}", file_name(path)));
+                    self.scan.problems.add(&facts.place(number), &problem);
                     self.scan.files.push(facts);
                     return Ok(());
                 }
@@ -203,7 +199,7 @@ impl Scanner {
                 }
                 Err(problem) => {
                     self.scan.n_bad += 1;
-                    self.problem(format!("{}:{number}: {problem}", file_name(path)));
+                    self.scan.problems.add(&facts.place(number), &problem);
                 }
             }
         }

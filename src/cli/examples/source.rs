@@ -1,4 +1,4 @@
-//! The lines of a file, which may be compressed, and the digest of its bytes.
+//! The lines of a file, which may be compressed, or the items of one that is a JSON array, and the digest of its bytes.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -8,6 +8,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use ring::digest::{Context, SHA256};
 
+use super::array::Items;
+
 const LONGEST_LINE: u64 = 64 << 20;
 
 /// The lines of a file.
@@ -15,6 +17,10 @@ pub(crate) struct Source {
     lines: Box<dyn BufRead + Send>,
     digest: Arc<Mutex<Context>>,
     is_first: bool,
+    /// False once a line was found that is not blank.
+    is_blank: bool,
+    /// The items, if the file is one JSON array.
+    items: Option<Items>,
 }
 
 /// A reader that digests what passes through it.
@@ -47,6 +53,9 @@ impl Source {
         let start = bytes.fill_buf().map_err(|error| format!("cannot be read: {error}"))?;
         let lines: Box<dyn BufRead + Send> = match start {
             [0x1f, 0x8b, ..] => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(bytes))),
+            [b'P', b'A', b'R', b'1', ..] => {
+                return Err("is a Parquet file; write it as JSON Lines, one object a line".into());
+            }
             [0x28, 0xb5, 0x2f, 0xfd, ..] => {
                 let decoder = zstd::stream::read::Decoder::with_buffer(bytes)
                     .map_err(|error| format!("cannot be read: {error}"))?;
@@ -54,24 +63,41 @@ impl Source {
             }
             _ => Box::new(bytes),
         };
-        Ok(Source { lines, digest, is_first: true })
+        Ok(Source { lines, digest, is_first: true, is_blank: true, items: None })
     }
 
-    /// Reads the next line, without its end and without a byte order mark. `None` at the end.
+    /// True if what [`next`](Self::next) has read are the items of an array.
+    pub(super) fn is_array(&self) -> bool {
+        self.items.is_some()
+    }
+
+    /// Reads the next line, without its end and without a byte order mark, or the next item of an array. `None` at the
+    /// end.
     pub(crate) fn next(&mut self, line: &mut Vec<u8>) -> Result<Option<()>, String> {
         line.clear();
+        if let Some(items) = &mut self.items {
+            return items.next(&mut self.lines, line, LONGEST_LINE);
+        }
         // Two more bytes for the end of the line.
         let read = (&mut self.lines).take(LONGEST_LINE + 2).read_until(b'\n', line);
         if read.map_err(|error| format!("cannot be read: {error}"))? == 0 {
             return Ok(None);
         }
+        if std::mem::take(&mut self.is_first) && line.starts_with(b"\xef\xbb\xbf") {
+            line.drain(..3);
+        }
+        let start = line.trim_ascii_start().first().copied().filter(|_| self.is_blank);
+        self.is_blank &= start.is_none();
+        if start == Some(b'[') {
+            let rest = std::mem::replace(&mut self.lines, Box::new(io::empty()));
+            self.lines = Box::new(io::Cursor::new(std::mem::take(line)).chain(rest));
+            let items = self.items.insert(Items::default());
+            return items.next(&mut self.lines, line, LONGEST_LINE);
+        }
         for end in [b'\n', b'\r'] {
             if line.last() == Some(&end) {
                 line.pop();
             }
-        }
-        if std::mem::take(&mut self.is_first) && line.starts_with(b"\xef\xbb\xbf") {
-            line.drain(..3);
         }
         if LONGEST_LINE < line.len() as u64 {
             return Err(format!("the line is longer than {} MiB", LONGEST_LINE >> 20));

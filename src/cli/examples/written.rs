@@ -73,7 +73,12 @@ pub(crate) fn line(content: &Content, to: DataFormat) -> Result<Option<String>, 
 }
 
 fn refused(from: &str, to: DataFormat) -> String {
-    format!("the format {from} cannot be converted to {}", to.name())
+    let possible = match from {
+        "chat" | "completion" => "; it can be to chat and completion: only preferences have a second answer",
+        "preference" => "; it can be to chat, completion and preference",
+        _ => " or to another one: it has no question and answer",
+    };
+    format!("the format {from} cannot be converted to {}{possible}", to.name())
 }
 
 fn object(fields: Vec<(&str, String)>) -> String {

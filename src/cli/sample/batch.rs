@@ -14,12 +14,14 @@ use tinkex::{Error, ErrorKind};
 use super::Args;
 use super::item::{Item, Key, Prompt};
 use super::kept;
+use super::made::Made;
 use super::progress::Progress;
 use super::sampler::Sampler;
 use crate::connection::App;
 use crate::examples::{Source, file_name};
 use crate::failure::Failure;
 use crate::shell_word::quoted;
+use crate::wording;
 
 /// How often a signal is looked for while nothing else happens.
 const LOOK: Duration = Duration::from_millis(100);
@@ -32,9 +34,10 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let source = open(input)?;
     // Before the file of answers is made: without a model there will be none.
     let sampler = Sampler::open(&args.settings, args.raw, app)?;
+    let made = Made::new(&sampler.model, sampler.template_name(), args.n, &args.settings);
     let (file, done) = match &args.batch.output {
         Some(path) => {
-            let (file, done) = kept::open(path)?;
+            let (file, done) = kept::open(path, &made, |differences| refusal(args, path, differences, app))?;
             (Some(file), done)
         }
         None => (None, HashSet::new()),
@@ -47,6 +50,7 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         args,
         app,
         sampler: &sampler,
+        made: &made,
         cancel: &cancel,
         sender,
         sink: Sink { file, app, path: args.batch.output.as_deref() },
@@ -82,6 +86,19 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     }
 }
 
+/// Why the file of answers is not added to: it has answers of another model or of other settings.
+fn refusal(args: &Args, path: &Path, differences: &[String], app: &App) -> Option<Failure> {
+    let problem = format!("{} has answers that were made with {}", path.display(), differences.join("; "));
+    if args.batch.force_resume {
+        app.note(&format!("warning: {problem}"));
+        return None;
+    }
+    Some(
+        Failure::usage(problem)
+            .with_remedy("another file for -o; --force-resume adds to this one all the same"),
+    )
+}
+
 fn open(path: &Path) -> Result<Source, Failure> {
     Source::open(path).map_err(|problem| Failure::text(format!("{}: {problem}", file_name(path))))
 }
@@ -113,6 +130,7 @@ struct Batch<'a> {
     args: &'a Args,
     app: &'a App,
     sampler: &'a Sampler,
+    made: &'a Made,
     cancel: &'a CancelToken,
     sender: Sender<(Tag, Result<SampleResponse, Error>)>,
     sink: Sink<'a>,
@@ -207,7 +225,7 @@ impl Batch<'_> {
                 Ok(())
             }
             Err(problem) => {
-                let error = json!({ "kind": "invalid_input", "message": problem, "retryable": false });
+                let error = json!({ "kind": "InvalidInput", "message": problem, "retryable": false });
                 self.failed(place, &item, error)
             }
         }
@@ -221,7 +239,7 @@ impl Batch<'_> {
                     .iter()
                     .map(|sequence| self.sampler.answer(sequence).json(self.args.logprobs))
                     .collect();
-                let mut line = head(&item);
+                let mut line = self.head(&item);
                 line["sequences"] = sequences.into();
                 self.write(place, line.to_string())
             }
@@ -238,7 +256,7 @@ impl Batch<'_> {
 
     fn failed(&mut self, place: usize, item: &Item, error: Value) -> Result<(), Failure> {
         self.n_failed += 1;
-        let mut line = head(item);
+        let mut line = self.head(item);
         line["error"] = error;
         self.write(place, line.to_string())
     }
@@ -257,6 +275,14 @@ impl Batch<'_> {
         Ok(())
     }
 
+    /// What a line says about its prompt, and how its answers are made.
+    fn head(&self, item: &Item) -> Value {
+        let mut line =
+            json!({ "id": item.id, "index": item.index, "prompt": item.json, "prompt_hash": item.hash });
+        self.made.add_to(&mut line);
+        line
+    }
+
     fn state(&self) -> String {
         let answers = self.n_written.saturating_sub(self.n_failed);
         let mut text = format!("{answers} answered, {} failed", self.n_failed);
@@ -267,13 +293,8 @@ impl Batch<'_> {
     }
 }
 
-/// What a line says about its prompt.
-fn head(item: &Item) -> Value {
-    json!({ "id": item.id, "index": item.index, "prompt": item.json, "prompt_hash": item.hash })
-}
-
 fn problem_of(error: &Error) -> Value {
-    json!({ "kind": error.kind().name(), "message": error.message(), "retryable": error.is_retryable() })
+    json!({ "kind": error.kind().name(), "message": wording::message(error), "retryable": error.is_retryable() })
 }
 
 /// True for what is wrong with all prompts, not with one.
@@ -311,22 +332,4 @@ impl Sink<'_> {
 fn this_command() -> String {
     let arguments = std::env::args().skip(1).map(|argument| quoted(&argument));
     ["tinkex".to_owned()].into_iter().chain(arguments).collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn arguments_are_quoted_for_a_shell() {
-        for (argument, expected) in [
-            ("-i", "-i"),
-            ("tinker://a/b", "tinker://a/b"),
-            ("a b", "'a b'"),
-            ("", "''"),
-            ("it's", r"'it'\''s'"),
-        ] {
-            assert_eq!(quoted(argument), expected);
-        }
-    }
 }

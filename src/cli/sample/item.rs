@@ -6,7 +6,8 @@ use serde_json::Value;
 use tinkex::chat::Message;
 use tinkex::data::{Conversation, Record};
 
-use crate::examples::{Pairs, line_fields, line_hash};
+use crate::examples::{Pairs, line_fields, line_hash, spelling};
+use crate::similar::is_near;
 
 /// What is asked for in a line.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,10 +116,17 @@ fn prompt(fields: &Pairs<'_>) -> Result<Prompt, String> {
             return not_empty("prompt", text);
         }
         (None, None) => {
+            let near = |(key, _): &&(String, &str)| ["messages", "prompt"].iter().any(|it| is_near(key, it));
+            if let Some((key, _)) = fields.0.iter().find(near) {
+                let meant = if key.to_lowercase().starts_with('m') { "messages" } else { "prompt" };
+                return Err(format!("unknown key {key:?}; did you mean {meant:?}?"));
+            }
             let keys = fields.keys().join(", ");
             return Err(format!("has neither prompt nor messages (the keys found: {keys})"));
         }
     };
+    let path = if fields.has("messages") { "messages" } else { "prompt" };
+    spelling(raw, path)?;
     let tools = fields.get("tools").map(|tools| ("tools", tools));
     let text = Pairs::text([("messages", raw)].into_iter().chain(tools));
     let mut chat =
@@ -169,6 +177,10 @@ mod tests {
             ("{", "not valid JSON"),
             ("[1]", "must be a JSON object"),
             ("{}", "has neither prompt nor messages"),
+            (r#"{"promt":"x"}"#, "unknown key \"promt\"; did you mean \"prompt\"?"),
+            (r#"{"message":[]}"#, "unknown key \"message\"; did you mean \"messages\"?"),
+            (r#"{"prompt":[{"role":"user","contents":"x"}]}"#, "prompt[0]: unknown key \"contents\""),
+            (r#"{"messages":[{"role":"usr","content":"x"}]}"#, "messages[0].role: unknown role \"usr\""),
             (r#"{"prompt":""}"#, "prompt: is empty"),
             (r#"{"prompt":3}"#, "prompt: must be a text or a list of messages"),
             (r#"{"prompt":"\ud800"}"#, "prompt: must be a text"),

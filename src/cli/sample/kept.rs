@@ -9,6 +9,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::item::Key;
+use super::made::Made;
 use crate::failure::Failure;
 
 /// What a file of answers has.
@@ -18,6 +19,8 @@ pub(super) struct Kept {
     pub(super) done: HashSet<Key>,
     /// The lines of failed prompts, which are asked for again, and a last line that was cut off, as ranges of bytes.
     others: Vec<Range<u64>>,
+    /// The ways in which the answers were made.
+    made: Vec<Made>,
     n_bytes: u64,
 }
 
@@ -33,10 +36,22 @@ impl Kept {
         }
         Some(end)
     }
+
+    /// How the answers of the file were made otherwise than those that are asked for now.
+    fn differences(&self, now: &Made) -> Vec<String> {
+        let mut all: Vec<String> = self.made.iter().flat_map(|made| now.differences(made)).collect();
+        all.dedup();
+        all
+    }
 }
 
 /// Opens the file of answers, so that no other process writes it. Lines of failed prompts and a torn last line are removed.
-pub(super) fn open(path: &Path) -> Result<(File, HashSet<Key>), Failure> {
+/// A file with answers that were made otherwise than `now` stays as it is, unless `refuses` lets it pass.
+pub(super) fn open(
+    path: &Path,
+    now: &Made,
+    refuses: impl FnOnce(&[String]) -> Option<Failure>,
+) -> Result<(File, HashSet<Key>), Failure> {
     let name = path.display();
     let failed = |what: &str, error: io::Error| Failure::text(format!("cannot {what} {name}: {error}"));
     let mut file = OpenOptions::new()
@@ -59,6 +74,12 @@ pub(super) fn open(path: &Path) -> Result<(File, HashSet<Key>), Failure> {
     }
     let kept = examine(BufReader::new(&file))
         .map_err(|problem| Failure::text(format!("{name}:{problem}")).with_remedy("another file for -o"))?;
+    let differences = kept.differences(now);
+    if !differences.is_empty()
+        && let Some(failure) = refuses(&differences)
+    {
+        return Err(failure);
+    }
     match kept.end() {
         Some(end) if end == kept.n_bytes => {}
         Some(end) => file.set_len(end).map_err(|error| failed("repair", error))?,
@@ -123,6 +144,11 @@ fn examine(mut file: impl BufRead) -> Result<Kept, String> {
         match (Key::of_answer(&json), json.get("error")) {
             (Some(key), None) => {
                 kept.done.insert(key);
+                if let Some(made) = Made::of_line(&json)
+                    && !kept.made.contains(&made)
+                {
+                    kept.made.push(made);
+                }
             }
             (Some(_), Some(_)) => kept.others.push(range),
             (None, _) => {

@@ -3,6 +3,7 @@
 mod batch;
 mod item;
 mod kept;
+mod made;
 mod progress;
 mod prompt;
 mod sampler;
@@ -45,12 +46,15 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Many prompts")]
 pub(crate) struct BatchArgs {
-    /// File of prompts, one JSON object a line with `prompt` or `messages`; - is stdin
+    /// File of prompts, one JSON object a line (or one JSON array) with `prompt` or `messages`; - is stdin
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// File that gets a line for each prompt; prompts that it already has are skipped [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Add to the file of -o although its answers were made with another model or other settings
+    #[arg(long, requires = "output")]
+    force_resume: bool,
     /// Number of prompts that are worked on at the same time
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     in_flight: u16,

@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use tinkex::SamplingClient;
-use tinkex::chat::{Message, Part};
+use tinkex::chat::Message;
 use tinkex::tokenizer::Tokenizer;
 use tinkex::types::{ModelInput, SampledSequence, SamplingParams, Stop, StopReason};
 
 use super::settings::Settings;
 use crate::connection::{App, Connection};
-use crate::examples::{DataOptions, Template, base_model_of, load_tokenizer, renderer_of_run};
+use crate::examples::{DataOptions, Template, answer_text, base_model_of, load_tokenizer, renderer_of_run};
 use crate::failure::Failure;
 use crate::run_folder::weights_of;
 
 /// A model to sample from.
 pub(crate) struct Sampler {
+    /// The base model or the path of the weights.
+    pub(crate) model: String,
     pub(crate) client: SamplingClient,
     pub(crate) params: SamplingParams,
     tokenizer: Arc<dyn Tokenizer>,
@@ -24,7 +26,7 @@ pub(crate) struct Sampler {
     /// Texts that end an answer here, because the server was given tokens.
     cut_at: Vec<String>,
     /// After the client, which it serves.
-    _connection: Connection,
+    _connection: Arc<Connection>,
 }
 
 /// An answer as text.
@@ -44,7 +46,7 @@ impl Sampler {
             (None, Some(_)) => "tinkex/nano".into(),
             (None, None) => {
                 return Err(Failure::usage("no model is named")
-                    .with_remedy("-m MODEL|PATH; `tinkex model list` shows the models"));
+                    .with_remedy("-m MODEL|PATH|RUN; `tinkex model list` shows the models"));
             }
         };
         if raw && settings.system.is_some() {
@@ -55,11 +57,21 @@ impl Sampler {
         let (model, app) = weights_of(&model, app)?;
         let connection = app.connect()?;
         connection.check_model(&model)?;
-        let base = base_model_of(&connection.service, &model)?;
+        let connection = Arc::new(connection);
+        Sampler::on(&connection, settings, raw, &model).map_err(|it| connection.explained(&model, it))
+    }
+
+    fn on(
+        connection: &Arc<Connection>,
+        settings: &Settings,
+        raw: bool,
+        model: &str,
+    ) -> Result<Self, Failure> {
+        let base = base_model_of(&connection.service, model)?;
         let tokenizer = load_tokenizer(settings.tokenizer.as_deref(), Some(&base))?;
         let options = DataOptions {
             tokenizer: settings.tokenizer.clone(),
-            template: settings.template.clone().or_else(|| renderer_of_run(&connection.service, &model)),
+            template: settings.template.clone().or_else(|| renderer_of_run(&connection.service, model)),
             ..DataOptions::default()
         };
         let template = if raw { None } else { Some(Template::of(&options, Some(&base), &tokenizer)?) };
@@ -68,9 +80,15 @@ impl Sampler {
             Some(Stop::Tokens(_)) => settings.stop.clone(),
             _ => Vec::new(),
         };
-        let client = connection.service.create_sampling_client(&model)?;
+        let client = connection.service.create_sampling_client(model)?;
         let system = settings.system.clone();
-        Ok(Sampler { client, params, tokenizer, template, system, cut_at, _connection: connection })
+        let (model, connection) = (model.to_owned(), connection.clone());
+        Ok(Sampler { model, client, params, tokenizer, template, system, cut_at, _connection: connection })
+    }
+
+    /// The name of the format of conversations; `None` for prompts that are sent as they are.
+    pub(crate) fn template_name(&self) -> Option<String> {
+        self.template.as_ref().map(Template::name)
     }
 
     /// Sets the text of the system message; an empty text removes it.
@@ -131,27 +149,7 @@ impl Sampler {
     }
 
     fn text(&self, tokens: &[i32]) -> String {
-        if let Some(template) = &self.template
-            && let Ok(message) = template.parse(tokens)
-            && message.tool_calls.is_empty()
-            && message.unparsed_tool_calls.is_empty()
-            && message.content.iter().all(|part| matches!(part, Part::Text(_)))
-        {
-            return message.text();
-        }
-        // Thoughts and calls are shown as the model wrote them, up to the token that ended the answer.
-        let is_end = |id: &i32| {
-            self.tokenizer.eos_id() == Some(*id)
-                || matches!(&self.params.stop, Some(Stop::Tokens(stop)) if stop.contains(id))
-        };
-        let end = tokens.iter().position(is_end).unwrap_or(tokens.len());
-        let mut text = self.tokenizer.decode(&tokens[..end]);
-        if let Some(Stop::Strings(stops)) = &self.params.stop
-            && let Some(stop) = stops.iter().find(|stop| text.ends_with(stop.as_str()))
-        {
-            text.truncate(text.len() - stop.len());
-        }
-        text
+        answer_text(tokens, self.tokenizer.as_ref(), self.template.as_ref(), self.params.stop.as_ref())
     }
 }
 

@@ -12,6 +12,7 @@ use tinkex::types::{ModelInput, SamplingParams};
 use super::plan::Tokens;
 use crate::examples::{DataFormat, Encoder};
 use crate::failure::Failure;
+use crate::notes;
 
 const MAX_TOKENS: u32 = 128;
 /// More prompts than this would cost more than the training.
@@ -22,6 +23,8 @@ const MAX_PROMPTS: usize = 256;
 pub(super) struct Samples {
     prompts: Vec<(Value, ModelInput)>,
     path: PathBuf,
+    /// The format of the data.
+    format: DataFormat,
 }
 
 impl Samples {
@@ -51,7 +54,7 @@ impl Samples {
                 file.display()
             )));
         }
-        Ok(Samples { prompts, path })
+        Ok(Samples { prompts, path, format })
     }
 
     /// Removes the samples of a step and of later ones, which are sampled again. A torn last line goes, too.
@@ -99,7 +102,7 @@ impl Samples {
             let Some(sequence) = answer.sequences.first() else { continue };
             tokens.prefilled += input.len().unwrap_or(0) as u64;
             tokens.sampled += sequence.tokens.len() as u64;
-            let text = encoder.decode(&sequence.tokens);
+            let text = encoder.answer_text(&sequence.tokens, is_chat(shown, self.format));
             lines.push_str(&format!(
                 "{}\n",
                 json!({ "step": step, "index": index, "prompt": shown, "text": text })
@@ -108,6 +111,12 @@ impl Samples {
         let file = File::options().create(true).append(true).open(&self.path);
         file.and_then(|mut file| file.write_all(lines.as_bytes()))
             .map_err(|error| Failure::text(format!("{}: {error}", self.path.display())))?;
+        let when = match step {
+            0 => "before the training".to_owned(),
+            1 => "after 1 step".to_owned(),
+            n => format!("after {n} steps"),
+        };
+        notes::say(&format!("samples {when}: {}", self.path.display()));
         Ok(tokens)
     }
 }
@@ -125,6 +134,11 @@ fn prompt_of(line: &str) -> Result<Value, String> {
     }
 }
 
+/// True if the prompt has the format of conversations: messages, and texts if the data are conversations.
+fn is_chat(prompt: &Value, format: DataFormat) -> bool {
+    prompt.is_array() || matches!(format, DataFormat::Chat | DataFormat::Preference)
+}
+
 fn input_of(prompt: &Value, encoder: &Encoder, format: DataFormat) -> Result<ModelInput, Failure> {
     let text = match prompt {
         Value::Array(messages) => {
@@ -133,7 +147,7 @@ fn input_of(prompt: &Value, encoder: &Encoder, format: DataFormat) -> Result<Mod
         }
         prompt => prompt.as_str().unwrap_or_default(),
     };
-    if matches!(format, DataFormat::Chat | DataFormat::Preference) {
+    if is_chat(prompt, format) {
         return encoder.prompt(&[Message::user(text)]);
     }
     let tokenizer = encoder.tokenizer().ok_or_else(|| Failure::text("prompts need a tokenizer"))?;

@@ -137,7 +137,10 @@ fn what_is_converted_says_the_same() {
     let (status, stdout, stderr) =
         run_with_stdin(&home, &["data", "convert", "-", "--to", "chat"], b"{\"text\":\"a\"}");
     assert_eq!((status, stdout.as_str()), (1, ""));
-    assert_eq!(stderr, "error: stdin:1: the format text cannot be converted to chat\n");
+    assert_eq!(
+        stderr,
+        "error: stdin:1: the format text cannot be converted to chat or to another one: it has no question and answer\n"
+    );
     let tie = format!(
         r#"{{"comparison":{{"prompt_conversation":[{u}],"completion_A":[{a}],"completion_B":[{b}]}},"label":"Tie"}}"#
     );

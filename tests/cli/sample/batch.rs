@@ -269,3 +269,50 @@ fn the_file_of_answers_is_not_destroyed() {
     drop(file);
     assert_eq!(fake.run(&args).0, 0);
 }
+
+#[test]
+fn answers_of_another_model_or_of_other_settings_are_not_mixed_in_silence() {
+    let fake = Fake::new("sample-mixed");
+    let args = fake.prompts(3);
+    let args = as_refs(&args);
+    fs::write(fake.path("in.jsonl"), "{\"id\":\"p0\",\"prompt\":\"question 0.\"}\n").unwrap();
+    assert_eq!(fake.run(&args).0, 0);
+    let out = fake.path("out.jsonl");
+    let line = &lines(&out)[0];
+    assert_eq!((&line["model"], &line["sampling"]["temperature"]), (&json!("tinkex/nano"), &json!(1.0)));
+    // An interrupted start has left a part of a line, which a refusal keeps, too.
+    let before = fs::read_to_string(&out).unwrap() + "{\"id\":\"p1\",\"ind";
+    fs::write(&out, &before).unwrap();
+    fake.prompts(3);
+    for (more, expected) in [
+        (&["-t", "0.5"][..], "--temperature 1.0, not 0.5"),
+        (&["--system", "Be kind."], "no system message"),
+        (&["--raw", "-n", "2"], "-n 1, not 2; no --raw"),
+        (&["--seed", "3", "--max-tokens", "9"], "--max-tokens 512, not 9; no --seed"),
+    ] {
+        let (status, stdout, stderr) = fake.run(&[&args[..], more].concat());
+        assert_eq!((status, stdout.as_str()), (2, ""), "{stderr}");
+        assert_eq!(
+            stderr,
+            format!(
+                "error: {out} has answers that were made with {expected}\n  try: another file for -o; --force-resume adds to \
+                 this one all the same\n"
+            )
+        );
+        assert_eq!(fs::read_to_string(&out).unwrap(), before);
+    }
+    let n_asked = fake.sent().len();
+    let (status, _, stderr) = fake.run(&[&args[..], &["-t", "0.5", "--force-resume"][..]].concat());
+    assert_eq!((status, fake.sent().len() - n_asked), (0, 2));
+    assert!(
+        stderr.starts_with("warning: ") && stderr.ends_with("2 answered, 0 failed, 1 were there\n"),
+        "{stderr}"
+    );
+    // Options that change no answer go on, and so do lines of a version that wrote no settings.
+    fs::remove_file(&out).unwrap();
+    fs::write(&out, "{\"id\":\"p0\",\"index\":0,\"sequences\":[]}\n").unwrap();
+    let (status, _, stderr) = fake.run(&[&args[..], &["-t", "0.5", "--in-flight", "2"][..]].concat());
+    assert_eq!((status, stderr.as_str()), (0, "2 answered, 0 failed, 1 were there\n"));
+    assert_eq!(fake.run(&[&args[..], &["-t", "0.5", "--ordered"][..]].concat()).0, 0);
+    assert_eq!(fake.run(&args).0, 2);
+}

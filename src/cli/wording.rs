@@ -1,0 +1,141 @@
+//! Errors of the library in the words of this program: no names of Rust, and no address of the engine in this process.
+
+use std::borrow::Cow;
+
+use parking_lot::Mutex;
+use tinkex::Error;
+
+/// The addresses of the engines in this process.
+static ENGINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// What the library says, and what a user of this program can do.
+const WORDS: [(&str, &str); 11] = [
+    (
+        "set TINKER_API_KEY or call ServiceClientBuilder::api_key, or set TINKER_CREDENTIAL_CMD, or store a default key \
+         in ~/.tinker/credentials.json",
+        "none in TINKER_API_KEY, of TINKER_CREDENTIAL_CMD, or in ~/.tinker/credentials.json",
+    ),
+    (" or call ServiceClientBuilder::api_key", ""),
+    ("use a lower rank, unload models, or raise Options::max_memory_bytes", "use a lower rank"),
+    ("as many as Options::max_samplers allows; finish a session first", "as many as the engine allows"),
+    ("`Bpe::download` or the program `hf`", "the program `hf`"),
+    ("; `ignore_unknown_keys` of the reader reads the line without it", ""),
+    ("within Timeouts::operation", "within the time limit (--timeout)"),
+    ("load a copy with Bpe::from_dir", "name a copy with --tokenizer"),
+    ("Options::", "the engine's "),
+    // Of the standard library, in errors of arguments.
+    ("invalid float literal", "not a number"),
+    ("invalid digit found in string", "not a whole number"),
+];
+
+/// Says that the engine of `--local` is at this address, which changes with each start and means nothing to the user.
+pub(crate) fn engine_is_at(url: &str) {
+    ENGINES.lock().push(url.to_owned());
+}
+
+/// The message of an error.
+pub(crate) fn message(error: &Error) -> String {
+    own(error.message())
+}
+
+/// An error in a line: what failed, why, and what is known about it. The causes are not a part of it.
+pub(crate) fn line(error: &Error) -> String {
+    // Of something that does not exist, the server says what it is.
+    let operation = error.operation().filter(|_| !error.is_not_found());
+    let mut line = match operation {
+        Some(operation) => format!("{} failed: {}", verb(operation), message(error)),
+        None => message(error),
+    };
+    let url = error.url().filter(|url| !is_of_engine(url)).map(str::to_owned);
+    let attempts = error.attempts().filter(|n| 1 < *n).map(|n| format!("{n} attempts"));
+    let elapsed = error.elapsed().map(|it| it.as_secs_f64()).filter(|it| 1.0 <= *it);
+    let elapsed = elapsed.map(|it| format!("{it:.1} s"));
+    let facts: Vec<String> = url.into_iter().chain(attempts).chain(elapsed).collect();
+    if !facts.is_empty() {
+        line += &format!(" ({})", facts.join(", "));
+    }
+    line
+}
+
+/// The method of the library that failed, as a verb: `RestClient.get_server_capabilities` is `get server capabilities`.
+fn verb(operation: &str) -> String {
+    operation.rsplit('.').next().unwrap_or(operation).replace('_', " ")
+}
+
+fn is_of_engine(url: &str) -> bool {
+    ENGINES.lock().iter().any(|engine| url.starts_with(engine.as_str()))
+}
+
+/// A text without names of Rust.
+pub(crate) fn own(text: &str) -> String {
+    let mut text = Cow::Borrowed(text);
+    for (of_library, of_program) in WORDS {
+        if text.contains(of_library) {
+            text = text.replace(of_library, of_program).into();
+        }
+    }
+    for engine in ENGINES.lock().iter() {
+        if text.contains(engine.as_str()) {
+            text = text.replace(engine.as_str(), "the engine").into();
+        }
+    }
+    text.into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_library_become_words_of_the_program() {
+        for (text, expected) in [
+            ("not found", "not found"),
+            (
+                "4 samplers exist, as many as Options::max_samplers allows; finish a session first",
+                "4 samplers exist, as many as the engine allows",
+            ),
+            ("Options::threads must be at most 1024", "the engine's threads must be at most 1024"),
+            ("download it with `Bpe::download` or the program `hf`", "download it with the program `hf`"),
+        ] {
+            assert_eq!(own(text), expected);
+        }
+        assert_eq!(verb("RestClient.get_server_capabilities"), "get server capabilities");
+        assert_eq!(verb("sample"), "sample");
+    }
+
+    /// The texts of the library that name parts of itself: a new one needs words of the program.
+    #[test]
+    fn each_text_of_the_library_that_names_a_rust_path_has_words_of_the_program() {
+        fn sources(folder: &std::path::Path, all: &mut Vec<String>) {
+            for entry in std::fs::read_dir(folder).unwrap().flatten() {
+                let path = entry.path();
+                let is_other =
+                    ["cli", "ffi", "testing", "tests.rs", "_docs"].iter().any(|it| path.ends_with(it));
+                if path.is_dir() && !is_other {
+                    sources(&path, all);
+                } else if path.extension().is_some_and(|it| it == "rs") && !is_other {
+                    all.push(std::fs::read_to_string(&path).unwrap());
+                }
+            }
+        }
+        let mut all = Vec::new();
+        sources(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut all);
+        assert!(100 < all.len());
+        // Comments, attributes, and bytes that are quotes.
+        let code = |line: &&str| {
+            !["//", "#"].iter().any(|it| line.trim_start().starts_with(it)) && !line.contains("b'\"'")
+        };
+        for line in
+            all.iter().flat_map(|text| text.split("#[cfg(test)]").next().unwrap().lines()).filter(code)
+        {
+            // The texts in quotes are each second part.
+            for text in line.split('"').skip(1).step_by(2) {
+                let named = |it: &&str| it.contains("::") && it.chars().any(|it| it.is_ascii_uppercase());
+                for word in text.split(|it: char| !(it.is_alphanumeric() || ":_".contains(it))).filter(named)
+                {
+                    assert!(!own(text).contains(word), "{line}");
+                }
+            }
+        }
+    }
+}
