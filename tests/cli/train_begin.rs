@@ -60,6 +60,12 @@ fn a_new_run_begins_with_the_last_state_of_the_run_in_a_folder() {
         stderr.contains("--from nothing: is neither a saved state nor the folder of a run\n  try: "),
         "{stderr}"
     );
+    let (status, _, stderr) = run(&folder, &["train", &data, "-m", first.to_str().unwrap()]);
+    assert_eq!(status, 2);
+    assert!(
+        stderr.contains(&format!("\n  try: --from {} begins with its last state", first.display())),
+        "{stderr}"
+    );
     let empty = folder.join("empty");
     std::fs::create_dir(&empty).unwrap();
     std::fs::write(empty.join("checkpoints.jsonl"), "").unwrap();

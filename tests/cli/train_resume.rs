@@ -353,6 +353,13 @@ fn a_resumed_run_on_preferences_keeps_the_weights_that_it_began_with_as_its_refe
         |run: &Path| rows(run).iter().map(|row| row["dpo_loss"].as_f64().unwrap()).collect::<Vec<f64>>();
     let (whole, broken) = (losses(&whole), losses(&broken));
     assert_eq!((whole.len(), broken.len()), (6, 6));
+    // The last weights of the first run are the same reference.
+    let named = folder.join("named");
+    let further = [&from[..], &[named.to_str().unwrap(), "--reference", first.to_str().unwrap()]].concat();
+    let (status, _, stderr) = train(&folder, &with(&options, "--max-steps", "1"), &further);
+    assert_eq!(status, 0, "{stderr}");
+    let named = rows(&named)[0]["dpo_loss"].as_f64().unwrap();
+    assert!((named - std::f64::consts::LN_2).abs() < 1e-3, "{named}");
     // At the start the model is its reference; later it is not, also not after the resume.
     assert!((whole[0] - std::f64::consts::LN_2).abs() < 1e-3 && whole[3] < 0.69, "{whole:?}");
     for (whole, broken) in whole.iter().zip(&broken) {

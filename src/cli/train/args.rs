@@ -83,8 +83,9 @@ pub(crate) struct Args {
     /// dpo: how strongly the model is held to the reference [default: 0.1]
     #[arg(long, value_name = "X", help_heading = "Loss")]
     pub(super) beta: Option<f64>,
-    /// dpo: model or weights for sampling that are the reference [default: the weights that the run begins with]
-    #[arg(long, value_name = "MODEL|PATH", help_heading = "Loss")]
+    /// dpo: model, weights for sampling, or folder of a run that are the reference [default: the weights that the run
+    /// begins with]
+    #[arg(long, value_name = "MODEL|PATH|DIR", help_heading = "Loss")]
     pub(super) reference: Option<String>,
     /// Weights of an example: mean makes them sum to 1, none leaves them [default: sft mean, dpo none]
     #[arg(long, value_name = "HOW", help_heading = "Loss")]

@@ -59,6 +59,15 @@ fn start(mut given: Given, control: &Args, app: &App) -> Result<(), Failure> {
         given.set("from", &path);
         (args.from, app) = (Some(path), app_of_run);
     }
+    if let Some(reference) = &args.reference {
+        let (path, app_of_run) = run_folder::weights_of(reference, &app)?;
+        given.set("reference", &path);
+        (args.reference, app) = (Some(path), app_of_run);
+    }
+    if let Some(model) = args.model.as_deref().filter(|it| run_folder::last_state(Path::new(it)).is_some()) {
+        return Err(Failure::usage(format!("-m {model} is the folder of a run, not a base model"))
+            .with_remedy(format!("--from {model} begins with its last state")));
+    }
     check_local(&args.data)?;
     let settings = Settings::of(&args)?;
     if control.print_config {
