@@ -268,10 +268,10 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Checks that the data folder has the listed checkpoints and nothing else.
+/// Checks that the data folder of a running engine has the listed checkpoints and nothing else.
 fn check_folder(data: &Path, saved: &BTreeMap<String, Value>) {
     let own = data.join(".tinkex");
-    assert_eq!(names(&own), ["catalogue", "drafts", "lock"]);
+    assert_eq!(names(&own), ["catalogue", "drafts", "engine.json", "lock"]);
     assert!(names(&own.join("drafts")).is_empty(), "{:?}", names(&own.join("drafts")));
     let listed: BTreeSet<PathBuf> = saved.keys().map(|it| folder_of(data, it)).collect();
     let mut found = BTreeSet::new();
