@@ -82,7 +82,7 @@ fn errors_have_no_names_of_rust_and_no_address_of_the_engine() {
             "--base-url",
             "http://127.0.0.1:1",
             "-m",
-            "x",
+            "tinkex/nano",
             "--timeout",
             "1s",
             "--credential-command",
