@@ -43,7 +43,11 @@ pub(crate) fn line(error: &Error) -> String {
     // Of something that does not exist, the server says what it is.
     let operation = error.operation().filter(|_| !error.is_not_found());
     let mut line = match operation {
-        Some(operation) => format!("{} failed: {}", verb(operation), message(error)),
+        // Some messages begin with the method.
+        Some(operation) => match error.message().strip_prefix(operation) {
+            Some(rest) => format!("{}{}", verb(operation), own(rest)),
+            None => format!("{} failed: {}", verb(operation), message(error)),
+        },
         None => message(error),
     };
     let url = error.url().filter(|url| !is_of_engine(url)).map(str::to_owned);
