@@ -9,14 +9,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use tinkex::local::{Options, Server};
+use tinkex::CloseStatus;
 use tinkex::testing::Act;
 use tinkex::types::{LoraConfig, Timestamp, Ttl};
-use tinkex::{CloseStatus, ServiceClient};
 
 use crate::manage_site::Site;
 use crate::storage::{Content, Reply, Storage, block};
-use crate::util::{Folder, run, tinkex};
+use crate::util::{Folder, engine, run, tinkex};
 
 const PATH: &str = "tinker://s:train:0/weights/a";
 const TAR: &str = "s_train_0_weights_a.tar";
@@ -42,14 +41,7 @@ fn checkpoints_of_the_engine_arrive_as_folders_and_archives_and_are_not_overwrit
     let home = Folder::new("download-engine");
     let data_dir = home.join("engine");
     let (state, external) = {
-        let server =
-            Server::start(Options { data_dir: Some(data_dir.clone()), ..Default::default() }).unwrap();
-        let service = ServiceClient::builder()
-            .without_environment()
-            .base_url(server.url())
-            .api_key(server.api_key())
-            .build()
-            .unwrap();
+        let (_server, service) = engine(&home);
         let config = LoraConfig { rank: 4, ..Default::default() };
         let training = service.create_lora_training_client("tinkex/nano", config).unwrap();
         let state = training.save_state("a", Ttl::Never).wait().unwrap().path.to_string();
@@ -241,14 +233,7 @@ fn cutting_proxy(server: &str, cut: u64) -> (String, Arc<Mutex<Vec<String>>>) {
 fn a_download_from_the_engine_that_is_cut_again_and_again_goes_on_where_it_stopped() {
     const CUT: u64 = 300_000;
     let home = Folder::new("download-engine-cut");
-    let server =
-        Server::start(Options { data_dir: Some(home.join("engine")), ..Default::default() }).unwrap();
-    let service = ServiceClient::builder()
-        .without_environment()
-        .base_url(server.url())
-        .api_key(server.api_key())
-        .build()
-        .unwrap();
+    let (server, service) = engine(&home);
     let training = service.create_lora_training_client("tinkex/nano", LoraConfig::default()).unwrap();
     let path = training.save_state("a", Ttl::Never).wait().unwrap().path.to_string();
     service.close(CloseStatus::Success).unwrap();

@@ -1,11 +1,9 @@
 //! Models are measured on files of examples.
 
 use serde_json::{Value, json};
-use tinkex::ServiceClient;
-use tinkex::local::{Options, Server};
 use tinkex::types::{AdamParams, Datum, LossFn, Ttl};
 
-use crate::util::{Folder, run, run_with_stdin};
+use crate::util::{Folder, engine, run, run_with_stdin};
 
 const CHAT: &str = r#"{"messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"Hello."}]}"#;
 
@@ -20,10 +18,7 @@ fn eval(home: &Folder, data: &str, options: &[&str]) -> Value {
 
 /// Saves two samplers of the engine in a folder: before and after training on a text.
 fn checkpoints(home: &Folder, text: &str) -> [String; 2] {
-    let server =
-        Server::start(Options { data_dir: Some(home.join("engine")), ..Default::default() }).unwrap();
-    let service =
-        ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).no_proxy().build().unwrap();
+    let (_server, service) = engine(home);
     let training = service.create_lora_training_client("tinkex/nano", Default::default()).unwrap();
     let save =
         |name: &str| training.save_weights_for_sampler(name, Ttl::Never).wait().unwrap().path.to_string();

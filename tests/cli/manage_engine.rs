@@ -1,22 +1,14 @@
 //! The commands that manage runs and checkpoints, against the engine.
 
 use serde_json::{Value, json};
-use tinkex::local::{Options, Server};
+use tinkex::CloseStatus;
 use tinkex::types::{LoraConfig, Ttl};
-use tinkex::{CloseStatus, ServiceClient};
 
-use crate::util::{Folder, run};
+use crate::util::{Folder, engine, run};
 
 /// Trains two models a little in the engine of a folder; returns the ids of their runs.
 fn train(folder: &Folder) -> Vec<String> {
-    let data_dir = Some(folder.join("engine"));
-    let server = Server::start(Options { data_dir, ..Default::default() }).unwrap();
-    let service = ServiceClient::builder()
-        .without_environment()
-        .base_url(server.url())
-        .api_key(server.api_key())
-        .build()
-        .unwrap();
+    let (_server, service) = engine(folder);
     let ids = (0..2).map(|_| {
         let config = LoraConfig { rank: 4, ..Default::default() };
         let training = service.create_lora_training_client("tinkex/nano", config).unwrap();

@@ -4,22 +4,15 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use tinkex::local::{Options, Server};
+use tinkex::CloseStatus;
+use tinkex::local::Server;
 use tinkex::types::{LoraConfig, Ttl};
-use tinkex::{CloseStatus, ServiceClient};
 
-use crate::util::{Folder, run, tinkex};
+use crate::util::{self, Folder, run, tinkex};
 
 /// The engine of another program, with a checkpoint of each kind.
 fn engine(home: &Folder) -> (Server, Vec<String>) {
-    let data_dir = Some(home.join("engine"));
-    let server = Server::start(Options { data_dir, ..Default::default() }).unwrap();
-    let service = ServiceClient::builder()
-        .without_environment()
-        .base_url(server.url())
-        .api_key(server.api_key())
-        .build()
-        .unwrap();
+    let (server, service) = util::engine(home);
     let config = LoraConfig { rank: 4, ..Default::default() };
     let training = service.create_lora_training_client("tinkex/nano", config).unwrap();
     let state = training.save_state("a", Ttl::Never).wait().unwrap().path.to_string();

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 use tinkex::local::{Options, Server};
 
-use crate::util::{Folder, run, tinkex};
+use crate::util::{Folder, engine, run, tinkex};
 
 /// Words with answers, one chat a line.
 pub(crate) fn chats(folder: &Path, n: usize) -> String {
@@ -195,10 +195,8 @@ fn a_run_makes_its_files_with_the_columns_of_the_cookbook() {
     assert!(stdout.lines().any(|line| line == sampler), "{stdout}");
     assert!(stdout.contains(&format!("tinkex sample -m {sampler} --local=")), "{stdout}");
     assert!(stderr.contains("step 1/5 loss"), "{stderr}");
-    let engine = Options { data_dir: Some(folder.join("engine")), ..Default::default() };
-    let server = Server::start(engine).unwrap();
-    let service = tinkex::ServiceClient::builder().without_environment().base_url(server.url());
-    let rest = service.api_key(server.api_key()).build().unwrap().create_rest_client();
+    let (_server, service) = engine(&folder);
+    let rest = service.create_rest_client();
     let metadata =
         rest.get_training_run(records[2].state_path.as_ref().unwrap().run_id()).unwrap().user_metadata;
     assert_eq!((metadata["team"].as_str(), metadata["renderer_name"].as_str()), ("blue", "role_colon"));
@@ -272,8 +270,8 @@ fn examples_that_are_too_long_are_named_unless_they_are_to_be_cut_or_left_out() 
     let out = folder.join("run");
     let (status, _, stderr) = train(&folder, &options, &["-o", out.to_str().unwrap(), "--max-length", "10"]);
     assert_eq!(status, 1);
-    assert!(stderr.contains("chats.jsonl:1: has ") && stderr.contains("chats.jsonl:20: has "), "{stderr}");
-    assert!(stderr.contains("and 10 more") && !stderr.contains("chats.jsonl:21:"), "{stderr}");
+    assert!(stderr.contains("chats.jsonl:1: has ") && stderr.contains("chats.jsonl:3: has "), "{stderr}");
+    assert!(stderr.contains("and 27 more of this kind") && !stderr.contains("chats.jsonl:4:"), "{stderr}");
     assert!(!out.exists());
     let plan = |max: &str, what: &str| {
         let further = ["--dry-run", "--format", "json", "--max-length", max, "--too-long", what];
@@ -391,10 +389,8 @@ fn of_the_periodic_checkpoints_the_last_ones_are_kept() {
         let further = ["-o", out.to_str().unwrap(), "--keep-last", "2"];
         let (status, _, stderr) = train(&folder, &options, &further);
         assert_eq!(status, 0, "{stderr}");
-        let engine = Options { data_dir: Some(folder.join("engine")), ..Default::default() };
-        let server = Server::start(engine).unwrap();
-        let service = tinkex::ServiceClient::builder().without_environment().base_url(server.url());
-        let rest = service.api_key(server.api_key()).build().unwrap().create_rest_client();
+        let (_server, service) = engine(&folder);
+        let rest = service.create_rest_client();
         let mut left: Vec<String> =
             rest.list_user_checkpoints().map(|it| it.unwrap().checkpoint_id).collect();
         left.retain(|id| id.starts_with("weights/"));

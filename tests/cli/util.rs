@@ -4,6 +4,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use tinkex::ServiceClient;
+use tinkex::local::{Options, Server};
+
 /// The program with an environment that has nothing of the caller's: no key, no server, an empty home.
 pub(crate) fn tinkex(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tinkex"));
@@ -16,6 +19,19 @@ pub(crate) fn run(home: &Path, args: &[&str]) -> (i32, String, String) {
     let output: Output = tinkex(home).args(args).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// An engine on the folder `engine` of a home, and a client of it.
+pub(crate) fn engine(home: &Path) -> (Server, ServiceClient) {
+    let server =
+        Server::start(Options { data_dir: Some(home.join("engine")), ..Default::default() }).unwrap();
+    let service = ServiceClient::builder()
+        .without_environment()
+        .base_url(server.url())
+        .api_key(server.api_key())
+        .build()
+        .unwrap();
+    (server, service)
 }
 
 /// A folder that is removed at the end of the test.

@@ -22,9 +22,6 @@ const RATE_TIMEOUT: Duration = Duration::from_secs(10);
 const SHOWN: usize = 10;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  tinkex checkpoint delete --older-than 30d --keep-last 1 --dry-run
-  tinkex checkpoint delete --run-id RUN --type sampler --before 2026-11-01 --yes")]
 pub(crate) struct Args {
     /// Paths of the checkpoints
     #[arg(value_name = "PATH", value_parser = parse_path)]

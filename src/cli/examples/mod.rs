@@ -22,6 +22,7 @@ pub(crate) use self::format::DataFormat;
 pub(crate) use self::line::{Content, fields as line_fields, spelling};
 pub(crate) use self::options::{DataOptions, FormatChoice, TooLong};
 pub(crate) use self::pairs::Pairs;
+pub(crate) use self::problems::Problems;
 pub(crate) use self::reader::{FileFacts, Keep, Lines, Record, Scan, file_name, read, read_keeping, scan};
 pub(crate) use self::shown::printable;
 pub(crate) use self::source::{Source, hash as line_hash};

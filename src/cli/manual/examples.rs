@@ -52,6 +52,13 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         "checkpoint list",
         &["tinkex checkpoint list --limit 0", "tinkex checkpoint list --run-id 0a1b2c3d:train:0 -f json"],
     ),
+    (
+        "checkpoint delete",
+        &[
+            "tinkex checkpoint delete --older-than 30d --keep-last 1 --dry-run",
+            "tinkex checkpoint delete --run-id 0a1b2c3d:train:0 --type sampler --yes",
+        ],
+    ),
     ("checkpoint info", &["tinkex checkpoint info tinker://0a1b2c3d:train:0/weights/final"]),
     ("checkpoint publish", &["tinkex checkpoint publish tinker://0a1b2c3d:train:0/sampler_weights/final"]),
     (

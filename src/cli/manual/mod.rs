@@ -31,12 +31,11 @@ pub(crate) fn command() -> clap::Command {
 fn with_examples(command: clap::Command, path: &str) -> clap::Command {
     let of_this = EXAMPLES.iter().find(|(words, _)| *words == path);
     let command = match of_this {
-        // A command may have its own, where its options are defined.
-        Some((_, examples)) if command.get_after_help().is_none() => {
+        Some((_, examples)) => {
             let lines = examples.iter().map(|example| format!("\n  {example}"));
             command.after_help(format!("Examples:{}", lines.collect::<String>()))
         }
-        _ => command,
+        None => command,
     };
     command.mut_subcommands(|subcommand| {
         let path = format!("{path} {}", subcommand.get_name());

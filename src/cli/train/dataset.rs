@@ -8,7 +8,7 @@ use tinkex::types::Datum;
 
 use super::lengths::{histogram, quantile};
 use super::settings::{Settings, TestData};
-use crate::examples::{self, Content, DataFormat, Encoder, Fate, FileFacts, Lines, Record};
+use crate::examples::{self, Content, DataFormat, Encoder, Fate, FileFacts, Lines, Problems, Record};
 use crate::failure::Failure;
 
 /// What one position of a batch trains: an example, or the two answers of a preference.
@@ -199,11 +199,10 @@ fn prompt(content: &Content) -> Option<(String, bool)> {
 
 /// The items of each line. Lines are encoded by all processors: a file can have millions of tokens.
 fn items(lines: &Lines, encoder: &Encoder, facts: &mut Facts) -> Result<Vec<Vec<Item>>, Failure> {
-    const MOST_PROBLEMS: usize = 20;
     let encoded: Vec<Result<(Vec<Item>, Fate), Failure>> =
         lines.records.par_iter().map(|record| items_of(lines, record, encoder)).collect();
     let mut all = Vec::with_capacity(encoded.len());
-    let mut problems = Vec::new();
+    let mut problems = Problems::default();
     for result in encoded {
         match result {
             Ok((items, fate)) => {
@@ -214,19 +213,17 @@ fn items(lines: &Lines, encoder: &Encoder, facts: &mut Facts) -> Result<Vec<Vec<
                 }
                 all.push(items);
             }
-            Err(Failure::Text { message, .. }) => problems.push(message),
+            Err(Failure::Text { message, .. }) => {
+                let (place, problem) = message.split_once(": ").unwrap_or(("", &message));
+                problems.add(place, problem);
+            }
             Err(other) => return Err(other),
         }
     }
     if problems.is_empty() {
         return Ok(all);
     }
-    let n_more = problems.len().saturating_sub(MOST_PROBLEMS);
-    problems.truncate(MOST_PROBLEMS);
-    if 0 < n_more {
-        problems.push(format!("and {n_more} more"));
-    }
-    Err(Failure::text(problems.join("\n")))
+    Err(Failure::text(problems.lines().join("\n")))
 }
 
 fn items_of(lines: &Lines, record: &Record, encoder: &Encoder) -> Result<(Vec<Item>, Fate), Failure> {

@@ -13,6 +13,7 @@ use super::args::Args;
 use super::dataset::absolute;
 use crate::args::Cli;
 use crate::failure::Failure;
+use crate::similar::is_near;
 
 /// Values by the name of the option. A switch has the value `true` or `false`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -250,29 +251,11 @@ fn texts(value: &Value) -> Option<Vec<String>> {
     }
 }
 
-/// The setting whose name is nearest to `key`, if one is near.
+/// The setting whose name was probably meant.
 fn similar(key: &str) -> Option<String> {
     let command = command();
     let names = command.get_arguments().filter_map(clap::Arg::get_long).chain([DATA]);
-    let names = names.filter(|name| !NOT_SETTINGS.contains(name));
-    let near = names.map(|name| (distance(key, name), name)).min()?;
-    (near.0 <= 2.max(key.len() / 3)).then(|| near.1.to_owned())
-}
-
-/// The number of letters to insert, remove or replace.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
+    names.filter(|name| !NOT_SETTINGS.contains(name)).find(|name| is_near(key, name)).map(str::to_owned)
 }
 
 #[cfg(test)]
