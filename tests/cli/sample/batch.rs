@@ -93,7 +93,9 @@ fn a_killed_batch_goes_on_and_has_each_id_once() {
     let (status, stdout, stderr) = fake.run(&args);
     assert_eq!((status, stdout.as_str()), (0, ""), "{stderr}");
     assert_eq!(stderr, format!("{} answered, 0 failed, {n_before} were there\n", 200 - n_before));
-    assert_eq!(fake.sent().len() - n_asked, 200 - n_before);
+    // The server may read a few requests of the killed program only after they were counted.
+    let n_asked = fake.sent().len() - n_asked;
+    assert!((200 - n_before..=208 - n_before).contains(&n_asked), "{n_asked} {n_before}");
     let mut ids: Vec<String> =
         lines(fake.path("out.jsonl")).iter().map(|line| line["id"].as_str().unwrap().to_owned()).collect();
     ids.sort();
