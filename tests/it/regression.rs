@@ -57,7 +57,7 @@ fn skyrl_1489_a_step_submitted_behind_a_pass_arrives_behind_it() {
 fn tinker_cookbook_234_a_server_without_answers_ends_the_wait_as_stuck() {
     let server = FakeServer::new();
     // Otherwise the sample is submitted again until the time limit of the operation, which may pass during a submission.
-    server.always("/api/v1/client/config", Act::json(json!({"sample_no_retries": true})));
+    server.always("/api/v1/client/config", Act::json(serde_json::json!({"sample_no_retries": true})));
     // The pauses between the heartbeats advance the virtual time, too: a shorter limit of the operation might pass before
     // the waiting thread looks at the time for the first time.
     let limited = server.in_memory().timeouts(|it| {
