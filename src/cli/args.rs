@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::moments::parse_duration;
@@ -76,7 +77,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "DIR", num_args = 0..=1, require_equals = true)]
     pub(crate) local: Option<Option<PathBuf>>,
     /// Project of new sessions, and of lists [env: TINKER_PROJECT_ID]
-    #[arg(long = "project", global = true, value_name = "ID")]
+    #[arg(long = "project", global = true, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) project: Option<String>,
     /// Command that prints the credential [env: TINKER_CREDENTIAL_CMD]
     #[arg(long, global = true, value_name = "COMMAND")]

@@ -10,6 +10,7 @@ use super::args::{Color, Global};
 use super::engine::{self, EngineMonitor, Lost};
 use super::failure::Failure;
 use super::output::Out;
+use super::shell_word::quoted;
 use super::signals::Stop;
 use super::{logger, notes, similar, wording};
 
@@ -147,6 +148,16 @@ impl App {
             .read_line(&mut answer)
             .map_err(|error| Failure::text(format!("cannot read the answer: {error}")))?;
         Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    }
+
+    /// The options by which another command finds the same server, each with a space before it.
+    pub(crate) fn place(&self) -> String {
+        match (&self.global.local, &self.global.base_url) {
+            (Some(Some(dir)), _) => format!(" --local={}", quoted(&dir.display().to_string())),
+            (Some(None), _) => " --local".into(),
+            (None, Some(url)) => format!(" --base-url={}", quoted(url)),
+            (None, None) => String::new(),
+        }
     }
 
     /// Connects to the server, or to the engine of `--local`. Sends nothing yet.

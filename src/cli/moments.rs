@@ -20,6 +20,14 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * unit).map_err(|_| format!("{text:?} is out of range; {HELP}"))
 }
 
+/// Reads an age, which has a unit: whoever means days must not get seconds.
+pub(crate) fn parse_age(text: &str) -> Result<Duration, String> {
+    if text.ends_with(|it: char| it.is_ascii_digit()) {
+        return Err("give a number with a unit, such as 12h, 30d or 2w".into());
+    }
+    parse_duration(text)
+}
+
 /// Reads a day such as `2026-11-20`, an RFC 3339 time (UTC if it names no zone), or a duration before now.
 pub(crate) fn parse_date(text: &str) -> Result<SystemTime, String> {
     if let Ok(ago) = parse_duration(text)
@@ -61,6 +69,12 @@ mod tests {
         for text in ["", "d", "-1h", "3 d", "1y", "nan", "1e99w", "infs"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn ages_need_a_unit() {
+        assert_eq!(parse_age("5d"), Ok(Duration::from_secs(432_000)));
+        assert!(parse_age("5").is_err() && parse_age("d").is_err());
     }
 
     #[test]

@@ -9,13 +9,17 @@ use tinkex::Error;
 static ENGINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// What the library says, and what a user of this program can do.
-const WORDS: [(&str, &str); 11] = [
+const WORDS: [(&str, &str); 12] = [
     (
         "set TINKER_API_KEY or call ServiceClientBuilder::api_key, or set TINKER_CREDENTIAL_CMD, or store a default key \
          in ~/.tinker/credentials.json",
         "none in TINKER_API_KEY, of TINKER_CREDENTIAL_CMD, or in ~/.tinker/credentials.json",
     ),
     (" or call ServiceClientBuilder::api_key", ""),
+    (
+        "for a server that takes any key, call ServiceClientBuilder::allow_any_key",
+        "a server other than the service, which --base-url names, may take any key",
+    ),
     ("use a lower rank, unload models, or raise Options::max_memory_bytes", "use a lower rank"),
     ("as many as Options::max_samplers allows; finish a session first", "as many as the engine allows"),
     ("`Bpe::download` or the program `hf`", "the program `hf`"),
@@ -97,6 +101,10 @@ mod tests {
             (
                 "4 samplers exist, as many as Options::max_samplers allows; finish a session first",
                 "4 samplers exist, as many as the engine allows",
+            ),
+            (
+                "k must start with tml-; for a server that takes any key, call ServiceClientBuilder::allow_any_key",
+                "k must start with tml-; a server other than the service, which --base-url names, may take any key",
             ),
             ("Options::threads must be at most 1024", "the engine's threads must be at most 1024"),
             ("download it with `Bpe::download` or the program `hf`", "download it with the program `hf`"),

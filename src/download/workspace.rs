@@ -82,6 +82,7 @@ fn ignore_absence(result: io::Result<()>) -> io::Result<()> {
 
 impl Workspace {
     const IDENTITY: &str = "download.json";
+    const LOCK: &str = "lock";
     const FILES: &str = "files";
     const UNPACKED: &str = "unpacked";
     const REPLACED: &str = "replaced";
@@ -97,14 +98,17 @@ impl Workspace {
         let is_there = fs::symlink_metadata(&folder).is_ok();
         let replaced = folder.join(Self::REPLACED);
         if is_there && !folder.join(Self::IDENTITY).is_file() {
-            let is_empty = fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_none());
-            if !is_empty {
+            // A process may have been killed before it wrote what it downloads.
+            let is_new = |mut entries: fs::ReadDir| {
+                entries.all(|entry| entry.is_ok_and(|it| it.file_name() == Self::LOCK))
+            };
+            if !fs::read_dir(&folder).is_ok_and(is_new) {
                 let text = format!("{} exists and is not the part of a download", folder.display());
                 return Err(Error::invalid("destination", text));
             }
         }
         fs::create_dir_all(&folder).map_err(|error| disk("create", &folder, &error))?;
-        let path = folder.join("lock");
+        let path = folder.join(Self::LOCK);
         let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
         let lock = lock.map_err(|error| disk("create", &path, &error))?;
         match lock.try_lock() {

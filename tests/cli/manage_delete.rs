@@ -75,6 +75,15 @@ fn a_dry_run_shows_what_would_be_deleted_its_size_and_its_price() {
     let path = site.paths()[5].clone();
     let (_, _, stderr) = site.run(&[&DELETE[..], &[&path, &path, "--dry-run"]].concat());
     assert_eq!(stderr, "would delete 1 checkpoint, 1.0 GB, $0.50 a month\n");
+    let gone = path.replace("step-", "gone-");
+    let (status, stdout, stderr) = site.run(&[&DELETE[..], &[&path, &gone, "--dry-run"]].concat());
+    assert_eq!((status, stdout.lines().count()), (3, 2), "{stderr}");
+    assert!(stderr.contains(&format!("{gone}: does not exist\n")), "{stderr}");
+    let (status, _, stderr) = site.run(&[&DELETE[..], &["--older-than", "5", "--dry-run"]].concat());
+    assert!(status == 2 && stderr.contains("with a unit"), "{stderr}");
+    let (status, ..) =
+        site.run(&[&DELETE[..], &["--older-than", "5d", "--project", "", "--dry-run"]].concat());
+    assert_eq!(status, 2);
     assert_eq!(site.paths().len(), 6);
     site.server.always("/api/v1/billing/usage/checkpoints/current", Act::status(403, "{}"));
     assert!(site.run(&words).2.ends_with("3.0 GB, price unknown\n"));

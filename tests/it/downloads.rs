@@ -392,6 +392,10 @@ fn an_existing_destination_is_refused_before_anything_is_sent_or_replaced_at_the
     fs::write(site.part().join("mine"), "old").unwrap();
     site.download().unwrap_err();
     assert_eq!(listed(&site.folder), ["it.part", "it.part/mine"]);
+    // A process that was killed at its beginning has left no more than its lock.
+    fs::rename(site.part().join("mine"), site.part().join("lock")).unwrap();
+    site.rest.download(TRAINING, &site.options().as_tar(true)).unwrap();
+    assert_eq!(listed(&site.folder), ["it"]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::{deletion, list, parse_path};
 use crate::cells::usd;
 use crate::connection::App;
 use crate::failure::Failure;
-use crate::moments::{parse_date, parse_duration, size};
+use crate::moments::{parse_age, parse_date, size};
 use crate::{args, notes};
 
 /// Time limit of asking the server for its rate.
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DATE", value_parser = parse_date)]
     after: Option<SystemTime>,
     /// Only checkpoints older than this, such as 30d
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_age)]
     older_than: Option<Duration>,
     /// Keep the newest N of each kind of each run, and public ones
     #[arg(long, value_name = "N")]
@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let rest = connection.service.create_rest_client();
     let plan = args.plan(&rest, &filter, app)?;
     if args.dry_run {
-        return show(plan, app);
+        return show(plan, &args.paths, app);
     }
     let paths = plan.paths_to_delete();
     if paths.is_empty() {
@@ -117,23 +117,49 @@ impl Args {
             (plan.keep, plan.delete) = filter.divide(all);
         } else {
             // The sizes are only needed for showing them.
-            let known = if self.yes && !self.dry_run { HashMap::new() } else { known(rest, &self.paths) };
+            let known = if self.yes && !self.dry_run { Known::default() } else { known(rest, &self.paths) };
             let mut seen = BTreeSet::new();
             let paths = self.paths.iter().filter(|path| seen.insert(*path));
+            // A deletion says itself what does not exist.
+            let paths = paths.filter(|path| !self.dry_run || !known.lacks(path));
             plan.delete = paths
-                .map(|path| known.get(path.as_str()).cloned().unwrap_or_else(|| unknown(path)))
+                .map(|path| known.checkpoints.get(path.as_str()).cloned().unwrap_or_else(|| unknown(path)))
                 .collect();
         }
         Ok(plan)
     }
 }
 
-/// Checkpoints of the runs of some paths, by path. Runs that cannot be read are left out: their checkpoints can still be
-/// deleted.
-fn known(rest: &RestClient, paths: &[CheckpointPath]) -> HashMap<String, Checkpoint> {
+/// What is known about some paths.
+#[derive(Debug, Default)]
+struct Known {
+    /// Checkpoints by path.
+    checkpoints: HashMap<String, Checkpoint>,
+    /// The runs whose checkpoints are all known.
+    runs: HashSet<String>,
+}
+
+impl Known {
+    /// True if the checkpoint does not exist.
+    fn lacks(&self, path: &CheckpointPath) -> bool {
+        self.runs.contains(path.run_id()) && !self.checkpoints.contains_key(path.as_str())
+    }
+}
+
+/// Checkpoints of the runs of some paths. Runs that cannot be read are left out: their checkpoints can still be deleted.
+fn known(rest: &RestClient, paths: &[CheckpointPath]) -> Known {
+    let mut known = Known::default();
     let runs: BTreeSet<&str> = paths.iter().map(CheckpointPath::run_id).collect();
-    let lists = runs.into_iter().filter_map(|run| rest.list_checkpoints(run).ok());
-    lists.flatten().map(|it| (it.tinker_path.clone(), it)).collect()
+    for run in runs {
+        let list = match rest.list_checkpoints(run) {
+            Ok(list) => list,
+            Err(error) if error.is_not_found() => Vec::new(),
+            Err(_) => continue,
+        };
+        known.checkpoints.extend(list.into_iter().map(|it| (it.tinker_path.clone(), it)));
+        known.runs.insert(run.to_owned());
+    }
+    known
 }
 
 fn unknown(path: &CheckpointPath) -> Checkpoint {
@@ -144,7 +170,8 @@ fn unknown(path: &CheckpointPath) -> Checkpoint {
     checkpoint
 }
 
-fn show(plan: CheckpointPlan, app: &App) -> Result<(), Failure> {
+/// Shows what would be deleted. Paths that were asked for and are not in the plan do not exist.
+fn show(plan: CheckpointPlan, asked: &[CheckpointPath], app: &App) -> Result<(), Failure> {
     let price = price(&plan, app);
     let mut json = report_json::checkpoint_plan(&plan);
     json["estimated_monthly_cost_usd"] = price.into();
@@ -154,7 +181,17 @@ fn show(plan: CheckpointPlan, app: &App) -> Result<(), Failure> {
         list::write(&plan.delete, None, app)?;
     }
     app.note(&format!("would delete {}", summary(&plan, price)));
-    Ok(())
+    let planned: HashSet<&str> = plan.delete.iter().map(|it| it.tinker_path.as_str()).collect();
+    let asked: BTreeSet<&str> = asked.iter().map(CheckpointPath::as_str).collect();
+    let missing: Vec<&str> = asked.iter().copied().filter(|path| !planned.contains(path)).collect();
+    for path in &missing {
+        notes::write(&format!("{path}: does not exist"));
+    }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Items { n_failed: missing.len(), n_items: asked.len() })
+    }
 }
 
 fn question_details(plan: &CheckpointPlan, app: &App) -> String {

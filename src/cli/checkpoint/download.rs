@@ -103,7 +103,7 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     display.clear();
     if let Some(signal) = app.stop.signal().filter(|_| result.is_err()) {
         app.note("stopped; what has arrived is kept");
-        app.note(&format!("  go on with: {}", command(&args)));
+        app.note(&format!("  go on with: {}", command(&args, app)));
         return Err(Failure::Signal(signal));
     }
     let downloaded = result.map_err(failure)?;
@@ -159,7 +159,7 @@ fn is_occupied(destination: &Path) -> bool {
 }
 
 /// The command that continues the download. Global options are those of the user's first command.
-fn command(args: &Args) -> String {
+fn command(args: &Args, app: &App) -> String {
     let mut words = vec!["tinkex checkpoint download".to_owned(), quoted(&args.path)];
     if let Some(output) = &args.output {
         words.push(format!("--output {}", quoted(&output.display().to_string())));
@@ -170,7 +170,7 @@ fn command(args: &Args) -> String {
     if args.form == Form::Tar {
         words.push("--as tar".to_owned());
     }
-    words.join(" ")
+    words.join(" ") + &app.place()
 }
 
 /// Shows the progress on stderr.

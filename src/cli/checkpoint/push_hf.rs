@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
             (default_repo(base.as_deref(), args.path.run_id()), Some(revision))
         }
     };
-    let commands = commands(args, &repo, revision.as_deref());
+    let commands = commands(args, &repo, revision.as_deref(), &app.place());
     let json = json!({
         "checkpoint_path": args.path.as_str(),
         "repo_id": repo,
@@ -75,7 +75,8 @@ fn sanitized(text: &str) -> String {
     text.trim_matches(['-', '.']).chars().take(96).collect()
 }
 
-fn commands(args: &Args, repo: &str, revision: Option<&str>) -> Vec<String> {
+/// `place` has the options with which the checkpoint is found.
+fn commands(args: &Args, repo: &str, revision: Option<&str>, place: &str) -> Vec<String> {
     let folder = args.path.as_str().trim_start_matches("tinker://").replace('/', "_");
     let download = ["tinkex", "checkpoint", "download", args.path.as_str(), "-o", "."].map(str::to_owned);
     let mut upload = ["hf", "upload", repo, &folder, "."].map(str::to_owned).to_vec();
@@ -97,7 +98,7 @@ fn commands(args: &Args, repo: &str, revision: Option<&str>) -> Vec<String> {
     }
     args.allow_pattern.iter().for_each(|it| option("--include", Some(it)));
     args.ignore_pattern.iter().for_each(|it| option("--exclude", Some(it)));
-    [download.as_slice(), upload.as_slice()].map(line).to_vec()
+    vec![line(&download) + place, line(&upload)]
 }
 
 fn line(words: &[String]) -> String {
@@ -123,9 +124,9 @@ mod tests {
             no_model_card: false,
         };
         assert_eq!(
-            commands(&args, "me/model", Some("v1")),
+            commands(&args, "me/model", Some("v1"), " --local=engine"),
             [
-                "tinkex checkpoint download tinker://s:train:0/sampler_weights/final -o .",
+                "tinkex checkpoint download tinker://s:train:0/sampler_weights/final -o . --local=engine",
                 "hf upload me/model s:train:0_sampler_weights_final . --private --revision v1 \
                  --commit-message 'it'\\''s done' --create-pr --include '*.safetensors'",
             ]

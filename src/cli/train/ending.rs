@@ -17,16 +17,6 @@ pub(super) fn resume_command(folder: &Path) -> String {
     format!("tinkex train --resume {}", quoted(&folder.display().to_string()))
 }
 
-/// The options by which another command finds the checkpoints of this run.
-fn place(app: &App) -> String {
-    match (&app.global.local, &app.global.base_url) {
-        (Some(Some(dir)), _) => format!(" --local={}", quoted(&dir.display().to_string())),
-        (Some(None), _) => " --local".into(),
-        (None, Some(url)) => format!(" --base-url={}", quoted(url)),
-        (None, None) => String::new(),
-    }
-}
-
 /// How a run ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ending<'a> {
@@ -61,13 +51,13 @@ pub(super) fn lines(app: &App, ending: &Ending<'_>) -> Vec<String> {
             Some((text, is_raw)) => (quoted(text), if *is_raw { " --raw" } else { "" }),
             None => ("PROMPT".into(), ""),
         };
-        lines.push(format!("tinkex sample -m {sampler}{}{raw} {prompt}", place(app)));
+        lines.push(format!("tinkex sample -m {sampler}{}{raw} {prompt}", app.place()));
     }
     if let Some(path) = record.sampler_path.as_ref() {
         let kept = kept(settings, app.global.local.is_some(), monthly_usd);
         lines.push(format!(
             "{kept}; to change that: tinkex checkpoint set-ttl {path}{} --ttl 30d",
-            place(app)
+            app.place()
         ));
     }
     lines.extend(report.map(|path| format!("report {}", path.display())));

@@ -167,7 +167,7 @@ impl Plan {
         };
         let total = count(self.tokens.trained + self.tokens.prefilled);
         let cost = match self.cost {
-            Cost::Free => format!("{total} tokens, free: the engine is in this process"),
+            Cost::Free => format!("{total} tokens, free: the engine is on this machine"),
             Cost::Unknown => format!("{total} tokens; the price of {} is unknown", self.model),
             Cost::Known(_) => format!("{total} tokens, about {}", usd(self.usd.unwrap_or(0.0))),
         };
