@@ -152,12 +152,8 @@ impl App {
 
     /// The options by which another command finds the same server, each with a space before it.
     pub(crate) fn place(&self) -> String {
-        match (&self.global.local, &self.global.base_url) {
-            (Some(Some(dir)), _) => format!(" --local={}", quoted(&dir.display().to_string())),
-            (Some(None), _) => " --local".into(),
-            (None, Some(url)) => format!(" --base-url={}", quoted(url)),
-            (None, None) => String::new(),
-        }
+        let dir = self.global.local.as_ref().map(|dir| dir.as_ref().map(|it| it.display().to_string()));
+        place_of(dir.as_ref().map(Option::as_deref), self.global.base_url.as_deref())
     }
 
     /// Connects to the server, or to the engine of `--local`. Sends nothing yet.
@@ -232,6 +228,16 @@ impl App {
 /// The file of the certificates to trust, if the user names one as for other programs.
 pub(crate) fn ca_bundle() -> Option<PathBuf> {
     std::env::var_os("SSL_CERT_FILE").filter(|it| !it.is_empty()).map(PathBuf::from)
+}
+
+/// The options that name the engine of a folder, or the engine of the default folder, or else the server at an address.
+pub(crate) fn place_of(local: Option<Option<&str>>, base_url: Option<&str>) -> String {
+    match (local, base_url) {
+        (Some(Some(dir)), _) => format!(" --local={}", quoted(dir)),
+        (Some(None), _) => " --local".into(),
+        (None, Some(url)) => format!(" --base-url={}", quoted(url)),
+        (None, None) => String::new(),
+    }
 }
 
 /// Whether texts to a stream have colors.

@@ -79,7 +79,7 @@ fn a_run_of_the_cookbook_is_not_resumed_but_its_state_is_named_for_a_new_run() {
     let folder = Folder::new("train-cookbook");
     let other = folder.join("cookbook");
     std::fs::create_dir(&other).unwrap();
-    let config = "{\"log_path\": \"/tmp/x\", \"model_name\": \"m\", \"lora_rank\": 32, \"num_epochs\": 1}";
+    let config = "{\"log_path\": \"runs/x\", \"model_name\": \"m\", \"lora_rank\": 32, \"num_epochs\": 1}";
     std::fs::write(other.join("config.json"), config).unwrap();
     let (status, _, stderr) = run(&folder, &["train", "--resume", other.to_str().unwrap()]);
     assert_eq!(status, 2);

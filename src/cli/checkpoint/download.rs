@@ -269,19 +269,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_quoted_only_if_a_shell_would_change_them() {
-        for (word, text) in [
-            ("tinker://s:train:0/weights/a", "tinker://s:train:0/weights/a"),
-            ("my folder", "'my folder'"),
-            ("it's", r"'it'\''s'"),
-            ("", "''"),
-            ("$HOME", "'$HOME'"),
-        ] {
-            assert_eq!(quoted(word), text);
-        }
-    }
-
-    #[test]
     fn a_line_of_progress_says_what_is_known() {
         let mut progress = DownloadProgress::default();
         assert_eq!(line(&progress), "preparing");

@@ -8,6 +8,7 @@ use super::super::moments::size;
 use super::facts;
 use super::read::Run;
 use super::text::{cut, grouped, html};
+use crate::connection::place_of;
 use crate::shell_word::quoted;
 
 /// Checkpoints that are shown at once, and with a click.
@@ -64,12 +65,12 @@ pub(super) fn section(run: &Run) -> String {
 pub(super) fn place(run: &Run) -> String {
     let text = |name: &str| run.config.get(name).and_then(Value::as_str);
     let url = text("base-url").or_else(|| text("base_url"));
-    match (run.config.get("local"), url) {
-        (Some(Value::String(dir)), _) => format!(" --local={}", quoted(dir)),
-        (Some(Value::Bool(true)), _) => " --local".into(),
-        (_, Some(url)) => format!(" --base-url {}", quoted(url)),
-        _ => String::new(),
-    }
+    let local = match run.config.get("local") {
+        Some(Value::String(dir)) => Some(Some(dir.as_str())),
+        Some(Value::Bool(true)) => Some(None),
+        _ => None,
+    };
+    place_of(local, url)
 }
 
 /// When a checkpoint expires: as recorded, or else by the settings of the run.
