@@ -138,3 +138,20 @@ pub(crate) enum Command {
     /// Print the version
     Version,
 }
+
+impl Command {
+    /// Whether the command makes something in an engine, or shows what an engine can do, so that the folder of `--local` may
+    /// be a new one.
+    pub(crate) fn may_create_engine(&self) -> bool {
+        matches!(
+            self,
+            Command::Train(_)
+                | Command::Sample(_)
+                | Command::Chat(_)
+                | Command::Eval(_)
+                | Command::Serve(_)
+                | Command::Doctor(_)
+                | Command::Model(_)
+        )
+    }
+}

@@ -2,12 +2,13 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tinkex::local::Access;
 use tinkex::{CloseStatus, ErrorKind, ServiceClient, ServiceClientBuilder};
 
 use super::args::{Color, Global};
-use super::engine::{self, EngineMonitor, Lost};
+use super::engine::{self, EngineMonitor, Engines, Lost};
 use super::failure::Failure;
 use super::output::Out;
 use super::shell_word::quoted;
@@ -22,6 +23,9 @@ pub(crate) struct App {
     pub(crate) stop: Stop,
     /// Set when the engine of another program has ended.
     pub(crate) lost: Lost,
+    pub(crate) engines: Engines,
+    /// Whether the engine of `--local` may begin with a new folder.
+    pub(crate) may_create_engine: bool,
 }
 
 /// A client of a server.
@@ -31,7 +35,7 @@ pub(crate) struct Connection {
     _session: SessionEnd,
     _monitor: Option<EngineMonitor>,
     /// The engine of `--local`, which lives as long as its clients. The last one: fields are dropped in this order.
-    pub(crate) engine: Option<Access>,
+    pub(crate) engine: Option<Arc<Access>>,
 }
 
 /// Ends the session that the command has opened, if it has opened one and not ended it itself: otherwise the server keeps
@@ -102,7 +106,7 @@ fn unlisted(model: &str, known: &[String], failure: &Failure) -> Failure {
 }
 
 impl App {
-    pub(crate) fn new(global: Global) -> Result<Self, Failure> {
+    pub(crate) fn new(global: Global, may_create_engine: bool) -> Result<Self, Failure> {
         logger::start(global.quiet, global.verbose);
         if global.quiet {
             notes::be_quiet();
@@ -110,7 +114,8 @@ impl App {
         let stdout_has_color = use_color(global.color, std::io::stdout().is_terminal());
         let out = Out::new(global.format, stdout_has_color);
         let stop = Stop::register()?;
-        Ok(App { global, out, stop, lost: Lost::default() })
+        let (lost, engines) = (Lost::default(), Engines::default());
+        Ok(App { global, out, stop, lost, engines, may_create_engine })
     }
 
     /// Says something on stderr, unless `--quiet`.
@@ -168,7 +173,7 @@ impl App {
     ) -> Result<Connection, Failure> {
         let global = &self.global;
         let engine = match &global.local {
-            Some(dir) => Some(engine::open(dir.clone())?),
+            Some(dir) => Some(self.engines.open(dir.clone(), self.may_create_engine)?),
             None => None,
         };
         let mut builder = ServiceClient::builder();
@@ -199,7 +204,7 @@ impl App {
                 }
             });
         }
-        let running = match &engine {
+        let running = match engine.as_deref() {
             Some(Access::Running(running)) => Some(running),
             _ => None,
         };

@@ -1,15 +1,19 @@
-//! The engine of `--local`: one in this process, or the one that another program has on the same folder.
+//! The engine of `--local`: one in this process, or the one that another program has on the same folder. One in this process
+//! ends with the command, but not before the commands that use it have ended.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tinkex::local::{Access, Options, Running};
+use parking_lot::Mutex;
+use tinkex::local::{Access, Options, Running, is_data_folder};
 use tinkex::sync::CancelToken;
 use tinkex::{CloseStatus, ServiceClient};
 
+use super::connection::App;
 use super::failure::Failure;
-use super::notes;
+use super::shell_word::quoted;
+use super::{notes, similar};
 
 /// Pause between two looks at the engine of another program.
 const LOOK: Duration = Duration::from_millis(500);
@@ -21,17 +25,80 @@ pub(crate) const FINISH: Duration = Duration::from_secs(2);
 /// Why the engine of another program is gone, once it is.
 pub(crate) type Lost = Arc<OnceLock<String>>;
 
-/// Starts the engine of a folder, or finds the one that has it open.
-pub(crate) fn open(dir: Option<PathBuf>) -> Result<Access, Failure> {
-    let dir = dir.map_or_else(default_folder, Ok)?;
-    Access::open(Options { data_dir: Some(dir.clone()), ..Default::default() }).map_err(|error| {
-        let remedy = remedy_of(error.message(), &dir);
-        let failure = Failure::from(error);
-        match remedy {
-            Some(remedy) => failure.with_remedy(remedy),
-            None => failure,
+/// How long an engine runs until other commands find it: most commands have ended by then, and the others wait.
+const SHARE_AFTER: Duration = Duration::from_secs(1);
+/// How long a command waits silently for those that use its engine.
+const SILENTLY: Duration = Duration::from_secs(1);
+
+/// The engines of the folders that this command has named. They stay until its end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Engines(Arc<Mutex<Vec<(PathBuf, Arc<Access>)>>>);
+
+impl Engines {
+    /// Starts the engine of a folder, or finds the one that has it open. Unless `may_create` is set, a folder that was named
+    /// must be there: most likely its name is mistyped, and the command would find nothing in a new one.
+    pub(crate) fn open(&self, dir: Option<PathBuf>, may_create: bool) -> Result<Arc<Access>, Failure> {
+        if let Some(dir) = dir.as_deref().filter(|dir| !may_create && !is_data_folder(dir)) {
+            return Err(not_an_engine(dir));
         }
-    })
+        let dir = dir.map_or_else(default_folder, Ok)?;
+        let known = self.0.lock().iter().find(|it| it.0 == dir).map(|it| it.1.clone());
+        if let Some(engine) = known {
+            return Ok(engine);
+        }
+        let options = Options { data_dir: Some(dir.clone()), share_after: SHARE_AFTER, ..Default::default() };
+        let engine = Access::open(options).map_err(|error| {
+            let remedy = remedy_of(error.message(), &dir);
+            let failure = Failure::from(error);
+            match remedy {
+                Some(remedy) => failure.with_remedy(remedy),
+                None => failure,
+            }
+        })?;
+        let engine = Arc::new(engine);
+        self.0.lock().push((dir, engine.clone()));
+        Ok(engine)
+    }
+
+    /// Waits until no other command uses the engines of this one. A signal ends the wait, and the process.
+    pub(crate) fn leave(&self, app: &App) {
+        let engines = std::mem::take(&mut *self.0.lock());
+        for (dir, engine) in &engines {
+            let Access::Started(server) = &**engine else { continue };
+            let never = CancelToken::new();
+            if app.stop.is_asked() || server.wait_for_users(SILENTLY, &never) {
+                continue;
+            }
+            app.note(&format!(
+                "note: other commands use the engine of {}, which this command has started: it ends after them (Ctrl-C \
+                 ends them, too)",
+                dir.display()
+            ));
+            app.stop.end_at_once();
+            server.wait_for_users(Duration::MAX, &never);
+        }
+    }
+}
+
+/// The failure of a command that looks for something in a folder that holds no engine.
+fn not_an_engine(dir: &Path) -> Failure {
+    let what = if dir.exists() { "is not the folder of an engine" } else { "does not exist" };
+    let failure = Failure::usage(format!("--local: the folder {} {what}", dir.display()));
+    let parent = dir.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let siblings = std::fs::read_dir(parent).into_iter().flatten().flatten().map(|it| it.path());
+    let name = |path: &Path| path.file_name().map(|it| it.to_string_lossy().into_owned());
+    let known: Vec<String> = siblings.filter(|it| is_data_folder(it)).filter_map(|it| name(&it)).collect();
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let wanted = name(dir).unwrap_or_default();
+    match similar::names(&wanted, &known).first() {
+        Some(name) => {
+            let dir = dir.with_file_name(name);
+            failure.with_remedy(format!("did you mean --local={}?", quoted(&dir.display().to_string())))
+        }
+        None => failure.with_remedy(
+            "the folder that `tinkex train --local=DIR` or `tinkex serve --data-dir DIR` was given",
+        ),
+    }
 }
 
 /// What to do about a folder that cannot be used.

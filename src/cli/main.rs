@@ -72,14 +72,16 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let app = match App::new(cli.global) {
+    let app = match App::new(cli.global, cli.command.may_create_engine()) {
         Ok(app) => app,
         Err(failure) => return failure.report(false),
     };
-    match run(cli.command, &app) {
+    let status = match run(cli.command, &app) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => engine::explained(failure, &app.lost).report(app.out.is_json()),
-    }
+    };
+    app.engines.leave(&app);
+    status
 }
 
 fn run(command: Command, app: &App) -> Result<(), Failure> {

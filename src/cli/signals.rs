@@ -37,6 +37,11 @@ impl Stop {
         self.armed.store(false, Ordering::Relaxed);
     }
 
+    /// From now on the first signal ends the process again.
+    pub(crate) fn end_at_once(&self) {
+        self.armed.store(true, Ordering::Relaxed);
+    }
+
     /// The signal that asks the process to stop.
     pub(crate) fn signal(&self) -> Option<u8> {
         let signal = self.signal.load(Ordering::Relaxed);

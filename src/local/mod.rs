@@ -60,5 +60,5 @@ mod tokens;
 mod trace;
 mod worker;
 
-pub use running::{Access, Running};
+pub use running::{Access, Running, is_data_folder};
 pub use server::{Options, Server};

@@ -4,21 +4,27 @@
 //! and new at each start, into a file of the folder that only its owner can read. Another program that finds the folder
 //! locked reads the file and uses that engine. A file that a killed engine has left is never read: the lock is free then,
 //! and the next engine removes the file.
+//!
+//! A program that uses the engine of another one shares a lock on that file. So the engine's own program can wait until
+//! nobody else uses the engine, and programs that were killed do not count.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::after;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::engine_file;
+use super::checkpoint::{engine_file, lock_file};
 use super::disk;
 use super::server::{Options, Server, Unstarted};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::CancelToken;
 
 /// Time limit of waiting for an engine that starts or stops.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,8 +52,16 @@ const MAX_FILE: u64 = 64 << 10;
 /// # std::fs::remove_dir_all(folder).unwrap();
 /// # Ok::<(), tinkex::Error>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone)]
 pub struct Running {
+    address: Address,
+    /// The lock that tells the engine's program about this user, where the system has locks.
+    _lock: Arc<File>,
+}
+
+/// What the file of an engine says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Address {
     url: String,
     api_key: String,
     process: u32,
@@ -57,8 +71,8 @@ pub struct Running {
 impl fmt::Debug for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Running")
-            .field("url", &self.url)
-            .field("process", &self.process)
+            .field("url", &self.address.url)
+            .field("process", &self.address.process)
             .finish_non_exhaustive()
     }
 }
@@ -66,18 +80,18 @@ impl fmt::Debug for Running {
 impl Running {
     /// The base URL for clients on this machine.
     pub fn url(&self) -> &str {
-        &self.url
+        &self.address.url
     }
 
     /// A key for programs that can read the data folder. It is not the key of [`Options::api_key`], and it is new at each
     /// start.
     pub fn api_key(&self) -> &str {
-        &self.api_key
+        &self.address.api_key
     }
 
     /// Id of the process of the engine.
     pub fn process(&self) -> u32 {
-        self.process
+        self.address.process
     }
 
     /// Returns whether the engine accepts connections.
@@ -85,11 +99,12 @@ impl Running {
     /// # Blocking
     /// At most 2 s.
     pub fn answers(&self) -> bool {
-        let address = self.url.strip_prefix("http://").and_then(|it| it.parse::<SocketAddr>().ok());
+        let address = self.url().strip_prefix("http://").and_then(|it| it.parse::<SocketAddr>().ok());
         address.is_some_and(|it| TcpStream::connect_timeout(&it, CONNECT_TIMEOUT).is_ok())
     }
 
-    /// Reads the file of a data folder. `None` if there is none, or if it cannot be understood.
+    /// Reads the file of a data folder. `None` if there is none, if it cannot be understood, or if its engine is about to
+    /// end.
     fn read(data_dir: &Path) -> Result<Option<Self>> {
         let path = engine_file(data_dir);
         let failed = |error: io::Error| {
@@ -106,9 +121,14 @@ impl Running {
             let text = format!("other users may read or write {}: chmod 600 {0}", path.display());
             return Err(Error::new(ErrorKind::System, text));
         }
+        // Before reading: from here on the engine's program waits for this one.
+        if matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+            return Ok(None);
+        }
         let mut text = String::new();
-        file.take(MAX_FILE).read_to_string(&mut text).map_err(failed)?;
-        Ok(serde_json::from_str(&text).ok())
+        (&file).take(MAX_FILE).read_to_string(&mut text).map_err(failed)?;
+        let running = |address| Running { address, _lock: Arc::new(file) };
+        Ok(serde_json::from_str(&text).ok().map(running))
     }
 }
 
@@ -145,7 +165,8 @@ fn is_private(_: &File) -> io::Result<bool> {
 pub enum Access {
     /// The folder was free: this engine was started, and stops when the value is dropped.
     Started(Server),
-    /// The engine that has the folder open. It stops when its own program says so, and then no request is answered.
+    /// The engine that has the folder open. It stops when its own program says so, and then no request is answered. The
+    /// program can wait for this one: see [`Server::wait_for_users`].
     Running(Running),
 }
 
@@ -197,16 +218,21 @@ impl Access {
     }
 }
 
-/// The file with the address of an engine. It is removed on drop.
+/// The file with the address of an engine, which other programs find after [`publish`](Self::publish) and until
+/// [`withdraw`](Self::withdraw). It is not removed on drop, because a forked child drops it, too.
 #[derive(Debug)]
-pub(super) struct Announcement(PathBuf);
+pub(super) struct Announcement {
+    path: PathBuf,
+    draft: PathBuf,
+    file: File,
+}
 
 impl Announcement {
-    /// Writes the file.
+    /// Writes the file, under a name that other programs do not look for.
     pub(super) fn write(data_dir: &Path, url: &str, api_key: &str) -> io::Result<Self> {
         let path = engine_file(data_dir);
-        let running = Running { url: url.into(), api_key: api_key.into(), process: std::process::id() };
-        let text = serde_json::to_vec(&running)?;
+        let address = Address { url: url.into(), api_key: api_key.into(), process: std::process::id() };
+        let text = serde_json::to_vec(&address)?;
         // Readers find no file or the whole one.
         let draft = path.with_extension("new");
         disk::remove(&draft);
@@ -214,22 +240,80 @@ impl Announcement {
         options.write(true).create_new(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options.open(&draft)?.write_all(&text)?;
-        fs::rename(&draft, &path)?;
-        Ok(Announcement(path))
+        let mut file = options.open(&draft)?;
+        file.write_all(&text)?;
+        Ok(Announcement { path, draft, file })
+    }
+
+    /// Lets other programs find the file. Does nothing after [`withdraw`](Self::withdraw).
+    pub(super) fn publish(&self) {
+        // Fails only if the draft was removed.
+        let _ = fs::rename(&self.draft, &self.path);
+    }
+
+    /// Removes the file.
+    pub(super) fn withdraw(&self) {
+        // The draft first: what is not published by now never will be.
+        disk::remove(&self.draft);
+        disk::remove(&self.path);
+    }
+
+    /// Waits until no other program uses the engine, and withdraws the file. Returns whether that happened in time. Until
+    /// then other programs still find the engine.
+    pub(super) fn wait_for_users(&self, timeout: Duration, cancel: &CancelToken) -> bool {
+        match self.file.try_lock() {
+            Err(TryLockError::WouldBlock) => {}
+            // Where files cannot be locked, users cannot be counted.
+            Ok(()) | Err(TryLockError::Error(_)) => {
+                self.withdraw();
+                return true;
+            }
+        }
+        let Ok(file) = self.file.try_clone() else { return false };
+        let over = cancel.child();
+        let (unused, signal) = (Arc::new(AtomicBool::new(false)), over.clone());
+        let found = unused.clone();
+        // A lock has no wait with a deadline. The thread ends with the last user.
+        let wait = move || {
+            found.store(file.lock().is_ok(), Ordering::Release);
+            signal.cancel();
+        };
+        if std::thread::Builder::new().name("tinkex-users".into()).spawn(wait).is_err() {
+            return false;
+        }
+        over.wait_timeout(timeout);
+        let is_unused = unused.load(Ordering::Acquire);
+        if is_unused {
+            self.withdraw();
+        }
+        is_unused
     }
 }
 
-impl Drop for Announcement {
-    fn drop(&mut self) {
-        disk::remove(&self.0);
-    }
+/// Whether a folder is the data folder of an engine, running or not.
+///
+/// # Example: a folder that an engine has used
+/// ```
+/// use tinkex::local::{Options, Server, is_data_folder};
+///
+/// # let folder = std::env::temp_dir().join(format!("tinkex-is-data-folder-{}", std::process::id()));
+/// assert!(!is_data_folder(&folder));
+/// Server::start(Options { data_dir: Some(folder.clone()), ..Options::default() })?.stop();
+/// assert!(is_data_folder(&folder));
+/// # std::fs::remove_dir_all(folder).unwrap();
+/// # Ok::<(), tinkex::Error>(())
+/// ```
+pub fn is_data_folder(dir: &Path) -> bool {
+    lock_file(dir).is_file()
 }
 
 #[cfg(test)]
 #[allow(clippy::expect_used)]
 mod tests {
     use super::*;
+
+    /// Limit against hangs.
+    const HANG: Duration = Duration::from_secs(120);
 
     fn folder(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("tinkex-announced-{name}-{}", std::process::id()));
@@ -241,9 +325,12 @@ mod tests {
     #[test]
     fn what_an_engine_announces_is_read_back_by_its_user_until_it_ends() {
         let folder = folder("read");
-        assert_eq!(Running::read(&folder).expect("no file"), None);
+        let read = || Running::read(&folder).expect("a file or none");
+        assert!(read().is_none());
         let announcement = Announcement::write(&folder, "http://127.0.0.1:1", "tml-key").expect("a file");
-        let found = Running::read(&folder).expect("a file").expect("an engine");
+        assert!(read().is_none(), "an engine that is not published");
+        announcement.publish();
+        let found = read().expect("an engine");
         assert_eq!(
             (found.url(), found.api_key(), found.process()),
             ("http://127.0.0.1:1", "tml-key", std::process::id())
@@ -257,11 +344,44 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("a mode");
             assert!(Running::read(&folder).expect_err("a refusal").to_string().contains("chmod 600"));
         }
-        drop(announcement);
-        assert_eq!(Running::read(&folder).expect("no file"), None);
+        announcement.withdraw();
+        assert!(read().is_none());
+        announcement.publish();
+        assert!(read().is_none(), "published after its end");
         fs::write(engine_file(&folder), "{").expect("a file");
         #[cfg(not(unix))]
-        assert_eq!(Running::read(&folder).expect("a file"), None);
+        assert!(read().is_none());
+        fs::remove_dir_all(folder).expect("the folder");
+    }
+
+    #[test]
+    fn an_engine_is_unused_once_its_last_user_has_ended_and_then_it_is_not_found() {
+        let folder = folder("users");
+        let read = || Running::read(&folder).expect("a file or none");
+        let announcement = Announcement::write(&folder, "http://127.0.0.1:1", "tml-key").expect("a file");
+        announcement.publish();
+        let (first, never) = (read().expect("an engine"), CancelToken::new());
+        assert!(!announcement.wait_for_users(Duration::ZERO, &never));
+        let second = read().expect("an engine that waits for its users is found");
+        let copy = first.clone();
+        drop((first, second));
+        let cancelled = CancelToken::new();
+        cancelled.cancel();
+        assert!(!announcement.wait_for_users(HANG, &cancelled), "a copy is a user");
+        let leave = std::thread::spawn(move || drop(copy));
+        assert!(announcement.wait_for_users(HANG, &never));
+        leave.join().expect("no panic");
+        assert!(read().is_none());
+        fs::remove_dir_all(folder).expect("the folder");
+    }
+
+    #[test]
+    fn an_engine_that_is_about_to_end_gets_no_new_user() {
+        let folder = folder("ending");
+        let announcement = Announcement::write(&folder, "http://127.0.0.1:1", "tml-key").expect("a file");
+        announcement.publish();
+        announcement.file.lock().expect("a lock");
+        assert!(Running::read(&folder).expect("a file").is_none());
         fs::remove_dir_all(folder).expect("the folder");
     }
 }

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::signals;
+use crate::sync::CancelToken;
 use crate::wire::json::{ClientConfig, DynamicConfig};
 
 use super::catalogue::Catalogue;
@@ -84,6 +85,10 @@ pub struct Options {
     /// one engine at a time can use a folder; other programs of the same user find it there with
     /// [`Access::open`](super::Access::open). Default none: a temporary folder, which is removed when the server stops.
     pub data_dir: Option<PathBuf>,
+    /// Time from the start until other programs find this engine by its data folder. Until then they wait for the folder.
+    /// A program that may need the engine only for a moment sets a second, so that others do not begin to work with an
+    /// engine that is about to end. Default 0.
+    pub share_after: Duration,
     /// Limit of the disk space of the data folder, in bytes, with files that are being written and with the weights of
     /// samplers, which are in a scratch file. A save, a copy or a new sampler that would exceed the limit fails before
     /// anything is written. A checkpoint that replaces another one needs space beside it. Records of runs and sessions,
@@ -203,6 +208,7 @@ impl Default for Options {
             listen: Ipv4Addr::LOCALHOST.into(),
             port: 0,
             data_dir: None,
+            share_after: Duration::ZERO,
             max_disk_bytes: None,
             max_models: 256,
             max_sessions: 4096,
@@ -297,6 +303,7 @@ impl fmt::Debug for Options {
             .field("listen", &self.listen)
             .field("port", &self.port)
             .field("data_dir", &self.data_dir)
+            .field("share_after", &self.share_after)
             .field("max_disk_bytes", &self.max_disk_bytes)
             .field("max_models", &self.max_models)
             .field("max_sessions", &self.max_sessions)
@@ -367,7 +374,7 @@ pub struct Server {
     /// True if the data folder is a temporary one, which is removed when the server stops.
     temporary: bool,
     /// Tells other programs of the user where the engine is.
-    announcement: Option<Announcement>,
+    announcement: Option<Arc<Announcement>>,
     /// Id of the process that started the server; a forked child has another one.
     process: u32,
     stopping: Arc<AtomicBool>,
@@ -516,12 +523,57 @@ impl Server {
         let wake = server.wake.clone();
         let shortest = options.session_timeout.min(options.pause_after);
         let period = (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(5));
-        server
-            .spawn("tinkex-server", move || runtime.block_on(serve(listener, app, limits, period, wake)))?;
         if !temporary {
             server.announcement = announce(&data_dir, &server.url, &local_key);
         }
+        let announcement = server.announcement.clone();
+        // At once, not by the thread: the caller may expect that others find the engine now.
+        let announcement = match announcement {
+            Some(it) if options.share_after.is_zero() => {
+                it.publish();
+                None
+            }
+            it => it,
+        };
+        let share = async move {
+            tokio::time::sleep(options.share_after).await;
+            // A rename, which is short enough for this thread.
+            announcement.iter().for_each(|it| it.publish());
+        };
+        let work = async move {
+            tokio::spawn(share);
+            serve(listener, app, limits, period, wake).await;
+        };
+        server.spawn("tinkex-server", move || runtime.block_on(work))?;
         Ok(server)
+    }
+
+    /// Waits until no other program uses this engine by its data folder (see [`Access::open`](super::Access::open)), so
+    /// that stopping the engine takes it from nobody. Meanwhile more programs may begin to use it. Returns true once it is
+    /// unused: from then on other programs do not find it. Returns false at the time limit, or if the token is cancelled.
+    ///
+    /// # Blocking
+    /// At most `timeout`.
+    ///
+    /// # Example: a program that ends after the others
+    /// ```
+    /// use std::time::Duration;
+    /// use tinkex::local::{Access, Options, Server};
+    /// use tinkex::sync::CancelToken;
+    ///
+    /// # let folder = std::env::temp_dir().join(format!("tinkex-users-{}", std::process::id()));
+    /// let options = Options { data_dir: Some(folder.clone()), ..Options::default() };
+    /// let server = Server::start(options.clone())?;
+    /// let other = Access::open(options)?;
+    /// assert!(!server.wait_for_users(Duration::from_millis(10), &CancelToken::new()));
+    /// drop(other);
+    /// assert!(server.wait_for_users(Duration::from_secs(600), &CancelToken::new()));
+    /// server.stop();
+    /// # std::fs::remove_dir_all(folder).unwrap();
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn wait_for_users(&self, timeout: Duration, cancel: &CancelToken) -> bool {
+        self.announcement.as_ref().is_none_or(|it| it.wait_for_users(timeout, cancel))
     }
 
     /// The base URL for clients on this machine. Clients on other machines use an address or a name of this machine
@@ -579,11 +631,11 @@ impl Drop for Server {
     fn drop(&mut self) {
         // In a forked child do nothing: the threads do not exist there, and the folder belongs to the parent process.
         if self.process != std::process::id() {
-            std::mem::forget((std::mem::take(&mut self.threads), self.announcement.take()));
+            std::mem::forget(std::mem::take(&mut self.threads));
             return;
         }
         // First, so that other programs wait for the folder.
-        drop(self.announcement.take());
+        self.announcement.iter().for_each(|it| it.withdraw());
         self.stopping.store(true, Ordering::Relaxed);
         self.wake.notify_one();
         let deadline = Instant::now() + STOP_TIMEOUT;
@@ -683,9 +735,9 @@ async fn sweep_sessions(app: Arc<App>, period: Duration) {
 }
 
 /// Writes the file that tells other programs where the engine is.
-fn announce(data_dir: &Path, url: &str, api_key: &str) -> Option<Announcement> {
+fn announce(data_dir: &Path, url: &str, api_key: &str) -> Option<Arc<Announcement>> {
     match Announcement::write(data_dir, url, api_key) {
-        Ok(it) => Some(it),
+        Ok(it) => Some(Arc::new(it)),
         // The disk may be full. The engine itself works: checkpoints can be deleted.
         Err(error) => {
             let folder = data_dir.display();

@@ -1,6 +1,6 @@
 //! What all commands have in common.
 
-use crate::util::{Folder, run};
+use crate::util::{self, Folder, run};
 
 #[test]
 fn a_wrong_word_is_a_usage_error_with_a_suggestion_and_nothing_on_stdout() {
@@ -69,6 +69,7 @@ fn the_help_names_the_folder_of_the_engine() {
 #[test]
 fn errors_have_no_names_of_rust_and_no_address_of_the_engine() {
     let home = Folder::new("words");
+    drop(util::engine(&home));
     let local = format!("--local={}", home.join("engine").display());
     let none = "tinker://0a1b2c3d:train:0/weights/none";
     for words in [

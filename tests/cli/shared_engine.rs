@@ -1,7 +1,7 @@
 //! `--local=DIR` while another program has an engine on DIR.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use tinkex::CloseStatus;
@@ -80,13 +80,84 @@ fn a_command_whose_engine_ends_says_so_and_what_to_do() {
 }
 
 #[test]
+fn commands_that_begin_at_the_same_moment_on_one_folder_all_do_their_work() {
+    let home = Folder::new("shared-engine-at-once");
+    let (server, paths) = engine(&home);
+    server.stop();
+    let local = format!("--local={}", home.join("engine").display());
+    let begin = |n: usize| {
+        let mut command = tinkex(&home);
+        command.args(["checkpoint", "info", &paths[n % 2], &local, "-f", "json"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let begun: Vec<_> = (0..12).map(begin).collect();
+    for (n, command) in begun.into_iter().enumerate() {
+        let output = command.wait_with_output().unwrap();
+        let (stdout, stderr) = (String::from_utf8(output.stdout), String::from_utf8(output.stderr).unwrap());
+        assert!(output.status.success() && stdout.unwrap().contains(&paths[n % 2]), "{n}: {stderr}");
+    }
+}
+
+#[test]
+fn a_command_whose_engine_others_use_ends_after_them() {
+    let home = Folder::new("shared-engine-waits");
+    drop(engine(&home));
+    let local = format!("--local={}", home.join("engine").display());
+    let chat = || {
+        let mut command = tinkex(&home);
+        command.args(["chat", &local, "--max-tokens", "2"]).stdin(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let ask = |chat: &mut Child| {
+        writeln!(chat.stdin.as_mut().unwrap(), "Hi").unwrap();
+        let mut answer = [0];
+        chat.stdout.as_mut().unwrap().read_exact(&mut answer).unwrap();
+    };
+    let mut first = chat();
+    ask(&mut first);
+    // Finds the engine of the first one, or waits until it can be found.
+    let mut second = chat();
+    ask(&mut second);
+    drop(first.stdin.take());
+    let mut said = BufReader::new(first.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let note = said.find(|it| it.contains("it ends after them")).unwrap();
+    assert!(note.starts_with("note: other commands use the engine of"), "{note}");
+    ask(&mut second);
+    drop(second.stdin.take());
+    let (second, first) = (second.wait_with_output().unwrap(), first.wait_with_output().unwrap());
+    assert!(second.status.success(), "{}", String::from_utf8_lossy(&second.stderr));
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stdout));
+}
+
+#[test]
+fn a_mistyped_folder_is_refused_by_commands_that_look_for_something_and_nothing_is_written() {
+    let home = Folder::new("shared-engine-mistyped");
+    drop(engine(&home));
+    let local = |name: &str| format!("--local={}", home.join(name).display());
+    std::fs::create_dir(home.join("other")).unwrap();
+    for (words, name, says) in [
+        (&["checkpoint", "list"][..], "engin", "does not exist"),
+        (&["checkpoint", "delete", "--older-than", "5d", "--yes"], "engin", "does not exist"),
+        (&["run", "list"], "other", "is not the folder of an engine"),
+        (&["session", "search", "--status", "active"], "other", "is not the folder of an engine"),
+    ] {
+        let (status, stdout, stderr) = run(&home, &[words, &[&local(name)]].concat());
+        assert_eq!((status, stdout.as_str()), (2, ""), "{words:?} {stderr}");
+        assert!(stderr.contains("error: --local: the folder") && stderr.contains(says), "{stderr}");
+        assert_eq!(stderr.contains("did you mean --local="), name == "engin", "{stderr}");
+    }
+    assert!(!home.join("engin").exists());
+    assert_eq!(std::fs::read_dir(home.join("other")).unwrap().count(), 0);
+}
+
+#[test]
 #[cfg(unix)]
 fn only_the_user_can_read_the_folder_that_a_command_creates_and_the_key_in_it() {
     use std::os::unix::fs::PermissionsExt;
     let home = Folder::new("shared-engine-mode");
     let mode = |path: &str| std::fs::metadata(home.join(path)).unwrap().permissions().mode() & 0o777;
     let local = format!("--local={}", home.join("new/engine").display());
-    assert_eq!(run(&home, &["run", "list", &local]).0, 0);
+    assert_eq!(run(&home, &["model", "list", &local]).0, 0);
     assert_eq!((mode("new"), mode("new/engine"), mode("new/engine/.tinkex")), (0o700, 0o700, 0o700));
     let _engine = engine(&home);
     assert_eq!(mode("engine/.tinkex/engine.json"), 0o600);

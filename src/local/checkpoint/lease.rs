@@ -10,6 +10,9 @@ use super::Kind;
 /// Subfolder of the data folder for the engine's own files.
 pub(super) const ENGINE_FOLDER: &str = ".tinkex";
 
+/// The file in it that an engine keeps locked.
+pub(super) const LOCK_FILE: &str = "lock";
+
 /// The file in it with the address of the engine.
 pub(super) const ENGINE_FILE: &str = "engine.json";
 
@@ -44,7 +47,7 @@ impl Lease {
         let cannot =
             |doing: &str, path: &Path, it: io::Error| format!("cannot {doing} {}: {it}", path.display());
         make_folder(&own, true)?;
-        let path = own.join("lock");
+        let path = own.join(LOCK_FILE);
         let mut options = File::options();
         let opened = options.read(true).write(true).create(true).truncate(false).open(&path);
         let mut lock = opened.map_err(|it| cannot("open", &path, it))?;

@@ -56,6 +56,11 @@ pub(super) fn engine_file(data_dir: &Path) -> PathBuf {
     data_dir.join(lease::ENGINE_FOLDER).join(lease::ENGINE_FILE)
 }
 
+/// The file that the engine of a data folder keeps locked. It stays when the engine ends.
+pub(super) fn lock_file(data_dir: &Path) -> PathBuf {
+    data_dir.join(lease::ENGINE_FOLDER).join(lease::LOCK_FILE)
+}
+
 /// Number of attempts to read or change a checkpoint that is replaced again and again.
 const MAX_ATTEMPTS: usize = 100;
 
