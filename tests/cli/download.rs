@@ -58,7 +58,7 @@ fn checkpoints_of_the_engine_arrive_as_folders_and_archives_and_are_not_overwrit
         let (status, stdout, stderr) = download(path, &[]);
         assert_eq!(status, 0, "{stderr}");
         let json: Value = serde_json::from_str(&stdout).unwrap();
-        let name = path.trim_start_matches("tinker://").replace('/', "_");
+        let name = path.trim_start_matches("tinker://").replace(['/', ':'], "_");
         let destination = home.join("out").join(name);
         assert_eq!(json["checkpoint_path"], path.as_str());
         assert_eq!(json["destination"], destination.display().to_string());
