@@ -77,8 +77,14 @@ pub(crate) fn lines(columns: &[Column], rows: &[Vec<String>], width: usize) -> V
 fn record(columns: &[Column], row: &[String], width: usize) -> Vec<String> {
     const INDENT: &str = "  ";
     let known = || columns.iter().zip(row).filter(|(_, cell)| !cell.is_empty());
-    let whole: Vec<String> =
+    let mut whole: Vec<String> =
         known().filter(|(column, _)| column.whole).map(|(_, cell)| cell.clone()).collect();
+    // Each record begins with a line that is not indented.
+    if whole.is_empty()
+        && let Some(column) = columns.iter().find(|it| it.whole)
+    {
+        whole.push(format!("(no {})", column.title.to_lowercase()));
+    }
     // Such as the name of a checkpoint, with which its path ends.
     let is_told = |cell: &str| whole.iter().any(|it| it.ends_with(cell));
     let others = known().filter(|(column, cell)| !column.whole && !(column.spare && is_told(cell)));
@@ -154,6 +160,8 @@ mod tests {
             ["tinker://r/weights/x", "  Name: a", "  Last Use: today [2J"]
         );
         assert_eq!(lines(&COLUMNS, &[], 5), ["NAME  LAST USE  PATH"]);
+        let without_path = [vec!["a".into(), "today".into(), String::new()]];
+        assert_eq!(lines(&COLUMNS, &without_path, 5), ["(no path)", "  Name: a", "  Last Use: today"]);
     }
 
     #[test]

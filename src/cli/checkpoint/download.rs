@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 use tinkex::download::{DownloadOptions, DownloadPhase, DownloadProgress, Downloaded};
 use tinkex::sync::CancelToken;
-use tinkex::types::CheckpointPath;
-use tinkex::{RestClient, report_json};
+use tinkex::types::{Checkpoint, CheckpointPath};
+use tinkex::{ErrorKind, RestClient, report_json};
 
 use super::parse_path;
 use crate::args::Progress;
@@ -105,7 +105,13 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
         app.note(&format!("  go on with: {}", command(&args, app)));
         return Err(Failure::Signal(signal));
     }
-    let downloaded = result.map_err(failure)?;
+    let downloaded = match result {
+        Err(error) if is_missing(&rest, &path, &error) => {
+            let list = format!("`tinkex checkpoint list{}` shows the paths", app.place());
+            return Err(Failure::text(format!("{path} does not exist")).with_remedy(list));
+        }
+        result => result.map_err(failure)?,
+    };
     let json = report_json::downloaded(&downloaded);
     let Downloaded { path, size_bytes, .. } = downloaded;
     let destination = json["destination"].as_str().unwrap_or_default().to_owned();
@@ -139,6 +145,16 @@ fn wait(
         }
         download.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// True if the checkpoint is not there, which a server may only say as if it had no downloads.
+fn is_missing(rest: &RestClient, path: &CheckpointPath, error: &tinkex::Error) -> bool {
+    let is_listed = |list: Vec<Checkpoint>| list.iter().any(|it| it.path().is_ok_and(|it| it == *path));
+    *error.kind() == ErrorKind::Incompatible
+        && match rest.list_checkpoints(path.run_id()) {
+            Ok(list) => !is_listed(list),
+            Err(error) => error.is_not_found(),
+        }
 }
 
 fn failure(error: tinkex::Error) -> Failure {

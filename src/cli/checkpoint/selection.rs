@@ -4,10 +4,10 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use tinkex::types::{Checkpoint, CheckpointPlan, CheckpointType, StorageUsage, Timestamp};
+use tinkex::types::{Checkpoint, CheckpointPlan, CheckpointType, StorageUsage};
 
 use crate::failure::Failure;
-use crate::moments::{parse_age, parse_date};
+use crate::moments::{minute, parse_age, parse_date};
 
 /// The options that choose checkpoints. Lists and deletions have the same ones, so that a list shows what a deletion is
 /// about.
@@ -43,7 +43,7 @@ impl Selection {
         match (self.after, before) {
             (Some(after), Some(before)) if before <= after => {
                 let option = if self.older_than.is_some() { "--older-than" } else { "--before" };
-                let [after, before] = [after, before].map(Timestamp::from);
+                let [after, before] = [after, before].map(minute);
                 let problem = format!(
                     "no checkpoint can match: --after {after} is not earlier than {before}, which {option} means"
                 );

@@ -3,12 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use tinkex::types::{CheckpointPath, Timestamp, Ttl};
+use tinkex::types::{CheckpointPath, Ttl};
 
 use super::{parse_path, problem};
 use crate::connection::App;
 use crate::failure::Failure;
-use crate::moments::parse_duration;
+use crate::moments::{minute, parse_duration};
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("lifetime").required(true))]
@@ -80,12 +80,6 @@ fn summary(paths: &[CheckpointPath], n_failed: usize, ttl: Option<Duration>, now
         }
     };
     format!("{what} {state}")
-}
-
-/// A time in minutes: the clock of the server may differ by seconds.
-fn minute(at: SystemTime) -> String {
-    let time = Timestamp::from(at).to_string();
-    format!("{}Z", time.chars().take("2026-11-20T08:00".len()).collect::<String>())
 }
 
 #[cfg(test)]
