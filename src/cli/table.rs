@@ -87,7 +87,7 @@ fn record(columns: &[Column], row: &[String], width: usize) -> Vec<String> {
     }
     // Such as the name of a checkpoint, with which its path ends.
     let is_told = |cell: &str| whole.iter().any(|it| it.ends_with(cell));
-    let others = known().filter(|(column, cell)| !column.whole && !(column.spare && is_told(cell)));
+    let others = known().filter(|(column, cell)| !(column.whole || (column.spare && is_told(cell))));
     let others = others.map(|(column, cell)| format!("{}: {cell}", column.title));
     let below = flowed(others, width.saturating_sub(INDENT.width()));
     let below = below.into_iter().map(|line| format!("{INDENT}{line}"));

@@ -159,7 +159,7 @@ fn public_checkpoints_stay_unless_they_are_named() {
     assert!(stderr.starts_with(left_out), "{stderr}");
     let result = site.json(&words);
     assert_eq!((&result["deleted_count"], &result["skipped_public_count"]), (&json!(5), &json!(1)));
-    assert_eq!(site.paths(), [public.clone()]);
+    assert_eq!(site.paths(), [public.as_str()]);
     assert_eq!(site.run(&words).2, left_out.to_owned() + "no checkpoint matches\n");
     assert_eq!(site.json(&[&words[..], &["--include-public"]].concat())["deleted_count"], 1);
     let site = Site::with_checkpoints("delete-public-path", 6);
