@@ -46,6 +46,10 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
         Event::Teams => AuditEventType::Teams,
         Event::Organizations => AuditEventType::Organizations,
     };
+    if app.global.local.is_some() {
+        return Err(Failure::usage("the engine of --local keeps no audit log")
+            .with_remedy("leave --local out, to read the log of a server"));
+    }
     let connection = app.connect()?;
     let entries = connection.service.create_admin_client().get_audit_log(event, args.day.as_ref())?;
     let cells = Cells::of(app);

@@ -80,17 +80,17 @@ const USAGE: [Column; 16] = [
     Column::new("Base Model"),
     Column::new("Token Count"),
     Column::new("Estimated Cost USD"),
-    Column::new("Effective Rate USD per Million Tokens"),
-    Column::new("Gigabyte Hours"),
-    Column::new("Effective Rate USD per Gigabyte Month"),
-    Column::new("Session ID"),
-    Column::new("Project ID"),
-    Column::new("User Name"),
-    Column::new("User ID"),
-    Column::new("Cached"),
-    Column::new("Free"),
-    Column::new("Count"),
-    Column::new("Bucket End"),
+    Column::spare("Effective Rate USD per Million Tokens"),
+    Column::spare("Gigabyte Hours"),
+    Column::spare("Effective Rate USD per Gigabyte Month"),
+    Column::spare("Session ID"),
+    Column::spare("Project ID"),
+    Column::spare("User Name"),
+    Column::spare("User ID"),
+    Column::spare("Cached"),
+    Column::spare("Free"),
+    Column::spare("Count"),
+    Column::spare("Bucket End"),
 ];
 
 fn usage(args: &Usage, app: &App) -> Result<(), Failure> {
@@ -185,15 +185,15 @@ fn session_rows(usage: &BillingUsage) -> Vec<Vec<String>> {
 }
 
 const STORAGE: [Column; 9] = [
-    Column::new("Effective Rate USD per Gigabyte Month"),
+    Column::spare("Effective Rate USD per Gigabyte Month"),
     Column::never_cut("Project ID"),
     Column::new("Checkpoint Count"),
     Column::new("Size Bytes"),
-    Column::new("Size Gigabytes"),
+    Column::spare("Size Gigabytes"),
     Column::new("Estimated Monthly Cost USD"),
-    Column::new("User Name"),
-    Column::new("User Email"),
-    Column::new("Org User URN"),
+    Column::spare("User Name"),
+    Column::spare("User Email"),
+    Column::spare("Org User URN"),
 ];
 
 fn storage(args: &Storage, app: &App) -> Result<(), Failure> {

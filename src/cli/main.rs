@@ -19,6 +19,7 @@ mod engine;
 mod eval;
 mod examples;
 mod failure;
+mod limit;
 mod logger;
 mod manual;
 mod model;

@@ -30,7 +30,8 @@ struct List {
     /// Only models that can be trained
     #[arg(long)]
     trainable: bool,
-    /// Also show the prices of the service in USD per million tokens [env: TINKEX_PRICES, a list or off]
+    /// Also show the prices of the service in USD per million tokens [env: TINKEX_PRICES, a list or off]; the engine of
+    /// --local costs nothing
     #[arg(long)]
     prices: bool,
 }
@@ -69,11 +70,14 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let mut columns = COLUMNS.as_slice();
     if list.prices {
         let cells = Cells::of(app);
-        if let Err(reason) = prices::all() {
+        // The list of prices is that of the service, and the engine works without a network.
+        let is_free = app.global.local.is_some();
+        if !is_free && let Err(reason) = prices::all() {
             app.note(&format!("price unknown: {reason}"));
         }
         for ((model, row), i) in models.iter().zip(&mut rows).zip(0..) {
-            let price = model.model_name.as_deref().and_then(prices::of);
+            let of_service = || model.model_name.as_deref().and_then(prices::of);
+            let price = if is_free { Some(Price::FREE) } else { of_service() };
             row.extend(price_cells(price, cells));
             json["models"][i]["prices"] = price_json(price);
         }

@@ -44,6 +44,12 @@ pub(crate) fn parse_date(text: &str) -> Result<SystemTime, String> {
     })
 }
 
+/// A time in minutes, for people: the clock of a server may differ by seconds.
+pub(crate) fn minute(at: SystemTime) -> String {
+    let time = Timestamp::from(at).to_string();
+    format!("{}Z", time.chars().take("2026-11-20T08:00".len()).collect::<String>())
+}
+
 /// A size in decimal units, such as `1.5 GB`.
 pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];

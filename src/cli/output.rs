@@ -82,12 +82,12 @@ impl Out {
     /// Writes the properties of one thing.
     pub(crate) fn properties(&self, rows: Vec<(&str, String)>, json: Value) -> Result<(), Failure> {
         const COLUMNS: [Column; 2] = [Column::never_cut("Property"), Column::never_cut("Value")];
-        let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+        let rows: Vec<Vec<String>> =
+            rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
         match self.format {
             Format::Json | Format::Jsonl => self.value(&json, String::new),
-            Format::Table | Format::Tsv => {
-                self.records(&Records { columns: &COLUMNS, rows, json, list: "properties" })
-            }
+            Format::Table => self.all(&table::properties(&COLUMNS, &rows, self.width)),
+            Format::Tsv => self.all(&table::tsv(&COLUMNS, &rows)),
         }
     }
 

@@ -26,6 +26,11 @@ pub(crate) struct Price {
     pub(crate) train: f64,
 }
 
+impl Price {
+    /// The price of the engine in this process.
+    pub(crate) const FREE: Self = Price { prefill: 0.0, cached_prefill: 0.0, sample: 0.0, train: 0.0 };
+}
+
 type Prices = BTreeMap<String, Price>;
 
 /// Prices of a model; `None` if they are unknown. Waits for at most 5 s.

@@ -8,9 +8,13 @@ use super::cells::Cells;
 use super::checkpoint::list;
 use super::connection::App;
 use super::failure::Failure;
+use super::limit::{self, Limit};
 use super::moments::parse_date;
 use super::output::Records;
 use super::table::Column;
+
+/// Entries of a page.
+const PAGE: u32 = 100;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -28,9 +32,8 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct List {
-    /// Most runs to list; 0 lists all
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    limit: usize,
+    #[command(flatten)]
+    limit: Limit,
     /// Columns of the table and of TSV, separated by commas
     #[arg(short, long, value_name = "COLUMNS", value_enum, value_delimiter = ',')]
     #[arg(default_value = "id,model,lora,updated,status")]
@@ -110,33 +113,27 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
 
 fn list_runs(args: &List, app: &App) -> Result<(), Failure> {
     let connection = app.connect()?;
-    let limit = if args.limit == 0 { usize::MAX } else { args.limit };
-    let mut listing =
-        connection.service.create_rest_client().list_training_runs().page_size(page_size(args, limit));
+    let limit = args.limit.of(app.out.format());
+    let is_filtered = args.model.is_some() || args.since.is_some();
+    // A filtered list needs entries after those of the limit.
+    let page = if is_filtered { PAGE } else { limit::page_size(limit, PAGE) };
+    let mut listing = connection.service.create_rest_client().list_training_runs().page_size(page);
     if let Some(project) = &app.global.project {
         listing = listing.project_id(project);
     }
     let is_wanted = |run: &TrainingRun| is_wanted(run, args.model.as_deref(), args.since);
-    let wanted = listing.by_ref().filter(|run| run.as_ref().map_or(true, is_wanted)).take(limit);
-    let runs: Vec<TrainingRun> = wanted.collect::<tinkex::Result<_>>()?;
+    let wanted = listing.by_ref().filter(|run| run.as_ref().map_or(true, is_wanted));
+    let (runs, has_more) = limit::first(wanted, limit)?;
     let cells = Cells::of(app);
     let columns: Vec<Column> = args.columns.iter().map(|it| it.column()).collect();
     let rows = runs.iter().map(|run| args.columns.iter().map(|it| it.cell(run, cells)).collect()).collect();
     let json = tinkex::report_json::runs(&runs);
     app.out.records(&Records { columns: &columns, rows, json, list: "runs" })?;
-    let total = listing.total_count().unwrap_or_default();
-    if args.model.is_none() && args.since.is_none() && u64::try_from(runs.len()).unwrap_or_default() < total {
-        app.note(&format!("note: {} of {total} runs; --limit 0 lists all", runs.len()));
+    if has_more {
+        let total = listing.total_count().filter(|_| !is_filtered);
+        app.note(&limit::note(runs.len(), total, "runs"));
     }
     Ok(())
-}
-
-/// Entries to ask for at once.
-fn page_size(args: &List, limit: usize) -> u32 {
-    const MOST: usize = 100;
-    let is_filtered = args.model.is_some() || args.since.is_some();
-    let n = if is_filtered { MOST } else { limit.min(MOST) };
-    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 fn is_wanted(run: &TrainingRun, model: Option<&str>, since: Option<SystemTime>) -> bool {

@@ -67,7 +67,11 @@ pub(crate) fn line(error: &Error) -> String {
 
 /// The method of the library that failed, as a verb: `RestClient.get_server_capabilities` is `get server capabilities`.
 fn verb(operation: &str) -> String {
-    operation.rsplit('.').next().unwrap_or(operation).replace('_', " ")
+    let name = operation.rsplit('.').next().unwrap_or(operation);
+    // The library has methods for ids and for paths; for the user they are one.
+    let name =
+        ["_from_tinker_path", "_by_tinker_path"].iter().find_map(|it| name.strip_suffix(it)).unwrap_or(name);
+    name.replace('_', " ")
 }
 
 fn is_of_engine(url: &str) -> bool {
@@ -113,6 +117,7 @@ mod tests {
         }
         assert_eq!(verb("RestClient.get_server_capabilities"), "get server capabilities");
         assert_eq!(verb("sample"), "sample");
+        assert_eq!(verb("delete_checkpoint_from_tinker_path"), "delete checkpoint");
     }
 
     /// The texts of the library that name parts of itself: a new one needs words of the program.

@@ -58,7 +58,7 @@ fn checkpoints_of_the_engine_arrive_as_folders_and_archives_and_are_not_overwrit
         let (status, stdout, stderr) = download(path, &[]);
         assert_eq!(status, 0, "{stderr}");
         let json: Value = serde_json::from_str(&stdout).unwrap();
-        let name = path.trim_start_matches("tinker://").replace('/', "_");
+        let name = path.trim_start_matches("tinker://").replace(['/', ':'], "_");
         let destination = home.join("out").join(name);
         assert_eq!(json["checkpoint_path"], path.as_str());
         assert_eq!(json["destination"], destination.display().to_string());
@@ -69,6 +69,10 @@ fn checkpoints_of_the_engine_arrive_as_folders_and_archives_and_are_not_overwrit
         assert!(stderr.contains("exists") && stderr.contains("--force"), "{stderr}");
         assert_eq!(download(path, &["--force"]).0, 0);
     }
+    let gone = state.replace("weights/a", "sampler_weights/gone");
+    let (status, _, stderr) = download(&gone, &[]);
+    assert!(status == 1 && stderr.contains(&format!("error: {gone} does not exist\n")), "{stderr}");
+    assert!(stderr.contains(&format!("try: `tinkex checkpoint list {local}`")), "{stderr}");
     let (status, stdout, stderr) = download(&state, &["--as", "tar"]);
     assert_eq!(status, 0, "{stderr}");
     let json: Value = serde_json::from_str(&stdout).unwrap();

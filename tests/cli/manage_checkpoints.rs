@@ -21,8 +21,45 @@ fn a_thousand_checkpoints_are_listed_over_pages_as_tsv_with_whole_paths() {
     );
     let is_list = |it: &&Seen| it.path.starts_with("/api/v1/checkpoints");
     assert_eq!(site.server.requests().iter().filter(is_list).count(), 3);
-    let (_, twenty, _) = site.run(&["checkpoint", "list"]);
-    assert_eq!(twenty.lines().count(), 21);
+}
+
+#[test]
+fn a_program_gets_all_checkpoints_and_a_person_is_told_how_many_there_are() {
+    let site = Site::with_checkpoints("list-all", 137);
+    let (_, stdout, stderr) = site.run(&["checkpoint", "list"]);
+    assert_eq!((stdout.lines().count(), stderr.as_str()), (138, ""));
+    assert_eq!(site.json(&["checkpoint", "list"])["checkpoints"].as_array().unwrap().len(), 137);
+    let (_, table, stderr) =
+        outcome(site.command(&["checkpoint", "list", "-f", "table"]).env("COLUMNS", "150"));
+    assert_eq!(table.lines().count(), 21);
+    assert_eq!(stderr, "note: 20 of 137 checkpoints; --limit 0 lists all\n");
+    let (_, stdout, stderr) = site.run(&["checkpoint", "list", "--type", "sampler", "--limit", "5"]);
+    assert_eq!(stdout.lines().count(), 6);
+    assert_eq!(stderr, "note: 5 of 45 checkpoints; --limit 0 lists all\n");
+    let (_, stdout, stderr) = site.run(&["checkpoint", "list", "--limit", "137"]);
+    assert_eq!((stdout.lines().count(), stderr.as_str()), (138, ""));
+}
+
+#[test]
+fn a_list_shows_what_a_deletion_with_the_same_options_is_about() {
+    let site = Site::with_checkpoints("list-selection", 250);
+    for options in [
+        &["--before", "2026-02-20"][..],
+        &["--older-than", "30d", "--type", "training"],
+        &["--after", "2025-12-01", "--before", "2026-02-01"],
+        &["--keep-last", "2"],
+        &["--run-id", "0f0e0d0c-0000-4000-8000-000000000001:train:0", "--keep-last", "1"],
+    ] {
+        let listed = site.json(&[&["checkpoint", "list"], options].concat())["checkpoints"].take();
+        let delete = ["checkpoint", "delete", "--dry-run", "--include-public"];
+        let deleted = site.json(&[&delete, options].concat())["delete"].take();
+        let paths = |list: &Value| {
+            let paths = list.as_array().unwrap().iter().map(|it| it["tinker_path"].to_string());
+            paths.collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(paths(&listed), paths(&deleted), "{options:?}");
+        assert!((1..250).contains(&paths(&listed).len()), "{options:?}");
+    }
 }
 
 #[test]
@@ -34,9 +71,10 @@ fn a_table_shows_whole_paths_at_any_width() {
     assert_data_eq!(
         table("80"),
         str![[r#"
-PATH
 tinker://0f0e0d0c-0000-4000-8000-000000000000:train:0/weights/step-0000
+  Type: training  Size: 1.0 GB  Public: No  Created: 2026-02-28  Expires: Never
 tinker://0f0e0d0c-0000-4000-8000-000000000000:train:0/weights/step-0001
+  Type: training  Size: 1.0 GB  Public: Yes  Created: 2026-02-27  Expires: Never
 
 "#]]
         .raw()
@@ -160,11 +198,12 @@ fn a_malformed_path_is_an_error_of_usage() {
 }
 
 #[test]
-fn publishing_is_silent_and_can_be_repeated() {
+fn publishing_says_what_it_did_and_can_be_repeated() {
     let site = Site::new("publish");
     let path = "tinker://r/weights/x";
     site.react(|seen| seen.path.ends_with("/publish").then(|| Act::status(204, "")));
-    assert_eq!(site.run(&["checkpoint", "publish", path]), (0, String::new(), String::new()));
+    let said = format!("{path} is public\n");
+    assert_eq!(site.run(&["checkpoint", "publish", path]), (0, said, String::new()));
     assert_eq!(
         site.json(&["checkpoint", "unpublish", path]),
         json!({ "tinker_path": path, "public": false })
@@ -174,8 +213,8 @@ fn publishing_is_silent_and_can_be_repeated() {
     site.react(|seen| {
         seen.path.ends_with("/publish").then(|| Act::status(409, r#"{"detail":"already public"}"#))
     });
-    let (status, _, stderr) = site.run(&["checkpoint", "publish", path]);
-    assert_eq!((status, stderr.as_str()), (0, "it is public already\n"));
+    let said = format!("{path} is public already\n");
+    assert_eq!(site.run(&["checkpoint", "publish", path]), (0, said, String::new()));
 }
 
 #[test]
@@ -191,12 +230,14 @@ fn the_lifetime_of_several_checkpoints_is_set_or_removed() {
         seen.path.ends_with("/ttl").then_some(act)
     });
     let (good, bad) = ("tinker://r/weights/good", "tinker://r/weights/bad");
-    assert_eq!(site.run(&["checkpoint", "set-ttl", good, good, "--ttl", "30d"]).0, 0);
+    let (status, stdout, _) = site.run(&["checkpoint", "set-ttl", good, good, "--ttl", "30d"]);
+    assert!(status == 0 && stdout.starts_with("2 checkpoints expire at 2"), "{stdout}");
     let sent = |site: &Site| site.server.requests().last().unwrap().json().unwrap();
     assert_eq!(sent(&site), json!({ "ttl_seconds": 2_592_000 }));
     assert_eq!(site.run(&["checkpoint", "set-ttl", good, "--ttl", "7200"]).0, 0);
     assert_eq!(sent(&site), json!({ "ttl_seconds": 7200 }));
-    assert_eq!(site.run(&["checkpoint", "set-ttl", good, "--remove"]).0, 0);
+    let said = format!("{good} is kept until it is deleted\n");
+    assert_eq!(site.run(&["checkpoint", "set-ttl", good, "--remove"]), (0, said, String::new()));
     assert_eq!(sent(&site), json!({ "ttl_seconds": null }));
     let (status, stdout, stderr) = site.run(&["checkpoint", "set-ttl", good, bad, "--remove", "-f", "json"]);
     let shown: Value = serde_json::from_str(&stdout).unwrap();

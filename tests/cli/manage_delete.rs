@@ -96,14 +96,17 @@ fn deletions_that_all_fail_end_with_status_1_and_some_with_3() {
     let all = [&DELETE[..], &["--type", "training", "-y", "-f", "json"]].concat();
     let (status, stdout, stderr) = site.run(&all);
     let shown: Value = serde_json::from_str(&stdout).unwrap();
+    // One of the twenty is public.
     assert_eq!((status, &shown["deleted_count"]), (1, &json!(0)));
-    assert_eq!(shown["failed"].as_array().unwrap().len(), 20);
+    assert_eq!(shown["failed"].as_array().unwrap().len(), 19);
     assert!(shown["failed"][0]["error"].as_str().unwrap().contains("not yours"), "{shown}");
-    assert!(stderr.contains("20 of 20 failed"), "{stderr}");
+    assert!(stderr.contains("19 of 19 failed"), "{stderr}");
+    // In the words of the program, whose user knows no method.
+    assert!(stderr.contains("step-0003: delete checkpoint failed: HTTP 403: not yours"), "{stderr}");
     site.react(|seen| refuse(seen).filter(|_| seen.path.ends_with("step-0003")));
     let (status, stdout, stderr) = site.run(&[&DELETE[..], &["--type", "training", "-y"]].concat());
-    assert_eq!((status, stdout.as_str()), (3, "Deleted 19 checkpoints, 19.0 GB\n"));
-    assert!(stderr.contains("step-0003: ") && stderr.contains("1 of 20 failed"), "{stderr}");
+    assert_eq!((status, stdout.as_str()), (3, "Deleted 18 checkpoints, 18.0 GB\n"));
+    assert!(stderr.contains("step-0003: ") && stderr.contains("1 of 19 failed"), "{stderr}");
 }
 
 #[test]
@@ -130,7 +133,8 @@ fn a_busy_server_is_asked_again() {
         n_refused.fetch_add(1, Ordering::Relaxed);
         Some(Act::status(status, r#"{"detail":"later"}"#).with_header("retry-after", "0.01"))
     });
-    let (status, stdout, stderr) = site.run(&[&DELETE[..], &["--after", "2020-01-01", "-y"]].concat());
+    let words = ["--after", "2020-01-01", "--include-public", "-y"];
+    let (status, stdout, stderr) = site.run(&[&DELETE[..], &words].concat());
     assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, "Deleted 6 checkpoints, 6.0 GB\n", ""));
     assert_eq!(site.paths(), Vec::<String>::new());
 }
@@ -139,9 +143,57 @@ fn a_busy_server_is_asked_again() {
 fn nothing_to_delete_is_a_success() {
     let site = Site::with_checkpoints("delete-none", 3);
     let words = [&DELETE[..], &["--before", "2020-01-01", "-y"]].concat();
-    assert_eq!(site.json(&words), json!({ "deleted_count": 0, "failed": [] }));
+    assert_eq!(site.json(&words), json!({ "deleted_count": 0, "failed": [], "skipped_public_count": 0 }));
     let (status, _, stderr) = site.run(&words);
     assert_eq!((status, stderr.as_str()), (0, "no checkpoint matches\n"));
+}
+
+#[test]
+fn public_checkpoints_stay_unless_they_are_named() {
+    let site = Site::with_checkpoints("delete-public", 6);
+    let public = site.paths()[1].clone();
+    let words = [&DELETE[..], &["--older-than", "1d", "--yes"]].concat();
+    let (status, stdout, stderr) = site.run(&[&words[..], &["--dry-run"]].concat());
+    assert_eq!((status, stdout.contains(&public)), (0, false));
+    let left_out = "note: 1 public checkpoint is left out; --include-public deletes public ones, too\n";
+    assert!(stderr.starts_with(left_out), "{stderr}");
+    let result = site.json(&words);
+    assert_eq!((&result["deleted_count"], &result["skipped_public_count"]), (&json!(5), &json!(1)));
+    assert_eq!(site.paths(), [public.as_str()]);
+    assert_eq!(site.run(&words).2, left_out.to_owned() + "no checkpoint matches\n");
+    assert_eq!(site.json(&[&words[..], &["--include-public"]].concat())["deleted_count"], 1);
+    let site = Site::with_checkpoints("delete-public-path", 6);
+    assert_eq!(site.json(&[&DELETE[..], &[&public, "--yes"]].concat())["deleted_count"], 1);
+}
+
+#[test]
+fn checkpoints_that_are_gone_can_be_ignored() {
+    let site = Site::with_checkpoints("delete-missing", 3);
+    let paths = site.paths();
+    let gone = paths[0].replace("step-", "gone-");
+    let words = [&DELETE[..], &[&gone, &paths[0], "--yes"]].concat();
+    let (status, stdout, stderr) = site.run(&[&words[..], &["--ignore-missing"]].concat());
+    assert_eq!((status, stdout.as_str()), (0, "Deleted 1 checkpoint\n"), "{stderr}");
+    assert_eq!(stderr, "note: 1 of 2 checkpoints did not exist\n");
+    let result = site.json(&[&words[..], &["--ignore-missing"]].concat());
+    assert_eq!(result, json!({ "deleted_count": 0, "failed": [], "missing": [gone, paths[0]] }));
+    let (status, _, stderr) = site.run(&words);
+    assert!(status == 1 && stderr.contains("try: --ignore-missing"), "{stderr}");
+    assert_eq!(site.run(&[&words[..], &["--dry-run", "--ignore-missing"]].concat()).0, 0);
+}
+
+#[test]
+fn times_between_which_nothing_lies_are_an_error_of_usage() {
+    let site = Site::new("delete-times");
+    for command in [&["checkpoint", "list"][..], &["checkpoint", "delete", "-y"]] {
+        for times in
+            [["--after", "2026-11-20", "--before", "2026-11-01"], ["--after", "10d", "--older-than", "30d"]]
+        {
+            let (status, _, stderr) = site.run(&[command, &times].concat());
+            assert!(status == 2 && stderr.contains("no checkpoint can match"), "{stderr}");
+        }
+    }
+    assert_eq!(site.server.requests().len(), 0);
 }
 
 #[test]
@@ -174,7 +226,7 @@ fn an_interrupt_ends_after_the_deletion_in_flight_and_says_what_was_deleted() {
         }
         None
     });
-    let words = ["--older-than", "1d", "-y", "--concurrency", "1", "-f", "json"];
+    let words = ["--older-than", "1d", "--include-public", "-y", "--concurrency", "1", "-f", "json"];
     let mut command = site.command(&[&DELETE[..], &words].concat());
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     process.store(child.id(), Ordering::Relaxed);

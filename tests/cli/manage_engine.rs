@@ -49,13 +49,23 @@ fn runs_and_checkpoints_of_the_engine_are_managed_offline() {
     json(&["checkpoint", "publish", &path]);
     assert_eq!(json(&["checkpoint", "info", &path])["public"], true);
 
+    let other = format!("{path}-gone");
+    let (status, _, stderr) = run(&home, &["checkpoint", "delete", &other, "--yes", &local]);
+    assert_eq!(status, 1);
+    assert!(stderr.starts_with(&format!("error: HTTP 404: {other} does not exist\n")), "{stderr}");
+    // The engine is free and keeps no audit log: the network is not asked for either.
+    let prices = json(&["model", "list", "--prices"])["models"][0]["prices"].take();
+    assert_eq!(prices, json!({ "prefill": 0.0, "cached_prefill": 0.0, "sample": 0.0, "train": 0.0 }));
+    let (status, _, stderr) = run(&home, &["audit", "all", &local]);
+    assert!(status == 2 && stderr.contains("keeps no audit log"), "{stderr}");
+
     let plan = json(&["checkpoint", "delete", "--keep-last", "1", "--dry-run"]);
     assert_eq!((length(&plan["keep"]), length(&plan["delete"])), (5, 3));
     assert_eq!(plan["estimated_monthly_cost_usd"], 0.0);
     let (_, _, stderr) = run(&home, &["checkpoint", "delete", "--keep-last", "1", "--dry-run", &local]);
-    assert!(stderr.starts_with("would delete 3 checkpoints, ") && stderr.ends_with(", free\n"), "{stderr}");
+    assert!(stderr.contains("\nwould delete 3 checkpoints, ") && stderr.ends_with(", free\n"), "{stderr}");
     let deleted = json(&["checkpoint", "delete", "--keep-last", "1", "--yes"]);
-    assert_eq!(deleted, json!({ "deleted_count": 3, "failed": [] }));
+    assert_eq!(deleted, json!({ "deleted_count": 3, "failed": [], "skipped_public_count": 1 }));
     let left = json(&["checkpoint", "list", "--run-id", &runs[0]]);
     assert_eq!(length(&left["checkpoints"]), 3);
     assert_eq!(length(&json(&["session", "list"])["sessions"]), 1);

@@ -68,11 +68,26 @@ run-3   a/Llama        No       2026-02-17   OK
     assert_data_eq!(
         table("30"),
         str![[r#"
-RUN ID  BASE MODEL     LORA
-run-0   Qwen/Qwen3-8B  Rank 32
-run-1   a/Llama        Rank 32
-run-2   Qwen/Qwen3-8B  Rank 32
-run-3   a/Llama        No
+run-0
+  Base Model: Qwen/Qwen3-8B
+  LoRA: Rank 32
+  Last Update: 2026-02-20
+  Status: OK
+run-1
+  Base Model: a/Llama
+  LoRA: Rank 32
+  Last Update: 2026-02-19
+  Status: OK
+run-2
+  Base Model: Qwen/Qwen3-8B
+  LoRA: Rank 32
+  Last Update: 2026-02-18
+  Status: Failed
+run-3
+  Base Model: a/Llama
+  LoRA: No
+  Last Update: 2026-02-17
+  Status: OK
 
 "#]]
         .raw()
@@ -111,6 +126,10 @@ fn runs_are_filtered_by_model_and_last_use_before_the_limit() {
     assert_eq!(ids(&["--model", "qwen", "--limit", "2"]), "run-0 run-2");
     assert_eq!(ids(&["--since", "2026-02-19"]), "run-0 run-1");
     assert_eq!(ids(&["--since", "1d"]), "");
+    let note = |words: &[&str]| site.run(&[&["run", "list"], words].concat()).2;
+    assert_eq!(note(&["--limit", "3"]), "note: 3 of 4 runs; --limit 0 lists all\n");
+    assert_eq!(note(&["--model", "qwen", "--limit", "1"]), "note: the first 1 runs; --limit 0 lists all\n");
+    assert_eq!(note(&["--model", "qwen", "--limit", "2"]), "");
     assert_eq!(site.run(&["run", "list", "--since", "soon"]).0, 2);
 }
 

@@ -27,7 +27,8 @@ fn sessions_are_listed_shown_and_moved_to_a_project() {
     assert_eq!((&shown["display_name"], &shown["session_id"]), (&json!("night run"), &json!("s")));
     let (_, tsv, _) = site.run(&["session", "info", "s"]);
     assert_eq!(tsv.matches("Training Run\ts:train:").count(), 2, "{tsv}");
-    assert_eq!(site.run(&["session", "assign", "s", "p"]), (0, String::new(), String::new()));
+    let said = "s is in the project p\n".to_owned();
+    assert_eq!(site.run(&["session", "assign", "s", "p"]), (0, said, String::new()));
     assert_eq!(site.server.requests().pop().unwrap().json(), Some(json!({ "project_id": "p" })));
 }
 
@@ -65,7 +66,7 @@ fn sessions_are_searched_by_all_that_the_server_offers() {
         site.server.requests().pop().unwrap().json().unwrap(),
         json!({
             "project_ids": ["p"], "user_metadata": { "a": "b=c" }, "display_name": "night",
-            "owner": { "type": "user", "owner_urns": ["tml:user:1"] }, "limit": 5,
+            "owner": { "type": "user", "owner_urns": ["tml:user:1"] }, "limit": 6,
             "statuses": [{ "type": "failed" }, { "type": "client_finished", "reasons": ["success"] }],
         })
     );

@@ -85,12 +85,19 @@ fn lengths_and_sizes_that_the_training_command_records_are_shown() {
     });
     let folder = home.join("run");
     write_run(&folder, &json!({ "tinkex": own }), &rows(&[1.0], |_| json!({})));
-    let record = json!({ "name": "final", "final": true, "state_path": state, "sampler_path": sampler });
-    std::fs::write(folder.join("checkpoints.jsonl"), format!("{record}\n")).unwrap();
+    let earlier = json!({ "name": "000005", "state_path": "tinker://r/weights/000005" });
+    // Of a training run of which nothing is known.
+    let other = json!({ "name": "000001", "state_path": "tinker://q/weights/000001" });
+    let last = json!({ "name": "final", "final": true, "state_path": state, "sampler_path": sampler });
+    std::fs::write(folder.join("checkpoints.jsonl"), format!("{other}\n{earlier}\n{last}\n")).unwrap();
     let page = page(&home, "run");
-    for part in
-        ["<td class=\"n\">4.0 MB</td>", "21 to 30 tokens", "most, 4.000, between 20.0 and 25.0 tokens"]
-    {
+    assert_eq!(page.matches("<td class=\"n\">deleted</td>").count(), 1, "{page}");
+    for part in [
+        "<td class=\"n\">4.0 MB</td>",
+        "<td class=\"n\">–</td>",
+        "21 to 30 tokens",
+        "most, 4.000, between 20.0 and 25.0 tokens",
+    ] {
         assert!(page.contains(part), "{part}: {page}");
     }
 }

@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::num::NonZeroUsize;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use serde_json::Value;
 use tinkex::types::{Checkpoint, CheckpointPath, CheckpointPlan};
 use tinkex::{RestClient, report_json};
 
 use super::deletion::Deleted;
-use super::selection::{Filter, Kind, monthly_usd, total_size};
+use super::selection::{Filter, Selection, monthly_usd, total_size};
 use super::{deletion, list, parse_path};
 use crate::cells::usd;
 use crate::connection::App;
 use crate::failure::Failure;
-use crate::moments::{parse_age, parse_date, size};
+use crate::moments::size;
 use crate::{args, notes};
 
 /// Time limit of asking the server for its rate.
@@ -27,24 +28,14 @@ pub(crate) struct Args {
     #[arg(value_name = "PATH", value_parser = parse_path)]
     #[arg(conflicts_with_all = ["run_id", "kind", "before", "after", "older_than", "keep_last"])]
     paths: Vec<CheckpointPath>,
-    /// Checkpoints of this training run; without it, of all runs, or of those of --project
-    #[arg(long, value_name = "ID")]
-    run_id: Option<String>,
-    /// Only checkpoints of this kind
-    #[arg(long = "type", value_name = "KIND")]
-    kind: Option<Kind>,
-    /// Only checkpoints created before a day, a time or a duration ago
-    #[arg(long, value_name = "DATE", value_parser = parse_date, conflicts_with = "older_than")]
-    before: Option<SystemTime>,
-    /// Only checkpoints created after a day, a time or a duration ago
-    #[arg(long, value_name = "DATE", value_parser = parse_date)]
-    after: Option<SystemTime>,
-    /// Only checkpoints older than this, such as 30d
-    #[arg(long, value_name = "TIME", value_parser = parse_age)]
-    older_than: Option<Duration>,
-    /// Keep the newest N of each kind of each run, and public ones
-    #[arg(long, value_name = "N")]
-    keep_last: Option<usize>,
+    #[command(flatten)]
+    selection: Selection,
+    /// Also delete public checkpoints, which stay unless their paths are given
+    #[arg(long)]
+    include_public: bool,
+    /// Do not fail because of checkpoints that do not exist, such as those of an earlier deletion
+    #[arg(long)]
+    ignore_missing: bool,
     /// Number of deletions at a time
     #[arg(long, value_name = "N", default_value = "4")]
     concurrency: NonZeroUsize,
@@ -57,8 +48,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
-    let filter = args.filter();
-    if args.paths.is_empty() && args.run_id.is_none() && filter.is_empty() {
+    let filter = args.selection.filter()?;
+    if args.paths.is_empty() && args.selection.run_id.is_none() && filter.is_empty() {
         return Err(Failure::usage("no checkpoint is chosen")
             .with_remedy("paths, --run-id, or filters such as --older-than 30d"));
     }
@@ -68,9 +59,12 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     }
     let connection = app.connect()?;
     let rest = connection.service.create_rest_client();
-    let plan = args.plan(&rest, &filter, app)?;
+    let (plan, n_public) = args.plan(&rest, &filter, app)?;
+    if 0 < n_public {
+        app.note(&format!("note: {} left out; --include-public deletes public ones, too", public(n_public)));
+    }
     if args.dry_run {
-        return show(plan, &args.paths, app);
+        return show(plan, n_public, args, app);
     }
     let paths = plan.paths_to_delete();
     if paths.is_empty() {
@@ -85,13 +79,19 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     }
     let n_items = paths.len();
     let results = deletion::delete(&rest, paths, args.concurrency.get(), app);
+    let (results, missing) = deletion::without_missing(results, args.ignore_missing);
+    let missing: Vec<&str> = missing.iter().map(CheckpointPath::as_str).collect();
     let n_failed = deletion::report(&results);
     let n_deleted = results.len() - n_failed;
-    let json = report_json::deletion(&results);
+    let mut json = deletion::json(&results);
+    args.complete(&mut json, n_public, &missing);
     app.out.value(&json, || match deleted_size(&plan, &results) {
         Some(bytes) if 0 < n_deleted => format!("Deleted {}, {}", counted(n_deleted), size(bytes)),
         _ => format!("Deleted {}", counted(n_deleted)),
     })?;
+    if !missing.is_empty() {
+        app.note(&format!("note: {} of {} did not exist", missing.len(), counted(n_items)));
+    }
     if let Some(signal) = app.stop.signal() {
         app.note(&format!("stopped: {n_deleted} of {} deleted", counted(n_items)));
         return Err(Failure::Signal(signal));
@@ -100,33 +100,42 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
 }
 
 impl Args {
-    fn filter(&self) -> Filter {
-        let older_than = self.older_than.and_then(|age| SystemTime::now().checked_sub(age));
-        Filter {
-            kind: self.kind,
-            before: self.before.or(older_than),
-            after: self.after,
-            keep_last: self.keep_last,
+    /// What to keep and to delete, and the number of public checkpoints that stay because of that.
+    fn plan(
+        &self,
+        rest: &RestClient,
+        filter: &Filter,
+        app: &App,
+    ) -> Result<(CheckpointPlan, usize), Failure> {
+        if self.paths.is_empty() {
+            return match list::all(rest, self.selection.run_id.as_deref(), app) {
+                Err(Failure::Api { error, .. }) if self.ignore_missing && error.is_not_found() => {
+                    Ok(Default::default())
+                }
+                all => Ok(filter.divide(all?, self.include_public)),
+            };
         }
+        // The sizes are only needed for showing them.
+        let known = if self.yes && !self.dry_run { Known::default() } else { known(rest, &self.paths) };
+        let mut seen = BTreeSet::new();
+        let paths = self.paths.iter().filter(|path| seen.insert(*path));
+        // A deletion says itself what does not exist.
+        let paths = paths.filter(|path| !self.dry_run || !known.lacks(path));
+        let mut plan = CheckpointPlan::default();
+        plan.delete = paths
+            .map(|path| known.checkpoints.get(path.as_str()).cloned().unwrap_or_else(|| unknown(path)))
+            .collect();
+        Ok((plan, 0))
     }
 
-    fn plan(&self, rest: &RestClient, filter: &Filter, app: &App) -> Result<CheckpointPlan, Failure> {
-        let mut plan = CheckpointPlan::default();
+    /// Adds what the options leave out to the result.
+    fn complete(&self, json: &mut Value, n_public: usize, missing: &[&str]) {
         if self.paths.is_empty() {
-            let all = list::all(rest, self.run_id.as_deref(), app)?;
-            (plan.keep, plan.delete) = filter.divide(all);
-        } else {
-            // The sizes are only needed for showing them.
-            let known = if self.yes && !self.dry_run { Known::default() } else { known(rest, &self.paths) };
-            let mut seen = BTreeSet::new();
-            let paths = self.paths.iter().filter(|path| seen.insert(*path));
-            // A deletion says itself what does not exist.
-            let paths = paths.filter(|path| !self.dry_run || !known.lacks(path));
-            plan.delete = paths
-                .map(|path| known.checkpoints.get(path.as_str()).cloned().unwrap_or_else(|| unknown(path)))
-                .collect();
+            json["skipped_public_count"] = n_public.into();
         }
-        Ok(plan)
+        if self.ignore_missing {
+            json["missing"] = missing.into();
+        }
     }
 }
 
@@ -171,23 +180,24 @@ fn unknown(path: &CheckpointPath) -> Checkpoint {
 }
 
 /// Shows what would be deleted. Paths that were asked for and are not in the plan do not exist.
-fn show(plan: CheckpointPlan, asked: &[CheckpointPath], app: &App) -> Result<(), Failure> {
+fn show(plan: CheckpointPlan, n_public: usize, args: &Args, app: &App) -> Result<(), Failure> {
+    let planned: HashSet<&str> = plan.delete.iter().map(|it| it.tinker_path.as_str()).collect();
+    let asked: BTreeSet<&str> = args.paths.iter().map(CheckpointPath::as_str).collect();
+    let missing: Vec<&str> = asked.iter().copied().filter(|path| !planned.contains(path)).collect();
     let price = price(&plan, app);
-    let mut json = report_json::checkpoint_plan(&plan);
-    json["estimated_monthly_cost_usd"] = price.into();
     if app.out.format() == args::Format::Json {
+        let mut json = report_json::checkpoint_plan(&plan);
+        json["estimated_monthly_cost_usd"] = price.into();
+        args.complete(&mut json, n_public, &missing);
         app.out.value(&json, String::new)?;
     } else {
         list::write(&plan.delete, None, app)?;
     }
     app.note(&format!("would delete {}", summary(&plan, price)));
-    let planned: HashSet<&str> = plan.delete.iter().map(|it| it.tinker_path.as_str()).collect();
-    let asked: BTreeSet<&str> = asked.iter().map(CheckpointPath::as_str).collect();
-    let missing: Vec<&str> = asked.iter().copied().filter(|path| !planned.contains(path)).collect();
     for path in &missing {
         notes::write(&format!("{path}: does not exist"));
     }
-    if missing.is_empty() {
+    if missing.is_empty() || args.ignore_missing {
         Ok(())
     } else {
         Err(Failure::Items { n_failed: missing.len(), n_items: asked.len() })
@@ -195,7 +205,8 @@ fn show(plan: CheckpointPlan, asked: &[CheckpointPath], app: &App) -> Result<(),
 }
 
 fn question_details(plan: &CheckpointPlan, app: &App) -> String {
-    let mut lines: Vec<String> = plan.delete.iter().take(SHOWN).map(|it| it.tinker_path.clone()).collect();
+    let line = |it: &Checkpoint| it.tinker_path.clone() + if it.public { " (public)" } else { "" };
+    let mut lines: Vec<String> = plan.delete.iter().take(SHOWN).map(line).collect();
     if SHOWN < plan.delete.len() {
         lines.push(format!("... and {} more", plan.delete.len() - SHOWN));
     }
@@ -249,4 +260,8 @@ fn price(plan: &CheckpointPlan, app: &App) -> Option<f64> {
 
 fn counted(n: usize) -> String {
     if n == 1 { "1 checkpoint".to_owned() } else { format!("{n} checkpoints") }
+}
+
+fn public(n: usize) -> String {
+    if n == 1 { "1 public checkpoint is".to_owned() } else { format!("{n} public checkpoints are") }
 }

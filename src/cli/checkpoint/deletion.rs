@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use indicatif::ProgressBar;
 use parking_lot::Mutex;
+use serde_json::Value;
 use tinkex::types::CheckpointPath;
-use tinkex::{Error, ErrorKind, RestClient};
+use tinkex::{Error, ErrorKind, RestClient, report_json};
 
+use super::problem;
 use crate::args::Progress;
 use crate::connection::App;
 use crate::notes;
@@ -60,15 +62,35 @@ pub(super) fn delete(
     results.into_iter().map(|(i, result)| (paths[i].clone(), result)).collect()
 }
 
+/// The results of the checkpoints that existed, and the paths of the others if these are ignored.
+pub(super) fn without_missing(results: Vec<Deleted>, ignore: bool) -> (Vec<Deleted>, Vec<CheckpointPath>) {
+    let is_missing = |(_, result): &Deleted| ignore && result.as_ref().err().is_some_and(Error::is_not_found);
+    let (missing, results): (Vec<Deleted>, _) = results.into_iter().partition(is_missing);
+    (results, missing.into_iter().map(|(path, _)| path).collect())
+}
+
+/// The results as JSON with the keys of the official command.
+pub(super) fn json(results: &[Deleted]) -> Value {
+    let mut json = report_json::deletion(results);
+    let failures = results.iter().filter_map(|(_, result)| result.as_ref().err());
+    for (i, error) in failures.enumerate() {
+        json["failed"][i]["error"] = problem::of(error).into();
+    }
+    json
+}
+
 /// Writes the failures to stderr; returns their number.
 pub(super) fn report(results: &[Deleted]) -> usize {
     let failures = results.iter().filter_map(|(path, result)| Some((path, result.as_ref().err()?)));
     let n = failures.clone().count();
-    for (path, error) in failures.take(SHOWN) {
-        notes::write(&format!("error: {path}: {error}"));
+    for (path, error) in failures.clone().take(SHOWN) {
+        problem::write(path, error);
     }
     if SHOWN < n {
         notes::write(&format!("... and {} more; -f json lists all", n - SHOWN));
+    }
+    if failures.clone().any(|(_, error)| error.is_not_found()) {
+        notes::write("  try: --ignore-missing, if it does not matter what is gone already");
     }
     n
 }

@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 use tinkex::download::{DownloadOptions, DownloadPhase, DownloadProgress, Downloaded};
 use tinkex::sync::CancelToken;
-use tinkex::types::CheckpointPath;
-use tinkex::{RestClient, report_json};
+use tinkex::types::{Checkpoint, CheckpointPath};
+use tinkex::{ErrorKind, RestClient, report_json};
 
 use super::parse_path;
 use crate::args::Progress;
@@ -18,7 +18,7 @@ use crate::connection::App;
 use crate::failure::Failure;
 use crate::run_folder::weights_of;
 use crate::shell_word::quoted;
-use crate::{moments, notes};
+use crate::{moments, notes, wording};
 
 /// Time after which the thread that waits for the download looks for a signal again.
 const LOOK: Duration = Duration::from_millis(50);
@@ -88,10 +88,9 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
             let display = display.clone();
             move |progress| display.show(progress)
         });
-    if let Some(parent) = &args.output {
-        options = options.parent(parent);
-    }
-    let destination = options.destination_of(&path);
+    let parent = args.output.as_deref().unwrap_or(Path::new("."));
+    let destination = parent.join(name_of(&path, args.form == Form::Tar));
+    options = options.destination(&destination);
     if !args.force && is_occupied(&destination) {
         let text = format!("{} exists", destination.display());
         return Err(Failure::text(text).with_remedy("--force replaces it, when the download is complete"));
@@ -106,7 +105,13 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
         app.note(&format!("  go on with: {}", command(&args, app)));
         return Err(Failure::Signal(signal));
     }
-    let downloaded = result.map_err(failure)?;
+    let downloaded = match result {
+        Err(error) if is_missing(&rest, &path, &error) => {
+            let list = format!("`tinkex checkpoint list{}` shows the paths", app.place());
+            return Err(Failure::text(format!("{path} does not exist")).with_remedy(list));
+        }
+        result => result.map_err(failure)?,
+    };
     let json = report_json::downloaded(&downloaded);
     let Downloaded { path, size_bytes, .. } = downloaded;
     let destination = json["destination"].as_str().unwrap_or_default().to_owned();
@@ -142,12 +147,29 @@ fn wait(
     })
 }
 
+/// True if the checkpoint is not there, which a server may only say as if it had no downloads.
+fn is_missing(rest: &RestClient, path: &CheckpointPath, error: &tinkex::Error) -> bool {
+    let is_listed = |list: Vec<Checkpoint>| list.iter().any(|it| it.path().is_ok_and(|it| it == *path));
+    *error.kind() == ErrorKind::Incompatible
+        && match rest.list_checkpoints(path.run_id()) {
+            Ok(list) => !is_listed(list),
+            Err(error) => error.is_not_found(),
+        }
+}
+
 fn failure(error: tinkex::Error) -> Failure {
     match error.violation().filter(|it| it.path == "as_tar") {
         Some(violation) => Failure::usage(format!("--as tar {}", violation.problem))
             .with_remedy("--as dir, for a folder with the files"),
         None => Failure::from(error),
     }
+}
+
+/// Name of the folder or the archive of a checkpoint, which all file systems and programs take: the library leaves the colons
+/// of a path in the names of folders.
+pub(super) fn name_of(path: &CheckpointPath, is_archive: bool) -> String {
+    let name = path.as_str().trim_start_matches("tinker://").replace(['/', ':'], "_");
+    if is_archive { name + ".tar" } else { name }
 }
 
 /// True if something is in the way of the download, which the library refuses, too.
@@ -248,7 +270,7 @@ fn phase(progress: &DownloadProgress) -> String {
             Some(total) if 1 < total => format!("downloading ({} of {total} files)", progress.n_files),
             _ => "downloading".to_owned(),
         },
-        DownloadPhase::Retrying(error) => format!("trying again: {error}"),
+        DownloadPhase::Retrying(error) => format!("trying again: {}", wording::line(error)),
         DownloadPhase::Verifying => "verifying".to_owned(),
         DownloadPhase::Unpacking => "unpacking".to_owned(),
         _ => "working".to_owned(),
@@ -265,8 +287,19 @@ fn line(progress: &DownloadProgress) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_and_archives_have_names_without_colons() {
+        for (path, is_archive, name) in [
+            ("tinker://s:train:0/weights/final", false, "s_train_0_weights_final"),
+            ("tinker://s:train:0/sampler_weights/a", true, "s_train_0_sampler_weights_a.tar"),
+        ] {
+            assert_eq!(name_of(&path.parse().unwrap(), is_archive), name);
+        }
+    }
 
     #[test]
     fn a_line_of_progress_says_what_is_known() {

@@ -23,7 +23,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let found = checkpoints.iter().find(|it| it.path().is_ok_and(|path| path == args.path));
     let Some(it) = found else {
         return Err(Failure::text(format!("the run has no checkpoint {}", args.path))
-            .with_remedy(format!("`tinkex checkpoint list --run-id {run_id}`")));
+            .with_remedy(format!("`tinkex checkpoint list --run-id {run_id}{}`", app.place())));
     };
     let run = rest.get_training_run(run_id)?;
     let mut json = report_json::checkpoint(it);

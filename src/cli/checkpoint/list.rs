@@ -6,10 +6,11 @@ use std::collections::HashSet;
 use tinkex::types::{Checkpoint, CheckpointType, TrainingRun};
 use tinkex::{ErrorKind, RestClient, report_json};
 
-use super::selection::Kind;
+use super::selection::{Selection, time};
 use crate::cells::{Cells, yes_or_no};
 use crate::connection::App;
 use crate::failure::Failure;
+use crate::limit::{self, Limit};
 use crate::output::Records;
 use crate::table::Column;
 
@@ -19,15 +20,10 @@ const RUNS_PAGE: u32 = 100;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only the checkpoints of this training run
-    #[arg(long, value_name = "ID")]
-    run_id: Option<String>,
-    /// Most checkpoints to list; 0 lists all [default: 20, with --run-id all]
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
-    /// Only checkpoints of this kind
-    #[arg(long = "type", value_name = "KIND")]
-    kind: Option<Kind>,
+    #[command(flatten)]
+    selection: Selection,
+    #[command(flatten)]
+    limit: Limit,
     /// Order: newest first, or largest first [default: as the server sends them]
     #[arg(long, value_name = "KEY")]
     sort: Option<Sort>,
@@ -40,49 +36,46 @@ enum Sort {
 }
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
+    let filter = args.selection.filter()?;
     let connection = app.connect()?;
     let rest = connection.service.create_rest_client();
-    let limit = args.limit.unwrap_or(if args.run_id.is_some() { 0 } else { 20 });
-    let limit = if limit == 0 { usize::MAX } else { limit };
-    let is_wanted = |it: &Checkpoint| args.kind.is_none_or(|kind| kind.is_of(it));
-    let (mut checkpoints, total) = match &args.run_id {
-        Some(id) => {
-            let checkpoints = rest.list_checkpoints(id)?;
-            let total = checkpoints.len();
-            (checkpoints.into_iter().filter(is_wanted).collect(), total)
-        }
-        None => {
-            let runs = runs_of_project(&rest, app)?;
-            let is_wanted = |it: &Checkpoint| is_wanted(it) && is_of(it, runs.as_ref());
-            // A sorted list needs all checkpoints, and so may a filtered one.
-            let needs_all = args.sort.is_some() || args.kind.is_some() || runs.is_some();
-            let page = if needs_all { PAGE } else { u32::try_from(limit).map_or(PAGE, |it| it.min(PAGE)) };
-            let mut listing = rest.list_user_checkpoints().page_size(page);
-            let n = if args.sort.is_some() { usize::MAX } else { limit };
-            let wanted = listing.by_ref().filter(|it| it.as_ref().map_or(true, is_wanted)).take(n);
-            let checkpoints = match wanted.collect::<tinkex::Result<Vec<_>>>() {
-                Err(error) if *error.kind() == ErrorKind::Incompatible => {
-                    over_runs(&rest)?.into_iter().filter(is_wanted).collect()
-                }
-                result => result?,
-            };
-            let total = listing.total_count().and_then(|it| usize::try_from(it).ok());
-            (checkpoints, total.unwrap_or_default())
-        }
+    let run_id = args.selection.run_id.as_deref();
+    let limit = args.limit.of(app.out.format());
+    // The first ones of an order or of a selection can be anywhere in the list.
+    let needs_all =
+        run_id.is_some() || !filter.is_empty() || args.sort.is_some() || app.global.project.is_some();
+    let (mut checkpoints, total) = if needs_all {
+        let checkpoints = filter.matching(all(&rest, run_id, app)?);
+        let total = u64::try_from(checkpoints.len()).ok();
+        (checkpoints, total)
+    } else {
+        newest(&rest, limit)?
     };
     match args.sort {
-        Some(Sort::Time) => {
-            checkpoints.sort_by_key(|it| Reverse(it.time.as_ref().and_then(|it| it.to_system_time())))
-        }
+        Some(Sort::Time) => checkpoints.sort_by_key(|it| Reverse(time(it))),
         Some(Sort::Size) => checkpoints.sort_by_key(|it| Reverse(it.size_bytes)),
         None => {}
     }
+    let is_cut = limit < checkpoints.len();
     checkpoints.truncate(limit);
-    write(&checkpoints, args.run_id.as_deref(), app)?;
-    if checkpoints.len() < total && args.kind.is_none() && app.global.project.is_none() {
-        app.note(&format!("note: {} of {total} checkpoints; --limit 0 lists all", checkpoints.len()));
+    write(&checkpoints, run_id, app)?;
+    if is_cut {
+        app.note(&limit::note(checkpoints.len(), total, "checkpoints"));
     }
     Ok(())
+}
+
+/// The first checkpoints of the list of the server, one more than the limit if there are more; and the number of all.
+fn newest(rest: &RestClient, limit: usize) -> tinkex::Result<(Vec<Checkpoint>, Option<u64>)> {
+    let mut listing = rest.list_user_checkpoints().page_size(limit::page_size(limit, PAGE));
+    match listing.by_ref().take(limit.saturating_add(1)).collect::<tinkex::Result<Vec<_>>>() {
+        Err(error) if *error.kind() == ErrorKind::Incompatible => {
+            let all = over_runs(rest)?;
+            let total = u64::try_from(all.len()).ok();
+            Ok((all, total))
+        }
+        result => Ok((result?, listing.total_count())),
+    }
 }
 
 /// Writes a list of checkpoints; `run_id` is that of the run that was asked for.

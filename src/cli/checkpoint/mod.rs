@@ -6,6 +6,7 @@ mod deletion;
 mod download;
 mod info;
 pub(super) mod list;
+mod problem;
 mod push_hf;
 mod selection;
 mod set_ttl;

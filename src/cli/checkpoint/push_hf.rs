@@ -4,6 +4,7 @@
 use serde_json::json;
 use tinkex::types::CheckpointPath;
 
+use super::download::name_of;
 use super::parse_path;
 use crate::connection::App;
 use crate::failure::Failure;
@@ -77,7 +78,7 @@ fn sanitized(text: &str) -> String {
 
 /// `place` has the options with which the checkpoint is found.
 fn commands(args: &Args, repo: &str, revision: Option<&str>, place: &str) -> Vec<String> {
-    let folder = args.path.as_str().trim_start_matches("tinker://").replace('/', "_");
+    let folder = name_of(&args.path, false);
     let download = ["tinkex", "checkpoint", "download", args.path.as_str(), "-o", "."].map(str::to_owned);
     let mut upload = ["hf", "upload", repo, &folder, "."].map(str::to_owned).to_vec();
     let mut option = |name: &str, value: Option<&str>| {
@@ -127,7 +128,7 @@ mod tests {
             commands(&args, "me/model", Some("v1"), " --local=engine"),
             [
                 "tinkex checkpoint download tinker://s:train:0/sampler_weights/final -o . --local=engine",
-                "hf upload me/model s:train:0_sampler_weights_final . --private --revision v1 \
+                "hf upload me/model s_train_0_sampler_weights_final . --private --revision v1 \
                  --commit-message 'it'\\''s done' --create-pr --include '*.safetensors'",
             ]
         );

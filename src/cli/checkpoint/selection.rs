@@ -1,10 +1,59 @@
-//! Which checkpoints a deletion is about, and what they cost.
+//! Which checkpoints a list or a deletion is about, and what they cost.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use tinkex::types::{Checkpoint, CheckpointType, StorageUsage};
+use tinkex::types::{Checkpoint, CheckpointPlan, CheckpointType, StorageUsage};
+
+use crate::failure::Failure;
+use crate::moments::{minute, parse_age, parse_date};
+
+/// The options that choose checkpoints. Lists and deletions have the same ones, so that a list shows what a deletion is
+/// about.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct Selection {
+    /// Only checkpoints of this training run [default: of all runs, or of those of --project]
+    #[arg(long, value_name = "ID")]
+    pub(super) run_id: Option<String>,
+    /// Only checkpoints of this kind
+    #[arg(long = "type", value_name = "KIND")]
+    kind: Option<Kind>,
+    /// Only checkpoints created before a day, a time or a duration ago
+    #[arg(long, value_name = "DATE", value_parser = parse_date, conflicts_with = "older_than")]
+    before: Option<SystemTime>,
+    /// Only checkpoints created after a day, a time or a duration ago
+    #[arg(long, value_name = "DATE", value_parser = parse_date)]
+    after: Option<SystemTime>,
+    /// Only checkpoints older than this, such as 30d
+    #[arg(long, value_name = "TIME", value_parser = parse_age)]
+    older_than: Option<Duration>,
+    /// Leave out the newest N of each kind of each run
+    #[arg(long, value_name = "N")]
+    keep_last: Option<usize>,
+}
+
+impl Selection {
+    pub(super) fn filter(&self) -> Result<Filter, Failure> {
+        let out_of_range = || Failure::usage("--older-than is out of range").with_remedy("--older-than 30d");
+        let oldest = |age| SystemTime::now().checked_sub(age).ok_or_else(out_of_range);
+        let before =
+            self.before.map_or_else(|| self.older_than.map(oldest).transpose(), |it| Ok(Some(it)))?;
+        let filter = Filter { kind: self.kind, before, after: self.after, keep_last: self.keep_last };
+        match (self.after, before) {
+            (Some(after), Some(before)) if before <= after => {
+                let option = if self.older_than.is_some() { "--older-than" } else { "--before" };
+                let [after, before] = [after, before].map(minute);
+                let problem = format!(
+                    "no checkpoint can match: --after {after} is not earlier than {before}, which {option} means"
+                );
+                Err(Failure::usage(problem)
+                    .with_remedy(format!("exchange the times of --after and {option}")))
+            }
+            _ => Ok(filter),
+        }
+    }
+}
 
 /// A kind of checkpoint. The aliases are the words of paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -37,7 +86,7 @@ pub(super) struct Filter {
     pub(super) kind: Option<Kind>,
     pub(super) before: Option<SystemTime>,
     pub(super) after: Option<SystemTime>,
-    /// Keeps the newest ones of each kind of each run, and the public ones.
+    /// Leaves out the newest ones of each kind of each run.
     pub(super) keep_last: Option<usize>,
 }
 
@@ -46,19 +95,46 @@ impl Filter {
         self.kind.is_none() && self.before.is_none() && self.after.is_none() && self.keep_last.is_none()
     }
 
-    /// Divides checkpoints into those to keep and those to delete, newest first. A checkpoint whose path, or whose time
-    /// if it matters, is not known stays.
-    pub(super) fn divide(&self, mut all: Vec<Checkpoint>) -> (Vec<Checkpoint>, Vec<Checkpoint>) {
+    /// The checkpoints that match, in their order.
+    pub(super) fn matching(&self, all: Vec<Checkpoint>) -> Vec<Checkpoint> {
+        let matches = self.matches(&all);
+        all.into_iter().zip(matches).filter_map(|(it, matches)| matches.then_some(it)).collect()
+    }
+
+    /// Divides checkpoints into those to keep and those to delete, newest first. A checkpoint whose path is not known
+    /// stays, and so does a public one, which others may use, unless `with_public`; returns the number of these as well.
+    pub(super) fn divide(&self, mut all: Vec<Checkpoint>, with_public: bool) -> (CheckpointPlan, usize) {
         all.sort_by_key(|it| Reverse(time(it)));
+        let matches = self.matches(&all);
+        let mut plan = CheckpointPlan::default();
+        let mut n_public = 0;
+        for (checkpoint, matches) in all.into_iter().zip(matches) {
+            let is_meant = matches && checkpoint.path().is_ok();
+            let is_protected = is_meant && checkpoint.public && !with_public;
+            n_public += usize::from(is_protected);
+            let part = if is_meant && !is_protected { &mut plan.delete } else { &mut plan.keep };
+            part.push(checkpoint);
+        }
+        (plan, n_public)
+    }
+
+    /// Whether each checkpoint matches. One whose time, kind or run matters and is not known does not.
+    fn matches(&self, all: &[Checkpoint]) -> Vec<bool> {
+        let mut newest_first: Vec<usize> = (0..all.len()).collect();
+        newest_first.sort_by_key(|i| Reverse(time(&all[*i])));
         let mut n_seen: HashMap<(String, Option<CheckpointType>), usize> = HashMap::new();
-        all.into_iter().partition(|it| {
+        let mut is_left_out = |it: &Checkpoint| {
+            let Some(n) = self.keep_last else { return false };
             let Ok(path) = it.path() else { return true };
-            let place = (path.run_id().to_owned(), it.checkpoint_type.clone());
-            let n_seen = n_seen.entry(place).or_default();
+            let n_seen = n_seen.entry((path.run_id().to_owned(), it.checkpoint_type.clone())).or_default();
             *n_seen += 1;
-            let is_newest = self.keep_last.is_some_and(|n| it.public || *n_seen <= n);
-            is_newest || !self.accepts(it)
-        })
+            *n_seen <= n
+        };
+        let mut matches = vec![false; all.len()];
+        for i in newest_first {
+            matches[i] = !is_left_out(&all[i]) && self.accepts(&all[i]);
+        }
+        matches
     }
 
     fn accepts(&self, checkpoint: &Checkpoint) -> bool {
@@ -73,7 +149,7 @@ impl Filter {
     }
 }
 
-fn time(checkpoint: &Checkpoint) -> Option<SystemTime> {
+pub(super) fn time(checkpoint: &Checkpoint) -> Option<SystemTime> {
     checkpoint.time.as_ref()?.to_system_time()
 }
 
@@ -135,17 +211,50 @@ mod tests {
             (Filter { before: date("2026-11-02"), ..none }, "a1 as b0"),
             (Filter { after: date("2026-11-02"), ..none }, "b1"),
             (Filter { after: date("2026-11-01T12:00:00Z"), before: date("2026-11-03"), ..none }, "a2"),
-            (Filter { keep_last: Some(1), ..none }, "a1"),
-            (Filter { keep_last: Some(0), ..none }, "b1 a2 a1 as"),
+            (Filter { keep_last: Some(1), ..none }, "a1 b0"),
+            (Filter { keep_last: Some(0), ..none }, "b1 a2 a1 as b0"),
             (Filter { keep_last: Some(1), kind: Some(Kind::Sampler), ..none }, ""),
-            (Filter { keep_last: Some(1), before: date("2026-10-15"), ..none }, ""),
+            (Filter { keep_last: Some(1), before: date("2026-10-15"), ..none }, "b0"),
         ];
         for (filter, expected) in cases {
-            let (keep, delete) = filter.divide(all());
-            let names = delete.iter().map(|it| it.path().unwrap().name().to_owned()).collect::<Vec<_>>();
-            assert_eq!(names.join(" "), expected, "{filter:?}");
-            assert_eq!(keep.len() + delete.len(), all().len());
+            let (plan, n_public) = filter.divide(all(), true);
+            assert_eq!(names(&plan.delete), expected, "{filter:?}");
+            assert_eq!((plan.keep.len() + plan.delete.len(), n_public), (all().len(), 0));
+            // A list has the same ones, in the order of the server.
+            let mut listed = filter.matching(all());
+            listed.retain(|it| it.path().is_ok());
+            listed.sort_by_key(|it| Reverse(time(it)));
+            assert_eq!(names(&listed), expected, "{filter:?}");
+            // The public one stays unless it is meant.
+            let (plan, n_public) = filter.divide(all(), false);
+            let without: Vec<&str> = expected.split(' ').filter(|it| *it != "b0").collect();
+            assert_eq!(names(&plan.delete), without.join(" "), "{filter:?}");
+            assert_eq!(n_public, usize::from(expected.contains("b0")), "{filter:?}");
         }
+    }
+
+    fn names(checkpoints: &[Checkpoint]) -> String {
+        let names = checkpoints.iter().map(|it| it.path().unwrap().name().to_owned());
+        names.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn times_between_which_nothing_lies_are_an_error() {
+        let date = |text| Some(parse_date(text).unwrap());
+        let older_than = |text| Some(parse_age(text).unwrap());
+        let none = Selection::default;
+        for wrong in [
+            Selection { after: date("2026-11-20"), before: date("2026-11-01"), ..none() },
+            Selection { after: date("2026-11-20"), before: date("2026-11-20"), ..none() },
+            Selection { after: date("10d"), older_than: older_than("30d"), ..none() },
+            Selection { after: date("10d"), older_than: older_than("10000000000000w"), ..none() },
+            // As no limit, it would choose all checkpoints.
+            Selection { older_than: older_than("20000000000000w"), ..none() },
+        ] {
+            assert!(matches!(wrong.filter(), Err(Failure::Usage { .. })), "{wrong:?}");
+        }
+        let right = Selection { after: date("30d"), older_than: older_than("10d"), ..none() };
+        assert!(right.filter().unwrap().before.is_some());
     }
 
     #[test]

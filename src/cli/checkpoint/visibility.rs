@@ -1,4 +1,4 @@
-//! `tinkex checkpoint publish` and `unpublish`. They print nothing unless JSON is asked for.
+//! `tinkex checkpoint publish` and `unpublish`.
 
 use serde_json::json;
 use tinkex::ErrorKind;
@@ -25,15 +25,11 @@ pub(crate) fn run(args: &Args, public: bool, app: &App) -> Result<(), Failure> {
         rest.unpublish_checkpoint_from_tinker_path(path)
     };
     let word = if public { "public" } else { "private" };
-    match result {
+    let already = match result {
         // The state that was asked for is there, so that the command can be repeated.
-        Err(error) if *error.kind() == ErrorKind::Conflict => app.note(&format!("it is {word} already")),
-        result => result?,
-    }
-    if app.out.is_json() {
-        let json = json!({ "tinker_path": args.path.as_str(), "public": public });
-        return app.out.value(&json, String::new);
-    }
-    app.hint(&format!("{} is {word}", args.path));
-    Ok(())
+        Err(error) if *error.kind() == ErrorKind::Conflict => " already",
+        result => result.map(|()| "")?,
+    };
+    let json = json!({ "tinker_path": args.path.as_str(), "public": public });
+    app.out.value(&json, || format!("{} is {word}{already}", args.path))
 }

@@ -50,7 +50,11 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
     ("report", &["tinkex report my-run --open", "tinkex report runs/a runs/b -o comparison.html"]),
     (
         "checkpoint list",
-        &["tinkex checkpoint list --limit 0", "tinkex checkpoint list --run-id 0a1b2c3d:train:0 -f json"],
+        &[
+            "tinkex checkpoint list --limit 0",
+            "tinkex checkpoint list --older-than 30d --sort size",
+            "tinkex checkpoint list --run-id 0a1b2c3d:train:0 -f json",
+        ],
     ),
     (
         "checkpoint delete",

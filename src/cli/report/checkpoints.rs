@@ -89,9 +89,27 @@ fn expiry(run: &Run, checkpoint: &Map<String, Value>) -> Option<String> {
 /// The size of a checkpoint: as its record or the settings tell it.
 fn bytes_of(run: &Run, checkpoint: &Map<String, Value>) -> Option<u64> {
     let recorded = checkpoint.get("size_bytes").and_then(Value::as_u64);
-    let of_path = |name: &&str| run.own("checkpoint_bytes")?.get(checkpoint.get(*name)?.as_str()?)?.as_u64();
-    let sizes: Vec<u64> = ["state_path", "sampler_path"].iter().filter_map(of_path).collect();
+    let sizes: Vec<u64> =
+        paths(checkpoint).filter_map(|it| run.own("checkpoint_bytes")?.get(it)?.as_u64()).collect();
     recorded.or_else(|| (!sizes.is_empty()).then(|| sizes.iter().sum()))
+}
+
+fn paths(checkpoint: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    ["state_path", "sampler_path"].into_iter().filter_map(|it| checkpoint.get(it)?.as_str())
+}
+
+/// True if the run deleted a checkpoint, as with --keep-last: at its end it records the sizes of those that exist, of
+/// this training run and of a later checkpoint, too.
+fn is_deleted(run: &Run, checkpoint: &Map<String, Value>) -> bool {
+    let Some(known) = run.own("checkpoint_bytes").and_then(Value::as_object) else { return false };
+    let is_known = |it: &Map<String, Value>| paths(it).any(|path| known.contains_key(path));
+    let run_of = |path: &str| path.split('/').nth(2).map(str::to_owned);
+    let own = paths(checkpoint).next().and_then(run_of);
+    let mut later = run.checkpoints.iter().rev().take_while(|it| !std::ptr::eq(*it, checkpoint));
+    own.is_some()
+        && !is_known(checkpoint)
+        && known.keys().any(|path| run_of(path) == own)
+        && later.any(is_known)
 }
 
 fn checkpoint_table(out: &mut String, run: &Run, checkpoints: &[&Map<String, Value>]) {
@@ -125,10 +143,15 @@ fn checkpoint_table(out: &mut String, run: &Run, checkpoints: &[&Map<String, Val
             paths.join("<br>")
         );
         if has_size {
-            let _ = write!(out, "<td class=\"n\">{}</td>", bytes(checkpoint).unwrap_or_else(|| "–".into()));
+            let unknown = if is_deleted(run, checkpoint) { "deleted" } else { "–" };
+            let _ =
+                write!(out, "<td class=\"n\">{}</td>", bytes(checkpoint).unwrap_or_else(|| unknown.into()));
         }
         if has_expiry {
-            let expiry = expiry(run, checkpoint).unwrap_or_else(|| "never".into());
+            let expiry = match expiry(run, checkpoint) {
+                _ if is_deleted(run, checkpoint) => "–".into(),
+                expiry => expiry.unwrap_or_else(|| "never".into()),
+            };
             let _ = write!(out, "<td class=\"date\">{}</td>", html(&expiry));
         }
         out.push_str("</tr>\n");

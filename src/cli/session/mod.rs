@@ -9,6 +9,7 @@ use tinkex::types::SessionSearch;
 
 use super::connection::App;
 use super::failure::Failure;
+use super::limit::{self, Limit};
 use super::output::Records;
 use super::table::Column;
 
@@ -34,9 +35,8 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct List {
-    /// Most sessions to list; 0 lists all
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    limit: usize,
+    #[command(flatten)]
+    limit: Limit,
 }
 
 #[derive(Debug, clap::Args)]
@@ -70,25 +70,23 @@ fn list(args: &List, app: &App) -> Result<(), Failure> {
     const PAGE: u32 = 100;
     let connection = app.connect()?;
     let rest = connection.service.create_rest_client();
-    let limit = if args.limit == 0 { usize::MAX } else { args.limit };
-    let page = u32::try_from(limit).map_or(PAGE, |it| it.min(PAGE));
+    let limit = args.limit.of(app.out.format());
+    let page = limit::page_size(limit, PAGE);
     let mut listing = rest.list_sessions().page_size(page);
-    let ids: Vec<String> = match &app.global.project {
-        None => listing.by_ref().take(limit).collect::<tinkex::Result<_>>()?,
+    let (ids, has_more) = match &app.global.project {
+        None => limit::first(listing.by_ref(), limit)?,
         Some(project) => {
             let project_ids = vec![project.clone()];
             let search = SessionSearch { project_ids, limit: page, ..Default::default() };
-            let found = rest.search_sessions(search).take(limit).map(|it| Ok(it?.session_id));
-            found.collect::<tinkex::Result<_>>()?
+            limit::first(rest.search_sessions(search).map(|it| Ok(it?.session_id)), limit)?
         }
     };
     let rows = ids.iter().map(|id| vec![id.clone()]).collect();
     let json = report_json::sessions(&ids);
     let columns = [Column::never_cut("Session ID")];
     app.out.records(&Records { columns: &columns, rows, json, list: "sessions" })?;
-    let total = listing.total_count().unwrap_or_default();
-    if u64::try_from(ids.len()).is_ok_and(|n| n < total) {
-        app.note(&format!("note: {} of {total} sessions; --limit 0 lists all", ids.len()));
+    if has_more {
+        app.note(&limit::note(ids.len(), listing.total_count(), "sessions"));
     }
     Ok(())
 }
@@ -109,10 +107,6 @@ fn info(args: &Info, app: &App) -> Result<(), Failure> {
 fn assign(args: &Assign, app: &App) -> Result<(), Failure> {
     let connection = app.connect()?;
     connection.service.create_rest_client().assign_session_project(&args.session, &args.project)?;
-    if app.out.is_json() {
-        let json = json!({ "session_id": args.session, "project_id": args.project });
-        return app.out.value(&json, String::new);
-    }
-    app.hint(&format!("{} is in the project {}", args.session, args.project));
-    Ok(())
+    let json = json!({ "session_id": args.session, "project_id": args.project });
+    app.out.value(&json, || format!("{} is in the project {}", args.session, args.project))
 }

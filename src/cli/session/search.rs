@@ -8,6 +8,7 @@ use tinkex::types::{
 use crate::cells::Cells;
 use crate::connection::App;
 use crate::failure::Failure;
+use crate::limit::{self, Limit};
 use crate::output::Records;
 use crate::table::Column;
 
@@ -28,9 +29,8 @@ pub(crate) struct Args {
     /// Owner: own, accessible, or the URN of a user; may be given several times
     #[arg(long, value_name = "OWNER", default_value = "own")]
     owner: Vec<String>,
-    /// Most sessions to list; 0 lists all
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    limit: usize,
+    #[command(flatten)]
+    limit: Limit,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -59,15 +59,16 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         Column::new("Created"),
         Column::new("Checkpoints"),
         Column::new("Size"),
-        Column::new("Project"),
-        Column::new("Owner"),
+        Column::spare("Project"),
+        Column::spare("Owner"),
     ];
-    let search = args.search(app.global.project.as_deref())?;
+    let limit = args.limit.of(app.out.format());
+    let search = args.search(app.global.project.as_deref(), limit)?;
     let connection = app.connect()?;
-    let limit = if args.limit == 0 { usize::MAX } else { args.limit };
     let found = connection.service.create_rest_client().search_sessions(search);
     let mut page = SessionPage::default();
-    page.sessions = found.take(limit).collect::<tinkex::Result<_>>()?;
+    let has_more;
+    (page.sessions, has_more) = limit::first(found, limit)?;
     let cells = Cells::of(app);
     let row = |it: &FoundSession| {
         vec![
@@ -83,13 +84,16 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     };
     let rows = page.sessions.iter().map(row).collect();
     let json = report_json::found_sessions(&page);
-    app.out.records(&Records { columns: &COLUMNS, rows, json, list: "sessions" })
+    app.out.records(&Records { columns: &COLUMNS, rows, json, list: "sessions" })?;
+    if has_more {
+        app.note(&limit::note(page.sessions.len(), None, "sessions"));
+    }
+    Ok(())
 }
 
 impl Args {
-    fn search(&self, project: Option<&str>) -> Result<SessionSearch, Failure> {
-        const MOST: usize = 200;
-        let page = if self.limit == 0 { MOST } else { self.limit.min(MOST) };
+    fn search(&self, project: Option<&str>, limit: usize) -> Result<SessionSearch, Failure> {
+        const PAGE: u32 = 200;
         Ok(SessionSearch {
             session_id: self.id.clone(),
             project_ids: project.map(str::to_owned).into_iter().collect(),
@@ -97,7 +101,7 @@ impl Args {
             display_name: self.name.clone(),
             owner: owner(&self.owner)?,
             statuses: statuses(&self.status),
-            limit: u32::try_from(page).unwrap_or(50),
+            limit: limit::page_size(limit, PAGE),
         })
     }
 }
