@@ -5,6 +5,8 @@
 
 use unicode_width::UnicodeWidthStr;
 
+use super::printable;
+
 /// A column of a table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Column {
@@ -35,7 +37,7 @@ const GAP: &str = "  ";
 /// the spare ones and then from the last one, and lines that are too wide even so stay whole.
 pub(crate) fn lines(columns: &[Column], rows: &[Vec<String>], width: usize) -> Vec<String> {
     let clean: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|it| printable(it)).collect()).collect();
+        rows.iter().map(|row| row.iter().map(|it| printable::line(it)).collect()).collect();
     let widths: Vec<usize> = (0..columns.len())
         .map(|i| {
             clean
@@ -73,13 +75,8 @@ pub(crate) fn lines(columns: &[Column], rows: &[Vec<String>], width: usize) -> V
 /// Lines of tab-separated values, with the header that programs read: titles in lower case with underscores.
 pub(crate) fn tsv(columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
     let header: Vec<String> = columns.iter().map(|it| it.title.to_lowercase().replace(' ', "_")).collect();
-    let row = |row: &Vec<String>| row.iter().map(|it| printable(it)).collect::<Vec<_>>().join("\t");
+    let row = |row: &Vec<String>| row.iter().map(|it| printable::line(it)).collect::<Vec<_>>().join("\t");
     [header.join("\t")].into_iter().chain(rows.iter().map(row)).collect()
-}
-
-/// A text of a server on one line, without control characters, which could move the cursor.
-fn printable(text: &str) -> String {
-    text.chars().map(|it| if it.is_control() { ' ' } else { it }).collect()
 }
 
 #[cfg(test)]
