@@ -53,8 +53,7 @@ fn remedy_of(message: &str, dir: &Path) -> Option<String> {
         Some(format!("{shown} is a file; name a folder: --local=DIR"))
     } else if there == dir && is_refused {
         Some(format!(
-            "the engine writes into its folder, and may not write into {shown}: name another one with --local=DIR; to work \
-             with the checkpoints of this one, name a copy of it that is yours"
+            "the engine writes into its folder: copy {shown}, and name the copy: --local=COPY; or name another folder"
         ))
     } else if has(&["No space left"]) {
         Some("make room, or name a folder elsewhere: --local=DIR".into())
@@ -134,8 +133,12 @@ mod tests {
         let of = |message, dir: &str| remedy_of(message, Path::new(dir)).unwrap_or_default();
         let src: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
         for (message, dir, expected) in [
-            ("cannot open x: Read-only file system (os error 30)", src.into(), "name a copy of it"),
-            ("cannot open x: Permission denied (os error 13)", src.into(), "may not write into"),
+            (
+                "cannot open x: Read-only file system (os error 30)",
+                src.into(),
+                "and name the copy: --local=COPY",
+            ),
+            ("cannot open x: Permission denied (os error 13)", src.into(), "/src, and name the copy"),
             (
                 "cannot create x: Permission denied (os error 13)",
                 format!("{src}/none/x"),

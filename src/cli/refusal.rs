@@ -30,10 +30,12 @@ impl Refusal {
         let command = path.last().copied().unwrap_or(&root);
         let name = path.iter().map(|it| it.get_name()).collect::<Vec<_>>().join(" ");
         let help = format!("`{name} --help` shows the arguments");
-        if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+        if is_help || error.kind() == ErrorKind::MissingSubcommand {
             let what = format!("`{name}` needs a command");
             let remedies = vec![format!("`{name} --help` lists the commands")];
-            return Refusal { what, remedies, usage: rendered.trim_end().to_owned(), is_help: true };
+            let usage = if is_help { rendered.trim_end().to_owned() } else { usage_of(command) };
+            return Refusal { what, remedies, usage, is_help };
         }
         let what = rendered.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").trim_end();
         let mut what = what.to_owned();
@@ -70,8 +72,7 @@ impl Refusal {
         if remedies.is_empty() {
             remedies.push(help);
         }
-        let usage = command.clone().render_usage().to_string();
-        Refusal { what, remedies, usage, is_help: false }
+        Refusal { what, remedies, usage: usage_of(command), is_help: false }
     }
 
     /// Adds what to do, before all else.
@@ -98,6 +99,10 @@ impl Refusal {
         let tries = self.remedies.iter().map(|it| format!("  try: {it}"));
         [first].into_iter().chain(tries).chain([String::new(), self.usage.clone()]).collect()
     }
+}
+
+fn usage_of(command: &clap::Command) -> String {
+    command.clone().render_usage().to_string()
 }
 
 /// True of a word that begins with a minus sign and a digit.
