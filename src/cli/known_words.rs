@@ -107,6 +107,11 @@ const MOST: usize = 3;
 
 /// What the command has for an option that it does not know.
 pub(crate) fn option(command: &clap::Command, given: &str) -> Option<String> {
+    if given.starts_with("tml-") || given.starts_with("eyJ") {
+        return Some(
+            "`tinkex auth login` asks for the key: other users can read the arguments of a program".into(),
+        );
+    }
     let name = given.trim_start_matches('-').split('=').next().unwrap_or_default();
     let dashed = name.replace('_', "-").to_lowercase();
     if dashed != name && has_option(command, &format!("--{dashed}")) {
@@ -128,6 +133,7 @@ pub(crate) fn option(command: &clap::Command, given: &str) -> Option<String> {
 /// True if a word is a misspelling of a name, its beginning, or a longer form of it.
 fn resembles(given: &str, name: &str) -> bool {
     is_near(given, name)
+        || given.strip_prefix(name).is_some_and(|rest| 3 <= name.len() && rest.len() <= 2)
         || (4 <= given.len() && name.contains(given))
         || (4 <= name.len() && given.contains(name))
 }
@@ -244,6 +250,12 @@ mod tests {
             ("train", "--output", Some("--out DIR")),
             ("train", "--epoch", Some("--epochs")),
             ("train", "--nope", None),
+            ("checkpoint delete", "--yess", Some("--yes")),
+            (
+                "auth login",
+                "tml-x",
+                Some("`tinkex auth login` asks for the key: other users can read the arguments of a program"),
+            ),
             ("run list", "--temp", None),
         ] {
             let path = find(words);

@@ -2,6 +2,7 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use super::shell_word::quoted;
 use super::{known_words, wording};
 
 /// Why a command line is refused.
@@ -67,7 +68,14 @@ impl Refusal {
         if remedies.is_empty() {
             let tips = rendered.lines().filter_map(|line| line.trim_start().strip_prefix("tip: "));
             // The suggestions of clap may share little more than letters with the word.
-            remedies.extend(tips.filter(|it| !it.starts_with("a similar argument")).map(str::to_owned));
+            for tip in tips.filter(|it| !it.starts_with("a similar argument")) {
+                let given = context(ContextKind::InvalidArg).unwrap_or_default();
+                let word = words.iter().find(|word| tip.starts_with("to pass") && word.starts_with(given));
+                remedies.push(match word {
+                    Some(word) => format!("-- {}, if it is a value and not an option", quoted(word)),
+                    None => tip.to_owned(),
+                });
+            }
         }
         if remedies.is_empty() {
             remedies.push(help);
@@ -187,5 +195,10 @@ mod tests {
             assert!(refusal.remedy().contains(remedy), "{line}: {refusal:?}");
             assert!(!refusal.remedy().contains("-- -"), "{line}: {refusal:?}");
         }
+        let root = manual::command();
+        let words = ["tinkex", "sample", "- a list"].map(str::to_owned);
+        let error = root.clone().try_get_matches_from(&words).expect_err("not an option");
+        let remedy = Refusal::of(&error, &root, &words).remedy();
+        assert_eq!(remedy, "-- '- a list', if it is a value and not an option");
     }
 }

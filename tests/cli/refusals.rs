@@ -9,7 +9,8 @@ use crate::util::{Folder, output_with_stdin, run, tinkex};
 #[track_caller]
 fn error_of(stderr: &str) -> Value {
     assert!(stderr.lines().all(|line| !line.starts_with("error:")), "{stderr}");
-    let json: Value = serde_json::from_str(stderr.lines().last().unwrap_or_default()).expect(stderr);
+    let json: Value = serde_json::from_str(stderr.lines().last().unwrap_or_default())
+        .unwrap_or_else(|_| panic!("{stderr}"));
     json["error"].clone()
 }
 
