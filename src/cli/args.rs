@@ -18,11 +18,38 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// The word of the command line that stands after `--local` as if it were its folder: clap takes a folder only with an
-/// equals sign, because that word may as well be a prompt or a file.
-pub(crate) fn word_after_local() -> Option<String> {
-    let words: Vec<String> = std::env::args_os().map(|it| it.to_string_lossy().into_owned()).collect();
-    words.windows(2).find(|it| it[0] == "--local" && !it[1].starts_with('-')).map(|it| it[1].clone())
+/// The words of the command line, the first of which is the program.
+pub(crate) fn words() -> Vec<String> {
+    std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
+}
+
+/// The word that stands after `--local` as if it were its folder: clap takes a folder only with an equals sign, because
+/// that word may as well be a prompt or a file.
+pub(crate) fn word_after_local(words: &[String]) -> Option<&str> {
+    words.windows(2).find(|it| it[0] == "--local" && !it[1].starts_with('-')).map(|it| it[1].as_str())
+}
+
+/// Reads the address of a server. The client refuses what is left, such as a query.
+fn parse_address(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    match rest {
+        None => {
+            Err(format!("must begin with http:// or https://, as in http://{}", text.trim_start_matches('/')))
+        }
+        Some(rest) if rest.is_empty() || rest.starts_with(['/', ':']) => {
+            Err("has no name of a server".into())
+        }
+        Some(_) => Ok(text.to_owned()),
+    }
+}
+
+/// Reads a time limit.
+fn parse_limit(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err("must be more than 0, such as 90s or 2h".into()),
+        limit => Ok(limit),
+    }
 }
 
 /// How data is written to stdout.
@@ -69,7 +96,7 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
     /// Address of the server [env: TINKER_BASE_URL]
-    #[arg(long, global = true, value_name = "URL", conflicts_with = "local")]
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "local", value_parser = parse_address)]
     pub(crate) base_url: Option<String>,
     /// Use an engine in this process instead of a server, offline, with its checkpoints in DIR, or the engine that
     /// another program runs on DIR [default: tinkex/engine in the folder XDG_DATA_HOME, or else
@@ -83,7 +110,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "COMMAND")]
     pub(crate) credential_command: Option<String>,
     /// Limit of each operation, such as 90s or 2h
-    #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_limit)]
     pub(crate) timeout: Option<Duration>,
     /// Colors; NO_COLOR and CLICOLOR_FORCE are respected
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = false)]
@@ -153,5 +180,26 @@ impl Command {
                 | Command::Doctor(_)
                 | Command::Model(_)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_scheme_and_a_host() {
+        for (text, is_valid) in [
+            ("http://localhost:8000", true),
+            ("https://example.com/services/x", true),
+            ("banana", false),
+            ("localhost:8000", false),
+            ("ftp://x", false),
+            ("http://", false),
+            ("http:///x", false),
+            ("", false),
+        ] {
+            assert_eq!(parse_address(text).is_ok(), is_valid, "{text}");
+        }
     }
 }

@@ -215,8 +215,20 @@ impl App {
         let service = change(builder).build().map_err(|error| {
             let lacks_bundle = error.message().contains("the CA bundle");
             let lacks_key = *error.kind() == ErrorKind::Config && error.message().contains("no API key");
+            let is_config = *error.kind() == ErrorKind::Config;
+            let has_bad_key = is_config && error.message().contains("must start with tml-");
+            let has_bad_address = is_config && error.message().contains("the base URL");
             let failure = Failure::from(error);
-            if lacks_key {
+            if let Some(url) = global.base_url.as_ref().filter(|_| has_bad_address) {
+                Failure::usage(format!("--base-url {url}: {}", failure.summary()))
+                    .with_remedy("an address such as http://127.0.0.1:8000, which ends before /api/v1")
+            } else if has_bad_address {
+                failure.with_remedy("an address such as http://127.0.0.1:8000 in TINKER_BASE_URL, or --base-url URL")
+            } else if has_bad_key {
+                failure.with_remedy(
+                    "a key of the service in TINKER_API_KEY, or `tinkex auth login`; or the server of this key: --base-url URL",
+                )
+            } else if lacks_key {
                 failure.with_remedy("`tinkex auth login`, or set TINKER_API_KEY; or --local, to work offline")
             } else if lacks_bundle {
                 failure.with_remedy("the variable SSL_CERT_FILE names it: a file of certificates as PEM")

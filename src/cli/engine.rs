@@ -107,13 +107,27 @@ fn remedy_of(message: &str, dir: &Path) -> Option<String> {
     if has(&["is in use by another engine"]) {
         return Some("wait for that program, which does not answer, or end it".into());
     }
-    if has(&["Read-only file system", "Permission denied", "Operation not permitted"]) {
-        let dir = dir.display();
-        return Some(format!(
-            "the engine writes into its folder: copy {dir}, and name the copy: --local=COPY"
-        ));
+    if !has(&["cannot create", "cannot open", "cannot read"]) {
+        return None;
     }
-    None
+    // The nearest thing that is there on the way to the folder.
+    let there = dir.ancestors().find(|it| it.exists());
+    let there = there.filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let is_refused = has(&["Read-only file system", "Permission denied", "Operation not permitted"]);
+    let shown = quoted(&there.to_string_lossy());
+    if !there.is_dir() {
+        Some(format!("{shown} is a file; name a folder: --local=DIR"))
+    } else if there == dir && is_refused {
+        Some(format!(
+            "the engine writes into its folder: copy {shown}, and name the copy: --local=COPY; or name another folder"
+        ))
+    } else if has(&["No space left"]) {
+        Some("make room, or name a folder elsewhere: --local=DIR".into())
+    } else if there != dir {
+        Some(format!("no folder can be created in {shown}: name one where you may write: --local=DIR"))
+    } else {
+        None
+    }
 }
 
 /// The folder of the engine if `--local` names none, so that one command finds what another has saved.
@@ -182,15 +196,34 @@ mod tests {
 
     #[test]
     fn a_folder_that_cannot_be_used_has_a_remedy_if_one_is_known() {
-        let of = |message| remedy_of(message, Path::new("runs")).unwrap_or_default();
-        assert!(
-            of("cannot open runs/.tinkex/lock: Read-only file system (os error 30)").contains("copy runs")
-        );
-        assert!(
-            of("cannot open runs/.tinkex/lock: Permission denied (os error 13)").contains("--local=COPY")
-        );
-        assert!(of("the data folder runs is in use by another engine (process 7)").contains("wait"));
-        assert_eq!(of("cannot create runs: No space left on device"), "");
+        let of = |message, dir: &str| remedy_of(message, Path::new(dir)).unwrap_or_default();
+        let src: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        for (message, dir, expected) in [
+            (
+                "cannot open x: Read-only file system (os error 30)",
+                src.into(),
+                "and name the copy: --local=COPY",
+            ),
+            ("cannot open x: Permission denied (os error 13)", src.into(), "/src, and name the copy"),
+            (
+                "cannot create x: Permission denied (os error 13)",
+                format!("{src}/none/x"),
+                "/src: name one where",
+            ),
+            (
+                "cannot create x: Read-only file system (os error 30)",
+                "/none/x".into(),
+                "no folder can be created in /:",
+            ),
+            ("cannot create x: File exists (os error 17)", format!("{src}/lib.rs"), "/src/lib.rs is a file"),
+            ("cannot create x: Not a directory (os error 20)", format!("{src}/lib.rs/x"), "lib.rs is a file"),
+            ("cannot create x: No space left on device", "none".into(), "make room"),
+            ("the data folder runs is in use by another engine (process 7)", "none".into(), "wait"),
+        ] {
+            let remedy = of(message, &dir);
+            assert!(remedy.contains(expected), "{message}: {remedy}");
+        }
+        assert_eq!(of("the seed is not valid", src), "");
     }
 
     #[test]

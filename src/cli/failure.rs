@@ -3,10 +3,11 @@
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tinkex::Error;
 
-use super::{notes, wording};
+use super::refusal::Refusal;
+use super::{foreign, notes, wording};
 
 /// Why a command ended.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(crate) enum Failure {
     Text { message: String, remedy: Option<String> },
     /// The command was called wrongly, or would have to ask and there is no terminal. Status 2.
     Usage { message: String, remedy: Option<String> },
+    /// The command line is not valid. Status 2.
+    Arguments(Refusal),
     /// Some of several items failed; each was reported before. Status 3, or 1 if all failed.
     Items { n_failed: usize, n_items: usize },
     /// A limit of the budget was reached, and the state is saved. Status 4.
@@ -53,13 +56,12 @@ impl Failure {
     pub(crate) fn summary(&self) -> String {
         match self {
             Failure::Api { error, .. } => {
-                let causes = std::iter::successors(error.cause(), |it| it.cause());
-                let causes = causes.map(|cause| format!(": {}", wording::message(cause)));
-                wording::line(error) + &causes.collect::<String>()
+                wording::line(error) + &causes(error).map(|cause| format!(": {cause}")).collect::<String>()
             }
             Failure::Text { message, .. } | Failure::Usage { message, .. } | Failure::Budget(message) => {
                 message.clone()
             }
+            Failure::Arguments(refusal) => refusal.message(),
             Failure::Items { n_failed, n_items } => format!("{n_failed} of {n_items} failed"),
             Failure::Signal(signal) => format!("ended by signal {signal}"),
             Failure::PipeClosed => "stdout is closed".into(),
@@ -75,52 +77,76 @@ impl Failure {
         }
     }
 
-    /// Writes the failure to stderr, also as JSON if that is the format, and returns the exit status.
+    /// Writes the failure to stderr, as JSON in a line if that is the format, and returns the exit status.
     pub(crate) fn report(self, as_json: bool) -> ExitCode {
-        let status = self.status();
+        if as_json {
+            if let Some(json) = self.to_json() {
+                notes::write(&json.to_string());
+            }
+        } else {
+            self.lines().iter().for_each(|line| notes::write(line));
+        }
+        ExitCode::from(self.status())
+    }
+
+    /// The lines for a person.
+    fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
         match self {
-            Failure::Api { error, remedy } => {
-                if as_json {
-                    notes::write(
-                        &json!({ "error": {
-                            "code": error.http_status(),
-                            "kind": error.kind().name(),
-                            "message": wording::message(&error),
-                            "request_id": error.request_id(),
-                            "retryable": error.is_retryable(),
-                        }})
-                        .to_string(),
-                    );
-                }
-                notes::write(&format!("error: {}", wording::line(&error)));
-                for cause in std::iter::successors(error.cause(), |it| it.cause()) {
-                    notes::write(&format!("  caused by: {}", wording::message(cause)));
-                }
-                if let Some(id) = error.request_id() {
-                    notes::write(&format!("  request id: {id}"));
-                }
-                if let Some(remedy) = remedy.or_else(|| remedy_of(&error).map(str::to_owned)) {
-                    notes::write(&format!("  try: {remedy}"));
-                }
+            Failure::Api { error, .. } => {
+                lines.push(format!("error: {}", wording::line(error)));
+                lines.extend(causes(error).map(|cause| format!("  caused by: {cause}")));
+                lines.extend(error.request_id().map(|id| format!("  request id: {id}")));
             }
-            Failure::Text { message, remedy } | Failure::Usage { message, remedy } => {
-                if as_json {
-                    let kind = if status == 2 { "usage" } else { "failure" };
-                    let error = json!({ "code": null, "kind": kind, "message": message, "request_id": null, "retryable": false });
-                    notes::write(&json!({ "error": error }).to_string());
-                }
-                notes::write(&format!("error: {message}"));
-                if let Some(remedy) = remedy {
-                    notes::write(&format!("  try: {remedy}"));
-                }
+            Failure::Arguments(refusal) => return refusal.lines(),
+            Failure::Text { .. } | Failure::Usage { .. } | Failure::Items { .. } => {
+                lines.push(format!("error: {}", self.summary()));
             }
-            Failure::Items { n_failed, n_items } => {
-                notes::write(&format!("error: {n_failed} of {n_items} failed"))
-            }
-            Failure::Budget(message) => notes::write(&format!("stopped: {message}")),
+            Failure::Budget(message) => lines.push(format!("stopped: {message}")),
             Failure::Signal(_) | Failure::PipeClosed | Failure::Negative => {}
         }
-        ExitCode::from(status)
+        lines.extend(self.remedy().map(|remedy| format!("  try: {remedy}")));
+        lines
+    }
+
+    /// The same for a program. A result that was printed, and a reader that is gone, are not told.
+    fn to_json(&self) -> Option<Value> {
+        let kind = match self {
+            Failure::Api { error, .. } => error.kind().name(),
+            Failure::Text { .. } => "failure",
+            Failure::Usage { .. } | Failure::Arguments(_) => "usage",
+            Failure::Items { .. } => "items",
+            Failure::Budget(_) => "budget",
+            Failure::Signal(_) => "signal",
+            Failure::PipeClosed | Failure::Negative => return None,
+        };
+        let mut json = json!({
+            "code": null,
+            "kind": kind,
+            "message": self.summary(),
+            "request_id": null,
+            "retryable": false,
+            "status": self.status(),
+            "try": self.remedy(),
+        });
+        if let Failure::Api { error, .. } = self {
+            json["code"] = error.http_status().into();
+            json["message"] = wording::line(error).into();
+            json["causes"] = causes(error).collect();
+            json["request_id"] = error.request_id().into();
+            json["retryable"] = error.is_retryable().into();
+        }
+        Some(json!({ "error": json }))
+    }
+
+    /// What to do about the failure.
+    fn remedy(&self) -> Option<String> {
+        match self {
+            Failure::Api { error, remedy } => remedy.clone().or_else(|| remedy_of(error).map(str::to_owned)),
+            Failure::Text { remedy, .. } | Failure::Usage { remedy, .. } => remedy.clone(),
+            Failure::Arguments(refusal) => Some(refusal.remedy()),
+            _ => None,
+        }
     }
 
     fn status(&self) -> u8 {
@@ -133,7 +159,7 @@ impl Failure {
                 2
             }
             Failure::Api { .. } | Failure::Text { .. } | Failure::Negative => 1,
-            Failure::Usage { .. } => 2,
+            Failure::Usage { .. } | Failure::Arguments(_) => 2,
             Failure::Items { n_failed, n_items } => {
                 if n_failed < n_items {
                     3
@@ -154,9 +180,17 @@ impl From<Error> for Failure {
     }
 }
 
+/// The messages of the errors that led to this one.
+fn causes(error: &Error) -> impl Iterator<Item = String> {
+    std::iter::successors(error.cause(), |it| it.cause()).map(wording::message)
+}
+
 /// What usually helps against an error of the library.
 fn remedy_of(error: &Error) -> Option<&'static str> {
     use tinkex::ErrorKind;
+    if foreign::reason(error).is_some() {
+        return Some(foreign::REMEDY);
+    }
     Some(match error.kind() {
         ErrorKind::Auth => "`tinkex auth login`, or set TINKER_API_KEY",
         ErrorKind::Connection { .. } => "`tinkex doctor` examines the connection",
@@ -188,5 +222,19 @@ mod tests {
         for (failure, status) in cases {
             assert_eq!(failure.status(), status, "{failure:?}");
         }
+    }
+
+    #[test]
+    fn a_program_reads_what_a_person_reads() {
+        let json = |failure: Failure| failure.to_json().map(|it| it["error"].clone()).unwrap_or_default();
+        let error = json(Failure::usage("no").with_remedy("yes"));
+        assert_eq!((&error["message"], &error["try"]), (&json!("no"), &json!("yes")));
+        assert_eq!((&error["kind"], &error["status"]), (&json!("usage"), &json!(2)));
+        assert_eq!(json(Failure::Items { n_failed: 1, n_items: 2 })["message"], "1 of 2 failed");
+        assert_eq!(json(Failure::Budget("enough".into()))["status"], 4);
+        assert_eq!(json(Failure::Signal(15))["status"], 143);
+        assert_eq!((json(Failure::Negative), json(Failure::PipeClosed)), (Value::Null, Value::Null));
+        let lines = Failure::text("no").with_remedy("yes").lines();
+        assert_eq!(lines, ["error: no", "  try: yes"]);
     }
 }

@@ -19,6 +19,8 @@ mod engine;
 mod eval;
 mod examples;
 mod failure;
+mod foreign;
+mod known_words;
 mod limit;
 mod logger;
 mod manual;
@@ -27,6 +29,8 @@ mod moments;
 mod notes;
 mod output;
 mod prices;
+mod printable;
+mod refusal;
 mod report;
 mod run;
 mod run_folder;
@@ -46,43 +50,56 @@ mod wording;
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
+use clap::error::ErrorKind;
 
-use self::args::{Cli, Color, Command};
-use self::connection::{App, use_color};
+use self::args::{Cli, Command, Format};
+use self::connection::App;
 use self::failure::Failure;
+use self::refusal::Refusal;
 
 fn main() -> ExitCode {
     let mut command = manual::command();
+    let words = args::words();
     let matches = command.try_get_matches_from_mut(std::env::args_os());
     let cli = matches.and_then(|it| Cli::from_arg_matches(&it).map_err(|error| error.format(&mut command)));
     let cli = match cli {
         Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            return refused(&error, &words).report(refusal::asks_for_json(&words));
+        }
         Err(error) => {
-            if error.use_stderr() {
-                let text = error.render();
-                let color = use_color(Color::Auto, notes::are_read());
-                let text = if color { text.ansi().to_string() } else { text.to_string() };
-                notes::write(wording::own(&text).trim_end());
-            } else {
-                // Help goes to stdout, whose reader may be gone; nothing can be told about that.
-                let _ = error.print();
-            }
-            if error.use_stderr() && args::word_after_local().is_some() {
-                notes::write("  tip: a folder after --local is written with an equals sign: --local=DIR");
-            }
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            // Help goes to stdout, whose reader may be gone; nothing can be told about that.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
         }
     };
+    let is_json = matches!(cli.global.format, Some(Format::Json | Format::Jsonl));
     let app = match App::new(cli.global, cli.command.may_create_engine()) {
         Ok(app) => app,
-        Err(failure) => return failure.report(false),
+        Err(failure) => return failure.report(is_json),
     };
     let status = match run(cli.command, &app) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => engine::explained(failure, &app.lost).report(app.out.is_json()),
+        Err(failure) => {
+            let failure = engine::explained(failure, &app.lost);
+            foreign::explained(failure, &app).report(is_json)
+        }
     };
     app.engines.leave(&app);
     status
+}
+
+fn refused(error: &clap::Error, words: &[String]) -> Failure {
+    let refusal = Refusal::of(error, &manual::command(), words);
+    Failure::Arguments(match args::word_after_local(words) {
+        Some(word) if error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let folder = shell_word::quoted(word);
+            refusal.with_remedy(format!(
+                "--local={folder}, if {folder} is the folder of the engine (--local=DIR)"
+            ))
+        }
+        _ => refusal,
+    })
 }
 
 fn run(command: Command, app: &App) -> Result<(), Failure> {

@@ -4,11 +4,15 @@ use std::time::{Duration, SystemTime};
 
 use tinkex::types::Timestamp;
 
-/// Reads `90s`, `15m`, `12h`, `30d`, `2w`, or a number of seconds.
+/// Reads `500ms`, `90s`, `15m`, `12h`, `30d`, `2w`, or a number of seconds.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    const HELP: &str = "give a number with a unit, such as 90s, 15m, 12h, 30d or 2w";
+    const HELP: &str = "give a number with a unit (ms, s, m, h, d, w), such as 90s, 15m, 12h, 30d or 2w";
+    if text.starts_with('-') {
+        return Err(format!("{text:?} must not be negative; {HELP}"));
+    }
     let digits = text.trim_end_matches(|it: char| it.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
+        "ms" => 1e-3,
         "" | "s" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,
@@ -22,7 +26,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 
 /// Reads an age, which has a unit: whoever means days must not get seconds.
 pub(crate) fn parse_age(text: &str) -> Result<Duration, String> {
-    if text.ends_with(|it: char| it.is_ascii_digit()) {
+    if !text.starts_with('-') && text.ends_with(|it: char| it.is_ascii_digit()) {
         return Err("give a number with a unit, such as 12h, 30d or 2w".into());
     }
     parse_duration(text)
@@ -68,7 +72,7 @@ mod tests {
     #[test]
     fn durations_have_units() {
         for (text, seconds) in
-            [("90", 90), ("90s", 90), ("1.5h", 5400), ("30d", 2_592_000), ("2w", 1_209_600)]
+            [("2000ms", 2), ("90", 90), ("90s", 90), ("1.5h", 5400), ("30d", 2_592_000), ("2w", 1_209_600)]
         {
             assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget};
 use parking_lot::Mutex;
 
+use super::printable;
+
 /// The bars that are on the terminal: text is written above them.
 static BARS: Mutex<Option<MultiProgress>> = Mutex::new(None);
 
@@ -24,8 +26,9 @@ pub(crate) fn say(line: &str) {
     }
 }
 
-/// Writes a line to stderr. If stderr is closed, nothing can be told.
+/// Writes a line to stderr, without what could control a terminal. If stderr is closed, nothing can be told.
 pub(crate) fn write(line: &str) {
+    let line = printable::text(line);
     let write = || {
         let _ = writeln!(std::io::stderr().lock(), "{line}");
     };

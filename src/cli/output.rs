@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::args::Format;
 use super::failure::Failure;
+use super::printable;
 use super::table::{self, Column};
 
 /// Writes the data of a command. If the reader of stdout is gone, the writing functions return
@@ -91,12 +92,12 @@ impl Out {
         }
     }
 
-    /// Writes one value: as JSON, or as the text that `text` returns.
+    /// Writes one value: as JSON, or as the text that `text` returns, without what could control a terminal.
     pub(crate) fn value(&self, json: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
         match self.format {
             Format::Json => self.json(json),
             Format::Jsonl => self.line(&json.to_string()),
-            Format::Table | Format::Tsv => self.line(&text()),
+            Format::Table | Format::Tsv => self.line(&printable::text(&text())),
         }
     }
 

@@ -125,7 +125,8 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
             .map_err(|error| Failure::text(format!("cannot write to --ready-fd: {error}")))?;
     }
     waiter.wait(app);
-    app.note("stopping: what is being computed is finished first; once more to stop at once");
+    let again = app.stop.again().map(|again| format!("; {again} to stop at once")).unwrap_or_default();
+    app.note(&format!("stopping: what is being computed is finished first{again}"));
     server.stop();
     Ok(())
 }

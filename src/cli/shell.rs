@@ -7,8 +7,8 @@ use clap_complete::Shell;
 
 use super::connection::App;
 use super::failure::Failure;
-use super::manual;
-use super::similar::is_near;
+use super::shell_word::quoted;
+use super::{known_words, manual};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct CompletionsArgs {
@@ -19,7 +19,8 @@ pub(crate) struct CompletionsArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ManArgs {
     /// Command whose page is printed, such as `train` or `checkpoint delete`; or a folder, which gets the pages of all
-    /// commands and is written ./NAME if it has the name of a command. Without both, the page of the program is printed
+    /// commands: one that exists, or a path with a slash, such as ./pages. Without both, the page of the program is
+    /// printed
     #[arg(value_name = "COMMAND|DIR")]
     words: Vec<String>,
 }
@@ -53,32 +54,35 @@ enum Wanted<'a> {
     Folder(PathBuf),
 }
 
-/// The words of a command mean its page, and another word a folder, unless it is probably a misspelt command.
+/// The words of a command mean its page. Another word is a folder if there is one of this name, or if it has a slash:
+/// otherwise it is probably the name of a command.
 fn wanted<'a>(
     words: &[String],
     root: &'a clap::Command,
     is_folder: impl Fn(&Path) -> bool,
 ) -> Result<Wanted<'a>, Failure> {
-    let mut command = root;
+    let mut path = vec![root];
     for (i, word) in words.iter().enumerate() {
+        let command = path.last().copied().unwrap_or(root);
         if let Some(found) = command.find_subcommand(word) {
-            command = found;
+            path.push(found);
             continue;
         }
-        let similar = command.get_subcommands().map(clap::Command::get_name).find(|name| is_near(word, name));
-        let path = Path::new(word);
-        if words.len() == 1 && (word.contains('/') || is_folder(path) || similar.is_none()) {
-            return Ok(Wanted::Folder(path.to_owned()));
+        if words.len() == 1 && (word.contains('/') || is_folder(Path::new(word))) {
+            return Ok(Wanted::Folder(word.into()));
         }
-        let failure = Failure::usage(format!("`{}` is not a command", words[..=i].join(" ")));
-        return Err(match similar {
-            Some(name) if words.len() == 1 => failure
-                .with_remedy(format!("did you mean `{name}`? A folder of this name is written ./{word}")),
-            Some(name) => failure.with_remedy(format!("did you mean `{name}`?")),
-            None => failure.with_remedy("`tinkex --help` lists the commands"),
-        });
+        let meant = known_words::command(root, &path, word);
+        let mut remedy = match meant {
+            Some(meant) => format!("did you mean {meant}?"),
+            None => "`tinkex --help` lists the commands.".to_owned(),
+        };
+        if words.len() == 1 {
+            remedy += &format!(" A folder for the pages is written {}", quoted(&format!("./{word}")));
+        }
+        let problem = format!("`{}` is not a command", words[..=i].join(" "));
+        return Err(Failure::usage(problem).with_remedy(remedy));
     }
-    Ok(Wanted::Page(command))
+    Ok(Wanted::Page(path.last().copied().unwrap_or(root)))
 }
 
 fn write_all(command: &clap::Command, root: &clap::Command, folder: &Path) -> std::io::Result<()> {
@@ -92,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_that_names_a_command_is_never_a_folder() {
+    fn a_word_is_a_command_unless_it_is_a_path_or_a_folder_that_is_there() {
         let root = manual::command();
         for (words, folder_is_there, expected) in [
             (&[][..], false, Some("page tinkex")),
@@ -100,7 +104,9 @@ mod tests {
             (&["checkpoint"], false, Some("page checkpoint")),
             (&["checkpoint", "delete"], false, Some("page delete")),
             (&["./train"], false, Some("folder ./train")),
-            (&["pages"], false, Some("folder pages")),
+            (&["pages"], false, None),
+            (&["pages"], true, Some("folder pages")),
+            (&["finetune"], false, None),
             (&["trian"], false, None),
             (&["trian"], true, Some("folder trian")),
             (&["checkpoint", "delte"], false, None),

@@ -1,15 +1,28 @@
 //! Words of commands that a person can paste into a shell.
 
+use super::printable;
+
 /// A word as a shell reads it: as it is if it has nothing that a shell would change.
 pub(crate) fn quoted(word: &str) -> String {
     let is_plain = |it: char| it.is_ascii_alphanumeric() || "-_./:=@%+,".contains(it);
     if !word.is_empty() && word.chars().all(is_plain) {
         word.to_owned()
-    } else if word.contains('\n') {
-        let word = word.replace('\\', r"\\").replace('\'', r"\'").replace('\n', r"\n");
-        format!("$'{word}'")
+    } else if word.contains(printable::is_control) {
+        format!("$'{}'", word.chars().map(escaped).collect::<String>())
     } else {
         in_quotes(word)
+    }
+}
+
+/// A character between `$'` and `'`.
+fn escaped(it: char) -> String {
+    match it {
+        '\\' => r"\\".into(),
+        '\'' => r"\'".into(),
+        '\n' => r"\n".into(),
+        it if it.is_ascii_control() => format!("\\x{:02x}", u32::from(it)),
+        it if printable::is_control(it) => format!("\\u{:04x}", u32::from(it)),
+        it => it.into(),
     }
 }
 
@@ -31,6 +44,7 @@ mod tests {
             ("it's", r"'it'\''s'"),
             ("", "''"),
             ("$HOME", "'$HOME'"),
+            ("a\x1b[2Jb\u{9b}", r"$'a\x1b[2Jb\u009b'"),
             ("one\ntwo's", r"$'one\ntwo\'s'"),
         ] {
             assert_eq!(quoted(word), text);

@@ -48,7 +48,31 @@ impl Stop {
         u8::try_from(signal).ok().filter(|it| *it != 0)
     }
 
+    /// How the process is ended at once, once it was asked to stop: by the same means as before.
+    pub(crate) fn again(&self) -> Option<&'static str> {
+        self.signal()
+            .map(|signal| if i32::from(signal) == SIGINT { "Ctrl-C again" } else { "a second signal" })
+    }
+
     pub(crate) fn is_asked(&self) -> bool {
         self.signal().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_to_end_at_once_is_the_one_by_which_the_process_was_asked_to_stop() {
+        for (signal, again) in [
+            (0, None),
+            (SIGINT, Some("Ctrl-C again")),
+            (SIGTERM, Some("a second signal")),
+            (SIGHUP, Some("a second signal")),
+        ] {
+            let signal = Arc::new(AtomicUsize::new(signal.try_into().unwrap()));
+            assert_eq!(Stop { armed: Arc::default(), signal }.again(), again);
+        }
     }
 }

@@ -5,6 +5,8 @@
 
 use unicode_width::UnicodeWidthStr;
 
+use super::printable;
+
 /// A column of a table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Column {
@@ -36,7 +38,7 @@ const GAP: &str = "  ";
 /// all whole has no other form.
 pub(crate) fn lines(columns: &[Column], rows: &[Vec<String>], width: usize) -> Vec<String> {
     let clean: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|it| printable(it)).collect()).collect();
+        rows.iter().map(|row| row.iter().map(|it| printable::line(it)).collect()).collect();
     let widths: Vec<usize> = (0..columns.len())
         .map(|i| {
             clean
@@ -122,13 +124,8 @@ pub(crate) fn properties(columns: &[Column; 2], rows: &[Vec<String>], width: usi
 /// Lines of tab-separated values, with the header that programs read: titles in lower case with underscores.
 pub(crate) fn tsv(columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
     let header: Vec<String> = columns.iter().map(|it| it.title.to_lowercase().replace(' ', "_")).collect();
-    let row = |row: &Vec<String>| row.iter().map(|it| printable(it)).collect::<Vec<_>>().join("\t");
+    let row = |row: &Vec<String>| row.iter().map(|it| printable::line(it)).collect::<Vec<_>>().join("\t");
     [header.join("\t")].into_iter().chain(rows.iter().map(row)).collect()
-}
-
-/// A text of a server on one line, without control characters, which could move the cursor.
-fn printable(text: &str) -> String {
-    text.chars().map(|it| if it.is_control() { ' ' } else { it }).collect()
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use parking_lot::Mutex;
 use tinkex::Error;
 
+use super::foreign;
+
 /// The addresses of the engines in this process.
 static ENGINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -46,13 +48,15 @@ pub(crate) fn message(error: &Error) -> String {
 pub(crate) fn line(error: &Error) -> String {
     // Of something that does not exist, the server says what it is.
     let operation = error.operation().filter(|_| !error.is_not_found());
+    let reason = foreign::reason(error);
+    let operation = operation.filter(|_| reason.is_none());
     let mut line = match operation {
         // Some messages begin with the method.
         Some(operation) => match error.message().strip_prefix(operation) {
             Some(rest) => format!("{}{}", verb(operation), own(rest)),
             None => format!("{} failed: {}", verb(operation), message(error)),
         },
-        None => message(error),
+        None => reason.unwrap_or_else(|| message(error)),
     };
     let url = error.url().filter(|url| !is_of_engine(url)).map(str::to_owned);
     let attempts = error.attempts().filter(|n| 1 < *n).map(|n| format!("{n} attempts"));

@@ -18,6 +18,7 @@ mod manage_site;
 mod manners;
 mod markup;
 mod readme;
+mod refusals;
 mod report;
 mod report_figures;
 mod run_folder;

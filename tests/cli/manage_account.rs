@@ -74,6 +74,11 @@ fn a_refused_or_missing_key_is_not_stored() {
     let (status, stdout, stderr) = site.run_with_input(&["auth", "login"], "tml-secret\n");
     assert_eq!((status, stdout.as_str()), (1, ""));
     assert!(stderr.contains("unknown key") && !stderr.contains("tml-secret"), "{stderr}");
+    // The page of keys of the service has none for another server.
+    assert!(
+        stderr.contains("  try: a key that this server knows") && !stderr.contains("https://"),
+        "{stderr}"
+    );
     assert_eq!(site.run_with_input(&["auth", "login"], "\n").0, 2);
     assert_eq!(site.run(&["auth", "login", "tml-secret"]).0, 2);
     assert!(!site.home.join(".tinker").exists());

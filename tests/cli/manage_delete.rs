@@ -233,6 +233,10 @@ fn an_interrupt_ends_after_the_deletion_in_flight_and_says_what_was_deleted() {
     let output = child.wait_with_output().unwrap();
     let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), &shown["deleted_count"]), (Some(130), &json!(3)));
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "stopped: 3 of 20 checkpoints deleted\n");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let (note, error) = stderr.split_once('\n').unwrap();
+    assert_eq!(note, "stopped: 3 of 20 checkpoints deleted");
+    let error: Value = serde_json::from_str(error).unwrap();
+    assert_eq!((&error["error"]["kind"], &error["error"]["status"]), (&json!("signal"), &json!(130)));
     assert_eq!(site.paths().len(), 17);
 }

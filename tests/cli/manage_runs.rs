@@ -151,5 +151,6 @@ fn a_run_is_shown_with_its_checkpoints() {
     assert_eq!((status, stdout.as_str()), (1, ""));
     let error: Value = serde_json::from_str(stderr.lines().next().unwrap()).unwrap();
     assert_eq!(error["error"]["code"], 404);
-    assert!(stderr.contains("error: ") && stderr.contains("unknown run"), "{stderr}");
+    assert!(error["error"]["message"].as_str().unwrap().contains("unknown run"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }

@@ -60,9 +60,26 @@ fn the_page_of_a_command_is_printed_and_makes_no_folder() {
     assert!(page.contains("DIR/metrics.jsonl") && page.contains("\\fBtinkex\\-sample\\fR(1)"), "{page}");
     let (status, _, stderr) = run(&home, &["man", "trian"]);
     assert!(
-        status == 2 && stderr.contains("did you mean `train`?") && stderr.contains("./trian"),
+        status == 2 && stderr.contains("did you mean `tinkex train`?") && stderr.contains("./trian"),
         "{stderr}"
     );
+}
+
+#[test]
+fn a_word_that_is_not_a_command_has_no_page_and_makes_no_folder() {
+    let home = Folder::new("man-unknown");
+    for (word, expected) in [("nosuch", "./nosuch"), ("finetune", "`tinkex train`")] {
+        let mut command = crate::util::tinkex(&home);
+        let output = command.args(["man", word]).current_dir(&*home).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && stderr.contains("is not a command"), "{stderr}");
+        assert!(stderr.contains(expected), "{stderr}");
+        assert_eq!(std::fs::read_dir(&*home).unwrap().count(), 0);
+    }
+    std::fs::create_dir(home.join("pages")).unwrap();
+    let mut command = crate::util::tinkex(&home);
+    assert!(command.args(["man", "pages"]).current_dir(&*home).status().unwrap().success());
+    assert!(home.join("pages/tinkex-train.1").is_file());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use tinkex::credentials::{CredentialStore, StoredKey};
 use tinkex::types::ApiKeyInfo;
 use tinkex::{ErrorKind, report_json};
 
-use super::{CONSOLE, note_environment, secret_input};
+use super::{CONSOLE, is_of_service, note_environment, secret_input};
 use crate::connection::App;
 use crate::failure::Failure;
 
@@ -17,7 +17,9 @@ pub(super) fn run(app: &App) -> Result<(), Failure> {
     if stored.default_key().is_some() {
         return Err(Failure::text("already logged in").with_remedy("`tinkex auth logout` first"));
     }
-    app.hint(&format!("Create an API key: {CONSOLE}"));
+    if is_of_service(app) {
+        app.hint(&format!("Create an API key: {CONSOLE}"));
+    }
     let key = secret_input::read("API key: ")?;
     let connection = app.connect_with(|builder| builder.api_key(&key))?;
     let info = match connection.service.create_rest_client().get_api_key_info() {
@@ -27,7 +29,14 @@ pub(super) fn run(app: &App) -> Result<(), Failure> {
             connection.service.create_rest_client().get_server_capabilities()?;
             ApiKeyInfo::default()
         }
-        Err(error) => return Err(Failure::from(error).with_remedy(format!("a key from {CONSOLE}"))),
+        Err(error) if matches!(error.kind(), ErrorKind::Auth | ErrorKind::Permission) => {
+            return Err(Failure::from(error).with_remedy(if is_of_service(app) {
+                format!("a key from {CONSOLE}")
+            } else {
+                "a key that this server knows; its operator gives one".to_owned()
+            }));
+        }
+        Err(error) => return Err(error.into()),
     };
     let json = report_json::api_key(&info);
     let id = info.key_id.map_or_else(|| UNKNOWN_ID.to_owned(), |it| it.to_string());

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tinkex::credentials::{CredentialStore, StoredKey};
 
-use super::CONSOLE;
+use super::{CONSOLE, is_of_service};
 use crate::connection::App;
 use crate::failure::Failure;
 
@@ -28,7 +28,7 @@ pub(super) fn run(app: &App) -> Result<(), Failure> {
             format!("Removed credential '{name}'. The API key is still active.")
         }
     })?;
-    if !is_revoked {
+    if !is_revoked && is_of_service(app) {
         app.hint(&format!("Delete the API key: {CONSOLE}"));
     }
     Ok(())

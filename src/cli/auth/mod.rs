@@ -11,6 +11,7 @@ use tinkex::report_json;
 
 use super::cells::Cells;
 use super::connection::App;
+use super::doctor::credential_source;
 use super::failure::Failure;
 
 /// Page of the service where keys are created and deleted.
@@ -43,6 +44,12 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     }
 }
 
+/// True if the key is for the service, and not for a server that the user names.
+fn is_of_service(app: &App) -> bool {
+    let names_server = std::env::var_os("TINKER_BASE_URL").is_some_and(|it| !it.is_empty());
+    app.global.base_url.is_none() && app.global.local.is_none() && !names_server
+}
+
 /// Says which variables of the environment are used instead of the stored key.
 fn note_environment(app: &App) {
     let is_set = |name: &&str| std::env::var_os(name).is_some_and(|it| !it.is_empty());
@@ -63,15 +70,22 @@ fn status(app: &App) -> Result<(), Failure> {
         })
     });
     let has_credential = connection.is_ok();
+    // A credential of the wrong form is there and cannot be used; the failure says why.
+    let source = if has_credential { None } else { credential_source(&app.global) };
     let access = connection.and_then(|it| {
         it.service.create_rest_client().get_server_capabilities()?;
         Ok(())
     });
     let word = |yes: bool| if yes { "yes" } else { "no" };
-    let json = json!({ "credentials_available": has_credential, "tinker_accessible": access.is_ok() });
+    let mut json = json!({ "credentials_available": has_credential, "tinker_accessible": access.is_ok() });
+    if let Some(source) = &source {
+        json["unusable_credential"] = source.as_str().into();
+    }
     app.out.value(&json, || {
         let credential = format!("Credentials available: {}", word(has_credential));
-        if has_credential {
+        if let Some(source) = &source {
+            format!("{credential}; set, and not usable: {source}")
+        } else if has_credential {
             format!("{credential}\nTinker accessible: {}", word(access.is_ok()))
         } else {
             credential

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
+use crate::args::Format;
 use crate::connection::App;
 use crate::examples::{DataFormat, DataOptions, read, written_as};
 use crate::failure::Failure;
@@ -22,6 +23,10 @@ pub(super) fn run(files: &[PathBuf], options: &DataOptions, to: To, app: &App) -
         To::Completion => DataFormat::Completion,
         To::Preference => DataFormat::Preference,
     };
+    if let Some(Format::Table | Format::Tsv) = app.global.format {
+        return Err(Failure::usage("`tinkex data convert` writes examples, which have no form as a table")
+            .with_remedy("-f jsonl, the default, or -f json for one array"));
+    }
     let lines = read(files, options)?;
     let mut converted = Vec::with_capacity(lines.records.len());
     for record in &lines.records {
@@ -29,8 +34,9 @@ pub(super) fn run(files: &[PathBuf], options: &DataOptions, to: To, app: &App) -
             .map_err(|problem| Failure::text(format!("{}: {problem}", lines.place(record))))?;
         converted.extend(line);
     }
-    for line in converted {
-        app.out.line(&line)?;
+    match app.global.format {
+        Some(Format::Json) => app.out.line(&format!("[\n{}\n]", converted.join(",\n")))?,
+        _ => converted.iter().try_for_each(|line| app.out.line(line))?,
     }
     if 0 < lines.n_ties {
         let ties =

@@ -15,11 +15,12 @@ use tinkex::{ErrorKind, ServiceClient};
 use self::finding::{Finding, Mark};
 use self::probes::Prober;
 use self::target::Target;
-use super::args::Format;
+use super::args::{Format, Global};
 use super::connection::{App, Connection};
 use super::failure::Failure;
 use super::output::Records;
 use super::table::Column;
+use super::{foreign, printable, wording};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -167,11 +168,7 @@ fn network(
         let name = answer.server.map(|it| format!(", {}", cut(&it))).unwrap_or_default();
         Finding::ok("server", format!("HTTP {}, {}{name}", answer.status, cut(health)))
     } else {
-        Finding::fail(
-            "server",
-            "HTTP 404 for /api/v1/healthz",
-            "is this the address of a Tinker server? It ends before /api/v1",
-        )
+        Finding::fail("server", "HTTP 404 for /api/v1/healthz", foreign::REMEDY)
     });
     if let Some(connection) = connection {
         account(&connection.service, findings);
@@ -192,8 +189,10 @@ fn account(service: &ServiceClient, findings: &mut Vec<Finding>) {
             return findings.push(Finding::fail("key", format!("refused: {}", cut(error.message())), remedy));
         }
         Err(error) => {
-            let remedy = "try again; if it stays, report it with the output of `tinkex doctor -f json`";
-            return findings.push(Finding::fail("models", cut(&error.to_string()), remedy));
+            const AGAIN: &str =
+                "try again; if it stays, report it with the output of `tinkex doctor -f json`";
+            let remedy = foreign::reason(&error).map_or(AGAIN, |_| foreign::REMEDY);
+            return findings.push(Finding::fail("models", cut(&wording::line(&error)), remedy));
         }
     };
     findings.push(Finding::ok("key", "accepted"));
@@ -220,7 +219,7 @@ fn machine() -> Vec<Finding> {
     if let Ok(folder) = std::env::current_dir()
         && let Some(free) = probes::free_space(&folder)
     {
-        findings.push(finding::disk(&folder.display().to_string(), free));
+        findings.push(finding::disk(&cut(&folder.display().to_string()), free));
     }
     if let Some(n) = probes::max_open_files() {
         findings.push(if n < 256 {
@@ -232,9 +231,15 @@ fn machine() -> Vec<Finding> {
     findings
 }
 
+/// Where the credential is, and of which kind, unless there is none.
+pub(crate) fn credential_source(global: &Global) -> Option<String> {
+    let finding = target::credential(global).finding;
+    (finding.mark != Mark::Fail).then_some(finding.text)
+}
+
 fn of_failure(check: &'static str, failure: &Failure) -> Finding {
     let (message, remedy) = match failure {
-        Failure::Api { error, remedy } => (error.message().to_owned(), remedy.clone()),
+        Failure::Api { error, remedy } => (wording::message(error), remedy.clone()),
         Failure::Text { message, remedy } | Failure::Usage { message, remedy } => {
             (message.clone(), remedy.clone())
         }
@@ -254,7 +259,7 @@ fn on(flags: &Value) -> String {
 
 /// A text of a server on one line of bounded length.
 fn cut(text: &str) -> String {
-    let text: String = text.chars().map(|it| if it.is_control() { ' ' } else { it }).collect();
+    let text = printable::line(text);
     match text.char_indices().nth(300) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,

@@ -4,6 +4,8 @@ use tinkex::chat::Example;
 use tinkex::tokenizer::Tokenizer;
 use tinkex::types::{Chunk, ModelInput};
 
+use crate::printable;
+
 /// An example as text. Trained tokens are green and underlined, or stand between `[[` and `]]`.
 pub(super) fn show(tokenizer: Option<&dyn Tokenizer>, example: &Example, color: bool) -> String {
     let [open, close] = if color { ["\x1b[32;4m", "\x1b[0m"] } else { ["[[", "]]"] };
@@ -22,7 +24,7 @@ pub(super) fn show(tokenizer: Option<&dyn Tokenizer>, example: &Example, color: 
         for run in these.chunk_by(|a, b| (*a == 0.0) == (*b == 0.0)) {
             let (ids, rest) = tokens.split_at(run.len());
             tokens = rest;
-            let shown = printable(&decoded(tokenizer, ids));
+            let shown = printable::text(&decoded(tokenizer, ids));
             if run[0] == 0.0 {
                 text += &shown;
             } else {
@@ -40,20 +42,6 @@ fn decoded(tokenizer: Option<&dyn Tokenizer>, ids: &[i32]) -> String {
     }
 }
 
-/// Text of a file or a model without characters that could control the terminal; they are written as in Rust.
-pub(crate) fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for it in text.chars() {
-        let is_bidi = matches!(it, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if is_bidi || (it.is_control() && !matches!(it, '\n' | '\t')) {
-            shown.extend(it.escape_unicode());
-        } else {
-            shown.push(it);
-        }
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,7 +56,7 @@ mod tests {
         assert_eq!(show(Some(tokenizer), &example, false), "a\\u{1b}[2J[[bc]]");
         assert_eq!(show(Some(tokenizer), &example, true), "a\\u{1b}[2J\x1b[32;4mbc\x1b[0m");
         assert_eq!(show(None, &example, false), "97 27 91 50 74 [[98 99 ]]");
-        assert_eq!(printable("\u{202e}x\r\n"), "\\u{202e}x\\u{d}\n");
+        assert_eq!(printable::text("\u{202e}x\r\n"), "\\u{202e}x\\u{d}\n");
         Ok(())
     }
 }

@@ -4,6 +4,10 @@
 mod examples;
 mod page;
 
+use std::any::TypeId;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
 use clap::CommandFactory;
 
 use self::examples::EXAMPLES;
@@ -22,7 +26,7 @@ const EXIT_STATUS: [(&str, &str); 6] = [
 
 /// The command line with the examples of each command.
 pub(crate) fn command() -> clap::Command {
-    let command = with_examples(Cli::command(), "");
+    let command = with_negative_values(with_examples(Cli::command(), ""));
     let status = EXIT_STATUS.iter().map(|(status, meaning)| format!("\n  {status:<9} {meaning}"));
     let examples = command.get_after_help().map(|it| format!("{it}\n\n")).unwrap_or_default();
     command.after_long_help(format!("{examples}Exit status:{}", status.collect::<String>()))
@@ -41,6 +45,22 @@ fn with_examples(command: clap::Command, path: &str) -> clap::Command {
         let path = format!("{path} {}", subcommand.get_name());
         with_examples(subcommand, path.trim_start())
     })
+}
+
+/// Lets values such as `-1` reach the parsers of options that are not texts: these say what is wrong with the value, and
+/// clap would take it for another option.
+fn with_negative_values(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| if is_measure(&arg) { arg.allow_hyphen_values(true) } else { arg });
+    command.mut_subcommands(with_negative_values)
+}
+
+/// True of an option whose one value is a number, a time, or another thing that is parsed.
+fn is_measure(arg: &clap::Arg) -> bool {
+    let texts =
+        [TypeId::of::<String>(), TypeId::of::<PathBuf>(), TypeId::of::<OsString>(), TypeId::of::<bool>()];
+    let parser = arg.get_value_parser();
+    let is_text = texts.iter().any(|it| parser.type_id() == *it) || parser.possible_values().is_some();
+    !arg.is_positional() && arg.get_action().takes_values() && arg.get_num_args().is_none() && !is_text
 }
 
 /// The command lines in the help of a command.

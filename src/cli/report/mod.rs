@@ -51,6 +51,9 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     if is_stdout && args.open {
         return Err(Failure::usage("a page on stdout cannot be opened").with_remedy("name a file: -o FILE"));
     }
+    if is_stdout {
+        app.out.needs_text("report -o -")?;
+    }
     if compare::MAX_RUNS < args.folders.len() {
         let (n, most) = (args.folders.len(), compare::MAX_RUNS);
         return Err(Failure::usage(format!("{n} runs are too many for a page"))

@@ -65,7 +65,8 @@ pub(super) fn open(
         // Some file systems have no locks.
         Ok(()) | Err(TryLockError::Error(_)) => {}
         Err(TryLockError::WouldBlock) => {
-            return Err(Failure::text(format!("{name} is in use by another process")));
+            return Err(Failure::text(format!("{name} is in use by another process"))
+                .with_remedy("wait until it ends, or write to another file: -o FILE"));
         }
     }
     let is_file = file.metadata().is_ok_and(|it| it.is_file());

@@ -74,7 +74,9 @@ pub(super) fn check_free(dir: &Path) -> Result<(), Failure> {
         let holder = std::fs::read_to_string(&path).unwrap_or_default();
         let holder = holder.trim();
         let pid = if holder.is_empty() { "another process".into() } else { format!("pid {holder}") };
-        return Err(Failure::text(format!("{} is in use by {pid}", dir.display())));
+        return Err(Failure::text(format!("{} is in use by {pid}", dir.display())).with_remedy(
+            "wait until it ends, or end it, which saves its state; or train in another folder: --out DIR",
+        ));
     }
     Ok(())
 }

@@ -114,8 +114,8 @@ fn resume(dir: &Path, mut given: Given, control: &Args, app: &App) -> Result<(),
 
 /// Refuses the folder of `--local` where clap took it for a file of examples.
 fn check_local(data: &[PathBuf]) -> Result<(), Failure> {
-    match args_of_all::word_after_local() {
-        Some(word) if data.iter().any(|path| path.as_os_str() == word.as_str() && !path.is_file()) => Err(
+    match args_of_all::word_after_local(&args_of_all::words()) {
+        Some(word) if data.iter().any(|path| path.as_os_str() == word && !path.is_file()) => Err(
             Failure::usage(format!("{word} is taken for a file of examples, not for the folder of --local"))
                 .with_remedy(format!("--local={word}, with an equals sign")),
         ),

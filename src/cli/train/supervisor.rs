@@ -74,7 +74,8 @@ impl Supervisor<'_> {
             self.limit.as_secs_f64()
         ));
         let resume = ending::resume_command(self.folder);
-        crate::notes::write(&format!("Ctrl-C again leaves at once; then resume with: {resume}"));
+        let again = self.stop.again().unwrap_or("a second signal");
+        crate::notes::write(&format!("{again} leaves at once; then resume with: {resume}"));
     }
 
     /// Ends the waits for the server.
