@@ -15,6 +15,7 @@ mod connection;
 mod csv;
 mod data;
 mod doctor;
+mod doubts;
 mod engine;
 mod eval;
 mod examples;
@@ -23,15 +24,18 @@ mod logger;
 mod manual;
 mod model;
 mod moments;
+mod nearby_runs;
 mod notes;
 mod output;
 mod prices;
+mod prompts;
 mod report;
 mod run;
 mod run_folder;
 mod sample;
 mod serve;
 mod session;
+mod sessions;
 mod shell;
 mod shell_word;
 mod signals;
@@ -76,10 +80,18 @@ fn main() -> ExitCode {
         Ok(app) => app,
         Err(failure) => return failure.report(false),
     };
-    match run(cli.command, &app) {
+    let result = run(cli.command, &app).map_err(|failure| match app.stop.signal() {
+        // The end of the sessions has ended the requests of the command.
+        Some(signal) if !app.stop.is_deferred() => Failure::Signal(signal),
+        _ => app.doubts.explained(engine::explained(failure, &app.lost)),
+    });
+    let status = sessions::status_of(&result);
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => engine::explained(failure, &app.lost).report(app.out.is_json()),
-    }
+        Err(failure) => failure.report(app.out.is_json()),
+    };
+    app.sessions.end(status);
+    code
 }
 
 fn run(command: Command, app: &App) -> Result<(), Failure> {

@@ -17,12 +17,14 @@ mod manage_sessions;
 mod manage_site;
 mod manners;
 mod markup;
+mod model_names;
 mod readme;
 mod report;
 mod report_figures;
 mod run_folder;
 mod sample;
 mod serve;
+mod session_ends;
 mod shared_engine;
 mod shell;
 #[allow(dead_code, reason = "each program of tests uses a part of it")]

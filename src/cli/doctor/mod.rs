@@ -94,7 +94,7 @@ fn examine(app: &App) -> (Vec<Finding>, Option<Connection>) {
         }
     };
     let credential = if is_engine {
-        let engine = connection.as_ref().and_then(|it| it.engine.as_ref());
+        let engine = connection.as_ref().and_then(|it| it.engine.as_deref());
         let text = match engine {
             Some(Access::Running(running)) => format!("of the engine of process {}", running.process()),
             _ => "of the engine in this process".to_owned(),
