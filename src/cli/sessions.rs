@@ -36,7 +36,7 @@ impl Sessions {
     /// Ends the session with the command. Also after a signal, unless the command handles signals itself.
     pub(crate) fn add(&self, session: Session, stop: &Stop) -> Result<(), Failure> {
         if !self.is_watched.swap(true, Ordering::Relaxed) {
-            self.watch(stop)?;
+            self.end_after_signal(stop)?;
         }
         self.open.lock().push(session);
         Ok(())
@@ -53,7 +53,7 @@ impl Sessions {
     }
 
     /// Ends the sessions and the process after a signal that the command does not handle itself.
-    fn watch(&self, stop: &Stop) -> Result<(), Failure> {
+    fn end_after_signal(&self, stop: &Stop) -> Result<(), Failure> {
         stop.hold();
         let (sessions, stop) = (self.clone(), stop.clone());
         let look = move || {

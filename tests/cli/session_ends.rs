@@ -37,7 +37,7 @@ impl Site {
         let ends = self.server.requests().into_iter().filter(|it| it.path.ends_with("/finish"));
         ends.map(|it| {
             let json: Value = it.json().unwrap();
-            json["reason"].as_str().unwrap().to_owned()
+            json["reason"]["type"].as_str().unwrap().to_owned()
         })
         .collect()
     }

@@ -3,7 +3,7 @@
 mod item;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub(crate) use self::item::{Item, Key, Prompt};
 use crate::examples::{Problems, Source, file_name};
@@ -111,8 +111,8 @@ pub(crate) struct Contents {
 ///
 /// # Errors
 /// The file cannot be read, or has not one prompt that can be used.
-pub(crate) fn contents(path: &PathBuf, id_field: &str, is_raw: bool) -> Result<Option<Contents>, Failure> {
-    if !path.is_file() {
+pub(crate) fn contents(path: &Path, id_field: &str, is_raw: bool) -> Result<Option<Contents>, Failure> {
+    if path.as_os_str() == "-" || !path.is_file() {
         return Ok(None);
     }
     let mut prompts = Prompts::open(path, id_field)?;
