@@ -113,6 +113,8 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
                 app.out.line(&line)?;
                 messages.push(sampler.message(sequence));
             }
+            // The end of the session has ended the request.
+            Err(failure) if app.stop.is_asked() => return Err(failure),
             // A person can try again; a script must not go on with another conversation.
             Err(failure) if is_asked => {
                 messages.pop();

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tinkex::local::Access;
-use tinkex::{CloseStatus, ErrorKind, ServiceClient, ServiceClientBuilder};
+use tinkex::{ErrorKind, ServiceClient, ServiceClientBuilder};
 
 use super::args::{Color, Global};
+use super::doubts::Doubts;
 use super::engine::{self, EngineMonitor, Engines, Lost};
 use super::failure::Failure;
 use super::output::Out;
+use super::sessions::{Session, Sessions};
 use super::shell_word::quoted;
 use super::signals::Stop;
 use super::{logger, notes, similar, wording};
@@ -26,32 +28,18 @@ pub(crate) struct App {
     pub(crate) engines: Engines,
     /// Whether the engine of `--local` may begin with a new folder.
     pub(crate) may_create_engine: bool,
+    /// What may explain a failure.
+    pub(crate) doubts: Doubts,
+    /// What is ended with the command.
+    pub(crate) sessions: Sessions,
 }
 
 /// A client of a server.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) service: ServiceClient,
-    _session: SessionEnd,
-    _monitor: Option<EngineMonitor>,
-    /// The engine of `--local`, which lives as long as its clients. The last one: fields are dropped in this order.
+    /// The engine of `--local`.
     pub(crate) engine: Option<Arc<Access>>,
-}
-
-/// Ends the session that the command has opened, if it has opened one and not ended it itself: otherwise the server keeps
-/// it for minutes.
-#[derive(Debug)]
-struct SessionEnd {
-    service: ServiceClient,
-    stop: Stop,
-}
-
-impl Drop for SessionEnd {
-    fn drop(&mut self) {
-        let status = if self.stop.is_asked() { CloseStatus::Interrupted } else { CloseStatus::Success };
-        // The command has its result; the server notices the end by itself.
-        let _ = self.service.close(status);
-    }
 }
 
 impl Connection {
@@ -76,7 +64,10 @@ impl Connection {
             Failure::Text { .. } | Failure::Usage { .. } => true,
             _ => false,
         };
-        if model.contains("://") || !may_be_of_model {
+        if model.contains("://") {
+            return self.not_for_sampling(model, &failure).unwrap_or(failure);
+        }
+        if !may_be_of_model {
             return failure;
         }
         match self.models() {
@@ -84,6 +75,28 @@ impl Connection {
             Ok(names) => unlisted(model, &names, &failure),
             Err(_) => failure,
         }
+    }
+
+    /// The failure of sampling from a state of the training, with the weights of its run that are for sampling.
+    fn not_for_sampling(&self, path: &str, failure: &Failure) -> Option<Failure> {
+        let (run, name) = path.strip_prefix("tinker://")?.split_once("/weights/")?;
+        let is_refused =
+            matches!(failure, Failure::Api { error, .. } if error.is_user_error() && !error.is_not_found());
+        if !is_refused {
+            return None;
+        }
+        let checkpoints = self.service.create_rest_client().list_checkpoints(run).unwrap_or_default();
+        let samplers = || checkpoints.iter().filter(|it| it.tinker_path.contains("/sampler_weights/"));
+        let same = samplers().find(|it| it.tinker_path.ends_with(&format!("/sampler_weights/{name}")));
+        let remedy =
+            match same.or_else(|| samplers().max_by_key(|it| it.time.as_ref().map(ToString::to_string))) {
+                Some(sampler) => format!("-m {}", sampler.tinker_path),
+                None => format!(
+                    "the run has no weights to sample from: `tinkex train DATA --from {path}` makes some"
+                ),
+            };
+        let problem = format!("{path} is a state of the training, which has no weights to sample from");
+        Some(Failure::usage(problem).with_remedy(remedy))
     }
 
     /// The names of the base models of the server.
@@ -114,8 +127,16 @@ impl App {
         let stdout_has_color = use_color(global.color, std::io::stdout().is_terminal());
         let out = Out::new(global.format, stdout_has_color);
         let stop = Stop::register()?;
-        let (lost, engines) = (Lost::default(), Engines::default());
-        Ok(App { global, out, stop, lost, engines, may_create_engine })
+        Ok(App {
+            global,
+            out,
+            stop,
+            lost: Lost::default(),
+            engines: Engines::default(),
+            may_create_engine,
+            doubts: Doubts::default(),
+            sessions: Sessions::default(),
+        })
     }
 
     /// Says something on stderr, unless `--quiet`.
@@ -237,8 +258,9 @@ impl App {
             }
         })?;
         let monitor = running.map(|running| EngineMonitor::start(running, &service, &self.lost));
-        let session = SessionEnd { service: service.clone(), stop: self.stop.clone() };
-        Ok(Connection { service, _session: session, _monitor: monitor, engine })
+        let session = Session { service: service.clone(), _monitor: monitor, _engine: engine.clone() };
+        self.sessions.add(session, &self.stop)?;
+        Ok(Connection { service, engine })
     }
 }
 

@@ -52,6 +52,16 @@ impl Failure {
         }
     }
 
+    /// What to do about it, if that is said.
+    pub(crate) fn remedy(&self) -> Option<String> {
+        match self {
+            Failure::Api { remedy, .. } | Failure::Text { remedy, .. } | Failure::Usage { remedy, .. } => {
+                remedy.clone()
+            }
+            _ => None,
+        }
+    }
+
     /// The failure in a line, without what to do about it.
     pub(crate) fn summary(&self) -> String {
         match self {

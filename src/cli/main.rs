@@ -15,6 +15,7 @@ mod connection;
 mod csv;
 mod data;
 mod doctor;
+mod doubts;
 mod engine;
 mod eval;
 mod examples;
@@ -26,10 +27,12 @@ mod logger;
 mod manual;
 mod model;
 mod moments;
+mod nearby_runs;
 mod notes;
 mod output;
 mod prices;
 mod printable;
+mod prompts;
 mod refusal;
 mod report;
 mod run;
@@ -37,6 +40,7 @@ mod run_folder;
 mod sample;
 mod serve;
 mod session;
+mod sessions;
 mod shell;
 mod shell_word;
 mod signals;
@@ -78,15 +82,22 @@ fn main() -> ExitCode {
         Ok(app) => app,
         Err(failure) => return failure.report(is_json),
     };
-    let status = match run(cli.command, &app) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
+    let result = run(cli.command, &app).map_err(|failure| match app.stop.signal() {
+        // The end of the sessions has ended the requests of the command.
+        Some(signal) if !app.stop.is_deferred() => Failure::Signal(signal),
+        _ => {
             let failure = engine::explained(failure, &app.lost);
-            foreign::explained(failure, &app).report(is_json)
+            foreign::explained(app.doubts.explained(failure), &app)
         }
+    });
+    let status = sessions::status_of(&result);
+    let code = match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(is_json),
     };
+    app.sessions.end(status);
     app.engines.leave(&app);
-    status
+    code
 }
 
 fn refused(error: &clap::Error, words: &[String]) -> Failure {

@@ -6,15 +6,38 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::connection::App;
+use super::doubts::Doubt;
 use super::failure::Failure;
-use super::train;
+use super::{nearby_runs, train};
 
-const LOG: &str = "checkpoints.jsonl";
+/// The file that makes a folder that of a run.
+pub(crate) const LOG: &str = "checkpoints.jsonl";
+
+/// The model of `--local` if none is named.
+const NANO: &str = "tinkex/nano";
 
 /// The path of the weights that `model` names, and the options with the server that has them. A model that is no folder
 /// of a run is returned as it is.
 pub(crate) fn weights_of(model: &str, app: &App) -> Result<(String, App), Failure> {
     resolve(model, app, "sampler_path", "weights to sample from")
+}
+
+/// The model that a command asks if `-m` names none: that of the engine.
+pub(crate) fn unnamed_model(app: &App) -> Result<String, Failure> {
+    let newest = nearby_runs::newest(app);
+    if app.global.local.is_some() {
+        let newest = newest.map(|run| format!("; -m {run} is the newest run here")).unwrap_or_default();
+        app.note(&format!("note: without -m the model is {NANO}, which is not trained{newest}"));
+        return Ok(NANO.to_owned());
+    }
+    let newest = newest.map(|run| format!("-m {run}, the newest run here; or ")).unwrap_or_default();
+    Err(Failure::usage("no model is named")
+        .with_remedy(format!("{newest}-m MODEL|PATH|RUN; `tinkex model list` shows the models")))
+}
+
+/// True if a name is that of the folder of a run.
+pub(crate) fn is_run(name: &str) -> bool {
+    !name.contains("://") && Path::new(name).join(LOG).is_file()
 }
 
 /// The same for the state that `from` names.
@@ -32,7 +55,16 @@ pub(crate) fn last_state(folder: &Path) -> Option<(String, Option<u64>)> {
 fn resolve(name: &str, app: &App, member: &str, what: &str) -> Result<(String, App), Failure> {
     let folder = Path::new(name);
     let log = folder.join(LOG);
-    if name.contains("://") || !log.is_file() {
+    if !is_run(name) {
+        let runs = if name.contains("://") { Vec::new() } else { nearby_runs::similar(name) };
+        let doubt = if folder.is_dir() {
+            Some(Doubt::NotARun { name: name.to_owned(), runs })
+        } else {
+            (!runs.is_empty()).then(|| Doubt::Similar { name: name.to_owned(), runs })
+        };
+        if let Some(doubt) = doubt {
+            app.doubts.add(doubt);
+        }
         not_a_model(name, folder.is_dir()).map_or(Ok(()), Err)?;
         return Ok((name.to_owned(), app.clone()));
     }
@@ -44,11 +76,16 @@ fn resolve(name: &str, app: &App, member: &str, what: &str) -> Result<(String, A
             .with_remedy("wait for a checkpoint, or name another run")
     })?;
     // A run of another program has no such file, and its server is that of the environment.
-    let app = match train::config_of(folder) {
-        Ok(config) => train::with_place(app, &config),
-        Err(_) => app.clone(),
-    };
-    Ok((path.to_owned(), app))
+    let Ok(config) = train::config_of(folder) else { return Ok((path.to_owned(), app.clone())) };
+    let asked = train::with_place(app, &config);
+    let mut own = app.clone();
+    (own.global.local, own.global.base_url) = (None, None);
+    let own = train::with_place(&own, &config).place();
+    if !own.is_empty() && own != asked.place() {
+        let (name, path, asked) = (name.to_owned(), path.to_owned(), asked.place());
+        app.doubts.add(Doubt::Elsewhere { name, path, own, asked });
+    }
+    Ok((path.to_owned(), asked))
 }
 
 /// Why a text cannot be the name of a model, if that is seen without a server.

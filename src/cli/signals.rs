@@ -1,5 +1,6 @@
-//! Ctrl-C and SIGTERM. By default the first one ends the process, with status 130 or 143. A command that has something
-//! to save asks for a [`Stop`]: then the first one only sets a flag, and the second ends the process.
+//! Ctrl-C and SIGTERM. By default the first one ends the process, with status 130 or 143; if the command is connected, its
+//! sessions are ended first. A command that has something to save defers a [`Stop`]: then the first one only sets a flag,
+//! and the second ends the process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,13 +15,19 @@ use super::failure::Failure;
 pub(crate) struct Stop {
     /// If set, the next signal ends the process.
     armed: Arc<AtomicBool>,
+    /// Set if the command itself handles the signal.
+    is_deferred: Arc<AtomicBool>,
     signal: Arc<AtomicUsize>,
 }
 
 impl Stop {
     /// Lets signals end the process at once, until [`defer`](Self::defer).
     pub(crate) fn register() -> Result<Self, Failure> {
-        let stop = Stop { armed: Arc::new(AtomicBool::new(true)), signal: Arc::default() };
+        let stop = Stop {
+            armed: Arc::new(AtomicBool::new(true)),
+            is_deferred: Arc::default(),
+            signal: Arc::default(),
+        };
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             let number = usize::try_from(signal).unwrap_or_default();
             // In this order: the first signal sets what the second finds.
@@ -32,14 +39,25 @@ impl Stop {
         Ok(stop)
     }
 
-    /// From now on the first signal only sets a flag.
+    /// From now on the first signal only sets a flag, which the command looks at.
     pub(crate) fn defer(&self) {
+        self.is_deferred.store(true, Ordering::Relaxed);
+        self.hold();
+    }
+
+    /// From now on the first signal only sets a flag, which a thread looks at that ends the process.
+    pub(crate) fn hold(&self) {
         self.armed.store(false, Ordering::Relaxed);
     }
 
-    /// From now on the first signal ends the process again.
+    /// From now on the first signal ends the process.
     pub(crate) fn end_at_once(&self) {
         self.armed.store(true, Ordering::Relaxed);
+    }
+
+    /// True if the command itself handles the signal.
+    pub(crate) fn is_deferred(&self) -> bool {
+        self.is_deferred.load(Ordering::Relaxed)
     }
 
     /// The signal that asks the process to stop.

@@ -117,7 +117,7 @@ pub(crate) fn properties(columns: &[Column; 2], rows: &[Vec<String>], width: usi
     if table.iter().all(|it| it.width() <= width) {
         return table;
     }
-    let line = |row: &Vec<String>| row.iter().map(|it| printable(it)).collect::<Vec<_>>().join(": ");
+    let line = |row: &Vec<String>| row.iter().map(|it| printable::line(it)).collect::<Vec<_>>().join(": ");
     rows.iter().map(line).collect()
 }
 

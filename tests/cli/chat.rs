@@ -7,7 +7,7 @@ use crate::util::{Folder, run_with_stdin, tinkex};
 /// Runs a conversation with the engine's model.
 fn chat(home: &Folder, options: &[&str], lines: &str) -> (i32, String, String) {
     let local = format!("--local={}", home.join("engine").display());
-    let fixed = ["chat", &local, "--seed", "7", "--max-tokens", "6", "--top-k", "1"];
+    let fixed = ["chat", &local, "-m", "tinkex/nano", "--seed", "7", "--max-tokens", "6", "--top-k", "1"];
     let args: Vec<&str> = fixed.iter().chain(options).copied().collect();
     run_with_stdin(home, &args, lines.as_bytes())
 }

@@ -10,7 +10,8 @@ const CHAT: &str = r#"{"messages":[{"role":"user","content":"Hi"},{"role":"assis
 /// The figures of the models.
 fn eval(home: &Folder, data: &str, options: &[&str]) -> Value {
     let local = format!("--local={}", home.join("engine").display());
-    let args: Vec<&str> = ["eval", "-", &local, "-f", "json"].iter().chain(options).copied().collect();
+    let args: Vec<&str> =
+        ["eval", "-", &local, "-m", "tinkex/nano", "-f", "json"].iter().chain(options).copied().collect();
     let (status, stdout, stderr) = run_with_stdin(home, &args, data.as_bytes());
     assert_eq!((status, stderr.as_str()), (0, ""));
     serde_json::from_str(&stdout).unwrap()

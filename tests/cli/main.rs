@@ -17,6 +17,7 @@ mod manage_sessions;
 mod manage_site;
 mod manners;
 mod markup;
+mod model_names;
 mod readme;
 mod refusals;
 mod report;
@@ -24,6 +25,7 @@ mod report_figures;
 mod run_folder;
 mod sample;
 mod serve;
+mod session_ends;
 mod shared_engine;
 mod shell;
 #[allow(dead_code, reason = "each program of tests uses a part of it")]

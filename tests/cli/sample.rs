@@ -1,6 +1,7 @@
 //! Samples of one prompt, and of files of prompts.
 
 mod batch;
+mod forms;
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -83,8 +84,20 @@ fn status_of(mut child: Child) -> i32 {
 fn samples_offline_are_repeated_by_their_seed() {
     let home = Folder::new("sample-seed");
     let sample = |seed: &str| {
-        let args =
-            ["sample", "Hi", &local(&home), "--max-tokens", "12", "--seed", seed, "-f", "json", "--logprobs"];
+        let args = [
+            "sample",
+            "Hi",
+            &local(&home),
+            "-m",
+            "tinkex/nano",
+            "--max-tokens",
+            "12",
+            "--seed",
+            seed,
+            "-f",
+            "json",
+            "--logprobs",
+        ];
         let (status, stdout, stderr) = run(&home, &args);
         assert_eq!((status, stderr.as_str()), (0, ""));
         let json: Value = serde_json::from_str(&stdout).unwrap();

@@ -3,6 +3,7 @@
 mod choice;
 mod exact;
 mod nll;
+mod places;
 
 use std::path::PathBuf;
 
@@ -10,13 +11,14 @@ use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 use tinkex::SamplingClient;
 
+use self::places::Connections;
 use super::connection::{App, Connection};
 use super::examples::{
     DataFormat, DataOptions, Encoder, Lines, base_model_of, file_name, read, renderer_of_run,
 };
 use super::failure::Failure;
 use super::output::Records;
-use super::run_folder::weights_of;
+use super::run_folder::unnamed_model;
 use super::table::Column;
 
 #[derive(Debug, clap::Args)]
@@ -80,26 +82,12 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
         _ => Metric::Nll,
     });
     fits(metric, lines.format)?;
-    let models = match (args.model.is_empty(), &app.global.local) {
-        (false, _) => args.model,
-        (true, Some(_)) => vec!["tinkex/nano".to_owned()],
-        (true, None) => {
-            return Err(
-                Failure::usage("no model is named").with_remedy("-m MODEL|PATH|RUN, once or several times")
-            );
-        }
-    };
-    let mut named = Vec::new();
-    // Runs are in the place of the first of them.
-    let mut place = app.clone();
-    for model in models {
-        let (path, app) = weights_of(&model, &place)?;
-        place = app;
-        named.push((model, path));
-    }
-    let connection = place.connect()?;
+    let models = if args.model.is_empty() { vec![unnamed_model(app)?] } else { args.model };
+    let subjects = places::of(&models, app)?;
+    let mut connections = Connections::default();
     let mut all = Vec::new();
-    for (model, path) in named {
+    for (model, (path, place)) in models.into_iter().zip(subjects) {
+        let connection = connections.of(&place)?;
         let (encoder, sampler) = open(&path, &connection, &args.options, &lines)
             .map_err(|failure| connection.explained(&path, failure))?;
         let subject =

@@ -66,8 +66,14 @@ impl Source {
         Ok(Source { lines, digest, is_first: true, is_blank: true, items: None })
     }
 
+    /// The lines of a text, which may begin with a bracket.
+    pub(crate) fn of_lines(mut self) -> Self {
+        self.is_blank = false;
+        self
+    }
+
     /// True if what [`next`](Self::next) has read are the items of an array.
-    pub(super) fn is_array(&self) -> bool {
+    pub(crate) fn is_array(&self) -> bool {
         self.items.is_some()
     }
 

@@ -1,9 +1,9 @@
 //! A file of prompts: a line of the output for each of them, and a second start goes on where the first one ended.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use serde_json::{Value, json};
@@ -12,16 +12,18 @@ use tinkex::types::SampleResponse;
 use tinkex::{Error, ErrorKind};
 
 use super::Args;
-use super::item::{Item, Key, Prompt};
+use super::ending::Failed;
 use super::kept;
 use super::made::Made;
 use super::progress::Progress;
 use super::sampler::Sampler;
+use crate::args::Format;
 use crate::connection::App;
-use crate::examples::{Source, file_name};
+use crate::examples::{Problems, file_name};
 use crate::failure::Failure;
+use crate::prompts::{self, Item, Key, Keys, Prompt, Prompts};
 use crate::shell_word::quoted;
-use crate::wording;
+use crate::{train, wording};
 
 /// How often a signal is looked for while nothing else happens.
 const LOOK: Duration = Duration::from_millis(100);
@@ -31,7 +33,12 @@ type Tag = (usize, Item);
 
 pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let Some(input) = &args.batch.input else { return Err(Failure::usage("-i is missing")) };
-    let source = open(input)?;
+    if app.global.format.is_some_and(|it| it != Format::Jsonl) {
+        return Err(Failure::usage("the answers to a file of prompts are JSON Lines, whatever -f says")
+            .with_remedy("leave -f out"));
+    }
+    let contents = prompts::contents(input, &args.batch.id_field, args.raw)?;
+    let source = Prompts::open(input, &args.batch.id_field)?;
     // Before the file of answers is made: without a model there will be none.
     let sampler = Sampler::open(&args.settings, args.raw, app)?;
     let made = Made::new(&sampler.model, sampler.template_name(), args.n, &args.settings);
@@ -42,9 +49,16 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         }
         None => (None, HashSet::new()),
     };
+    if let Some(contents) = contents.as_ref().filter(|it| !it.problems.is_empty()) {
+        for line in contents.problems.lines() {
+            app.note(&line);
+        }
+        let (n, n_bad) = (contents.n, contents.problems.len());
+        app.note(&format!("note: {n_bad} of {n} prompts cannot be used, and get a line with `error`"));
+    }
     app.stop.defer();
     let cancel = CancelToken::new();
-    let lines = read_lines(source, usize::from(args.batch.in_flight))?;
+    let lines = read_prompts(source, usize::from(args.batch.in_flight))?;
     let (sender, results) = unbounded();
     let mut batch = Batch {
         args,
@@ -55,14 +69,17 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         sender,
         sink: Sink { file, app, path: args.batch.output.as_deref() },
         done,
-        seen: HashMap::new(),
+        keys: Keys::default(),
+        problems: Problems::default(),
+        n_expected: contents.as_ref().map(|it| it.n),
+        began: Instant::now(),
         held: args.batch.ordered.then(BTreeMap::new),
         n_lines: 0,
         n_begun: 0,
         n_written: 0,
         n_running: 0,
         n_skipped: 0,
-        n_failed: 0,
+        failed: Failed::default(),
         fatal: None,
         progress: Progress::new(app),
     };
@@ -76,11 +93,20 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         }
         return Err(Failure::Signal(signal));
     }
-    app.note(&batch.state());
-    if 0 < batch.n_failed && args.batch.output.is_some() {
-        app.note("the lines with `error` say why; the same command tries them again");
+    if batch.n_lines == 0 {
+        return Err(prompts::no_prompts(input));
     }
-    match batch.n_failed {
+    // Those of a file that was read before are told before.
+    if contents.is_none() {
+        for line in batch.problems.lines() {
+            app.note(&line);
+        }
+    }
+    app.note(&batch.state());
+    for line in batch.failed.advice(&file_name(input), args.batch.output.is_some()) {
+        app.note(&line);
+    }
+    match batch.failed.n() {
         0 => Ok(()),
         n_failed => Err(Failure::Items { n_failed, n_items: batch.n_lines }),
     }
@@ -99,22 +125,11 @@ fn refusal(args: &Args, path: &Path, differences: &[String], app: &App) -> Optio
     )
 }
 
-fn open(path: &Path) -> Result<Source, Failure> {
-    Source::open(path).map_err(|problem| Failure::text(format!("{}: {problem}", file_name(path))))
-}
-
-/// Reads lines in a thread of its own: answers are written while a slow source is waited for.
-fn read_lines(mut source: Source, ahead: usize) -> Result<Receiver<Result<Vec<u8>, String>>, Failure> {
-    let (sender, lines) = bounded(ahead);
+/// Reads prompts in a thread of its own: answers are written while a slow source is waited for.
+fn read_prompts(mut prompts: Prompts, ahead: usize) -> Result<Receiver<Result<Item, String>>, Failure> {
+    let (sender, items) = bounded(ahead);
     let read = move || {
-        let mut line = Vec::new();
-        loop {
-            let next = match source.next(&mut line) {
-                Ok(Some(())) if line.trim_ascii().is_empty() => continue,
-                Ok(Some(())) => Ok(std::mem::take(&mut line)),
-                Ok(None) => return,
-                Err(problem) => Err(problem),
-            };
+        while let Some(next) = prompts.next().transpose() {
             let is_last = next.is_err();
             if sender.send(next).is_err() || is_last {
                 return;
@@ -123,7 +138,7 @@ fn read_lines(mut source: Source, ahead: usize) -> Result<Receiver<Result<Vec<u8
     };
     let started = std::thread::Builder::new().name("prompts".into()).spawn(read);
     started.map_err(|error| Failure::text(format!("cannot start a thread: {error}")))?;
-    Ok(lines)
+    Ok(items)
 }
 
 struct Batch<'a> {
@@ -136,8 +151,12 @@ struct Batch<'a> {
     sink: Sink<'a>,
     /// What the output has from earlier starts.
     done: HashSet<Key>,
-    /// The ids of this start, with the number of their line.
-    seen: HashMap<Key, usize>,
+    keys: Keys,
+    /// What is wrong with lines of this start.
+    problems: Problems,
+    /// The number of prompts, if it is known.
+    n_expected: Option<usize>,
+    began: Instant,
     /// Lines that wait for earlier ones, by the place of their prompt.
     held: Option<BTreeMap<usize, String>>,
     n_lines: usize,
@@ -145,7 +164,7 @@ struct Batch<'a> {
     n_written: usize,
     n_running: usize,
     n_skipped: usize,
-    n_failed: usize,
+    failed: Failed,
     /// What ends the batch early.
     fatal: Option<Failure>,
     progress: Progress,
@@ -155,7 +174,7 @@ impl Batch<'_> {
     /// Works until all prompts have their lines, or a signal comes.
     fn work(
         &mut self,
-        lines: &Receiver<Result<Vec<u8>, String>>,
+        lines: &Receiver<Result<Item, String>>,
         results: &Receiver<(Tag, Result<SampleResponse, Error>)>,
     ) -> Result<(), Failure> {
         let mut has_more = true;
@@ -172,17 +191,14 @@ impl Batch<'_> {
                     }
                 }
                 recv(lines) -> line => match line {
-                    Ok(Ok(line)) => self.begin(&line)?,
-                    Ok(Err(problem)) => {
-                        let input = self.args.batch.input.as_deref().map(file_name).unwrap_or_default();
-                        self.fatal = Some(Failure::text(format!("{input}:{}: {problem}", self.n_lines + 1)));
-                    }
+                    Ok(Ok(item)) => self.begin(item)?,
+                    Ok(Err(problem)) => self.fatal = Some(Failure::text(problem)),
                     Err(_) => has_more = false,
                 },
                 default(LOOK) => {}
             }
             if self.progress.is_due() {
-                let state = self.state();
+                let state = self.progress_line();
                 self.progress.show(self.app, &state);
             }
         }
@@ -195,20 +211,14 @@ impl Batch<'_> {
         self.fatal.take().map_or(Ok(()), Err)
     }
 
-    /// Asks for the answers to a line, unless they are there.
-    fn begin(&mut self, line: &[u8]) -> Result<(), Failure> {
-        let index = self.n_lines;
+    /// Asks for the answers to a prompt, unless they are there.
+    fn begin(&mut self, mut item: Item) -> Result<(), Failure> {
         self.n_lines += 1;
-        let mut item = Item::read(line, index, &self.args.batch.id_field);
-        let key = item.key();
-        if self.done.contains(&key) {
+        if self.done.contains(&item.key()) {
             self.n_skipped += 1;
             return Ok(());
         }
-        if let Some(first) = self.seen.insert(key.clone(), index) {
-            self.seen.insert(key.clone(), first);
-            item.prompt = Err(format!("the {key} is that of the prompt with index {first}, too"));
-        }
+        self.keys.check(&mut item);
         let place = self.n_begun;
         self.n_begun += 1;
         let prompt = match &item.prompt {
@@ -225,6 +235,8 @@ impl Batch<'_> {
                 Ok(())
             }
             Err(problem) => {
+                self.failed.n_unusable += 1;
+                self.problems.add(&item.place, &problem);
                 let error = json!({ "kind": "InvalidInput", "message": problem, "retryable": false });
                 self.failed(place, &item, error)
             }
@@ -250,12 +262,16 @@ impl Batch<'_> {
                 self.fatal.get_or_insert(Failure::from(error).with_remedy(remedy));
                 Ok(())
             }
-            Err(error) => self.failed(place, &item, problem_of(&error)),
+            Err(error) => {
+                let n =
+                    if error.is_user_error() { &mut self.failed.n_refused } else { &mut self.failed.n_other };
+                *n += 1;
+                self.failed(place, &item, problem_of(&error))
+            }
         }
     }
 
     fn failed(&mut self, place: usize, item: &Item, error: Value) -> Result<(), Failure> {
-        self.n_failed += 1;
         let mut line = self.head(item);
         line["error"] = error;
         self.write(place, line.to_string())
@@ -284,13 +300,27 @@ impl Batch<'_> {
     }
 
     fn state(&self) -> String {
-        let answers = self.n_written.saturating_sub(self.n_failed);
-        let mut text = format!("{answers} answered, {} failed", self.n_failed);
+        let answers = self.n_written.saturating_sub(self.failed.n());
+        let mut text = format!("{answers} answered, {} failed", self.failed.n());
         if 0 < self.n_skipped {
             text += &format!(", {} were there", self.n_skipped);
         }
         text
     }
+
+    /// The state, with the number of all prompts and the time that is left if these are known.
+    fn progress_line(&self) -> String {
+        let Some(n) = self.n_expected else { return self.state() };
+        let n_now = self.n_written + self.held.as_ref().map_or(0, BTreeMap::len);
+        let seconds = seconds_left(self.began.elapsed(), n_now, n.saturating_sub(n_now + self.n_skipped));
+        let left = seconds.map(|it| format!(", ETA {}", train::clock(it))).unwrap_or_default();
+        format!("{}/{n}: {}{left}", n_now + self.n_skipped, self.state())
+    }
+}
+
+/// The time for `n_left` prompts after `n_now` took so long.
+fn seconds_left(elapsed: Duration, n_now: usize, n_left: usize) -> Option<f64> {
+    (0 < n_now).then(|| elapsed.as_secs_f64() / n_now as f64 * n_left as f64)
 }
 
 fn problem_of(error: &Error) -> Value {
@@ -332,4 +362,16 @@ impl Sink<'_> {
 fn this_command() -> String {
     let arguments = std::env::args().skip(1).map(|argument| quoted(&argument));
     ["tinkex".to_owned()].into_iter().chain(arguments).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_that_is_left_follows_from_what_this_start_has_done() {
+        assert_eq!(seconds_left(Duration::from_secs(10), 0, 5), None);
+        assert_eq!(seconds_left(Duration::from_secs(10), 5, 20), Some(40.0));
+        assert_eq!(seconds_left(Duration::from_secs(10), 5, 0), Some(0.0));
+    }
 }

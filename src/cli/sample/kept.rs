@@ -8,9 +8,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::item::Key;
 use super::made::Made;
 use crate::failure::Failure;
+use crate::prompts::Key;
 
 /// What a file of answers has.
 #[derive(Debug, Default, PartialEq)]

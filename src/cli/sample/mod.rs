@@ -1,7 +1,7 @@
 //! `tinkex sample`: samples answers to one prompt, or to a file of prompts.
 
 mod batch;
-mod item;
+mod ending;
 mod kept;
 mod made;
 mod progress;
@@ -46,7 +46,8 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Many prompts")]
 pub(crate) struct BatchArgs {
-    /// File of prompts, one JSON object a line (or one JSON array) with `prompt` or `messages`; - is stdin
+    /// File of prompts: JSON objects with `prompt` or `messages`, one a line or in one array, or lines of text; - is
+    /// stdin. The answers are JSON Lines
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// File that gets a line for each prompt; prompts that it already has are skipped [default: stdout]

@@ -11,7 +11,8 @@ use super::settings::Settings;
 use crate::connection::{App, Connection};
 use crate::examples::{DataOptions, Template, answer_text, base_model_of, load_tokenizer, renderer_of_run};
 use crate::failure::Failure;
-use crate::run_folder::weights_of;
+use crate::prompts::RAW_MESSAGES;
+use crate::run_folder::{unnamed_model, weights_of};
 
 /// A model to sample from.
 pub(crate) struct Sampler {
@@ -41,19 +42,12 @@ pub(crate) struct Answer {
 impl Sampler {
     /// Connects to the model. With `raw`, prompts are texts that are sent as they are.
     pub(crate) fn open(settings: &Settings, raw: bool, app: &App) -> Result<Self, Failure> {
-        let model = match (&settings.model, &app.global.local) {
-            (Some(model), _) => model.clone(),
-            (None, Some(_)) => "tinkex/nano".into(),
-            (None, None) => {
-                return Err(Failure::usage("no model is named")
-                    .with_remedy("-m MODEL|PATH|RUN; `tinkex model list` shows the models"));
-            }
-        };
         if raw && settings.system.is_some() {
             return Err(Failure::usage("--system has no place in a prompt that is sent as it is (--raw)"));
         }
         // All that can be wrong without the server is told first.
         settings.params(None)?;
+        let model = settings.model.clone().map_or_else(|| unnamed_model(app), Ok)?;
         let (model, app) = weights_of(&model, app)?;
         let connection = app.connect()?;
         connection.check_model(&model)?;
@@ -110,7 +104,7 @@ impl Sampler {
     /// The prompt for an answer to messages. The system message of the options comes first, if they have none.
     pub(crate) fn prompt_of(&self, messages: &[Message]) -> Result<ModelInput, String> {
         let Some(template) = &self.template else {
-            return Err("messages: have no format with --raw; give the prompt as a text".into());
+            return Err(RAW_MESSAGES.into());
         };
         let has_system = messages.first().is_some_and(|first| first.role == "system");
         let system = self.system.as_deref().filter(|_| !has_system).map(Message::system);

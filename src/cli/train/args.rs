@@ -73,7 +73,8 @@ pub(crate) struct Args {
     /// Steps between samples of the prompts; 0 samples only before and after the training [default: 0]
     #[arg(long, value_name = "N", requires = "prompts", help_heading = "Evaluation")]
     pub(super) sample_every: Option<u64>,
-    /// Prompts to sample before, during and after the training: lines of text, or JSON Lines with `prompt` or `messages`
+    /// Prompts to sample before, during and after the training: lines of text, or JSON objects with `prompt` or
+    /// `messages`, one a line or in one array
     #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
     pub(super) prompts: Option<PathBuf>,
 

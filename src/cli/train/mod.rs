@@ -31,6 +31,7 @@ use serde_json::{Map, Value};
 pub(crate) use self::args::Args;
 use self::given::Given;
 use self::job::{Job, Place};
+pub(crate) use self::progress::clock;
 pub(crate) use self::record::{read as config_of, with_place};
 use self::settings::{NANO, Settings};
 pub(crate) use self::speed::window as speed_window;

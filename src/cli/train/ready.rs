@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde_json::{Map, Value, json};
 use tinkex::train::{CheckpointRecord, MetricsLog, Run, RunOptions};
 use tinkex::types::ModelOptions;
-use tinkex::{CloseStatus, ErrorKind, ServiceClient};
+use tinkex::{CloseStatus, Error, ErrorKind, ServiceClient};
 
 use super::args::LossKind;
 use super::dataset::Dataset;
@@ -293,14 +293,14 @@ impl Ready {
 /// Says what to do about an error of a step or of the last save.
 fn explain(failure: Failure) -> Failure {
     let Failure::Api { error, remedy: None } = failure else { return failure };
-    let remedy = match error.kind() {
-        _ if error.is_not_found() => {
-            Some("resume the run: the server has lost what was in flight, as after a restart".to_owned())
-        }
-        ErrorKind::Timeout(_) | ErrorKind::Connection { .. } => {
-            Some("resume the run once the server answers; `tinkex doctor` examines the connection".to_owned())
-        }
-        _ => None,
+    // A step may fail because one before it has lost the connection, which is then a cause.
+    let is_lost = |it: &Error| matches!(it.kind(), ErrorKind::Timeout(_) | ErrorKind::Connection { .. });
+    let remedy = if error.is_not_found() {
+        Some("resume the run: the server has lost what was in flight, as after a restart".to_owned())
+    } else if std::iter::successors(Some(&*error), |it| it.cause()).any(is_lost) {
+        Some("resume the run once the server answers; `tinkex doctor` examines the connection".to_owned())
+    } else {
+        None
     };
     Failure::Api { error, remedy }
 }

@@ -10,9 +10,10 @@ use tinkex::chat::Message;
 use tinkex::types::{ModelInput, SamplingParams};
 
 use super::plan::Tokens;
-use crate::examples::{DataFormat, Encoder};
+use crate::examples::{DataFormat, Encoder, Problems};
 use crate::failure::Failure;
 use crate::notes;
+use crate::prompts::{Prompt, Prompts, unusable};
 
 const MAX_TOKENS: u32 = 128;
 /// More prompts than this would cost more than the training.
@@ -35,17 +36,19 @@ impl Samples {
         encoder: &Encoder,
         format: DataFormat,
     ) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(file)
-            .map_err(|error| Failure::text(format!("{}: cannot be read: {error}", file.display())))?;
-        let mut prompts = Vec::new();
-        for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let at = |problem: String| Failure::text(format!("{}:{}: {problem}", file.display(), i + 1));
-            let shown = prompt_of(line).map_err(at)?;
-            let input = input_of(&shown, encoder, format).map_err(|failure| match failure {
-                Failure::Text { message, .. } | Failure::Usage { message, .. } => at(message),
-                other => other,
-            })?;
-            prompts.push((shown, input));
+        let mut lines = Prompts::open(file, "id")?;
+        let (mut prompts, mut problems) = (Vec::new(), Problems::default());
+        while let Some(item) = lines.next().map_err(Failure::text)? {
+            let input = item
+                .prompt
+                .and_then(|prompt| input_of(&prompt, encoder, format).map_err(|failure| failure.summary()));
+            match input {
+                Ok(input) => prompts.push((item.json.unwrap_or_default(), input)),
+                Err(problem) => problems.add(&item.place, &problem),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(unusable(&problems));
         }
         if prompts.is_empty() || MAX_PROMPTS < prompts.len() {
             let n = prompts.len();
@@ -121,44 +124,19 @@ impl Samples {
     }
 }
 
-/// The prompt of a line: a text, or messages.
-fn prompt_of(line: &str) -> Result<Value, String> {
-    if !line.trim_start().starts_with('{') {
-        return Ok(line.into());
-    }
-    let mut object: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
-    match (object["prompt"].take(), object["messages"].take()) {
-        (prompt @ (Value::String(_) | Value::Array(_)), _) => Ok(prompt),
-        (_, messages @ Value::Array(_)) => Ok(messages),
-        _ => Err("has neither `prompt` nor `messages`".into()),
-    }
-}
-
 /// True if the prompt has the format of conversations: messages, and texts if the data are conversations.
 fn is_chat(prompt: &Value, format: DataFormat) -> bool {
     prompt.is_array() || matches!(format, DataFormat::Chat | DataFormat::Preference)
 }
 
-fn input_of(prompt: &Value, encoder: &Encoder, format: DataFormat) -> Result<ModelInput, Failure> {
+fn input_of(prompt: &Prompt, encoder: &Encoder, format: DataFormat) -> Result<ModelInput, Failure> {
     let text = match prompt {
-        Value::Array(messages) => {
-            let messages: Result<Vec<Message>, String> = messages.iter().map(message).collect();
-            return encoder.prompt(&messages.map_err(Failure::text)?);
-        }
-        prompt => prompt.as_str().unwrap_or_default(),
+        Prompt::Messages(messages) => return encoder.prompt(messages),
+        Prompt::Text(text) if is_chat(&Value::Null, format) => return encoder.prompt(&[Message::user(text)]),
+        Prompt::Text(text) => text,
     };
-    if is_chat(prompt, format) {
-        return encoder.prompt(&[Message::user(text)]);
-    }
     let tokenizer = encoder.tokenizer().ok_or_else(|| Failure::text("prompts need a tokenizer"))?;
     let mut tokens: Vec<i32> = tokenizer.bos_id().into_iter().collect();
     tokens.extend(tokenizer.encode_ordinary(text)?);
     Ok(ModelInput::from_ints(tokens))
-}
-
-fn message(value: &Value) -> Result<Message, String> {
-    match (value["role"].as_str(), value["content"].as_str()) {
-        (Some(role), Some(content)) => Ok(Message::new(role, content)),
-        _ => Err("a message needs `role` and `content`, both texts".into()),
-    }
 }

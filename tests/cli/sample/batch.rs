@@ -39,7 +39,22 @@ fn a_file_of_prompts_has_a_line_for_each_and_is_not_asked_for_again() {
     .unwrap();
     let [input, output] = [&input, &home.join("out.jsonl")].map(|path| path.display().to_string());
     let local = local(&home);
-    let args = ["sample", "-i", &input, "-o", &output, &local, "--max-tokens", "3", "--seed", "1", "-n", "2"];
+    let args = [
+        "sample",
+        "-i",
+        &input,
+        "-o",
+        &output,
+        &local,
+        "-m",
+        "tinkex/nano",
+        "--max-tokens",
+        "3",
+        "--seed",
+        "1",
+        "-n",
+        "2",
+    ];
     let (status, stdout, stderr) = run(&home, &args);
     assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, "", "3 answered, 0 failed\n"));
     let first = lines(&output);
@@ -149,7 +164,10 @@ fn prompts_that_fail_have_an_error_and_are_tried_again() {
     });
     let (status, stdout, stderr) = fake.run(&args);
     assert_eq!((status, stdout.as_str()), (3, ""));
-    let again = "the lines with `error` say why; the same command tries them again";
+    let again = format!(
+        "refused by the server: 1 prompt of {}; `error` says why; the same command would be refused again",
+        args[1]
+    );
     assert_eq!(stderr, format!("4 answered, 1 failed\n{again}\nerror: 1 of 5 failed\n"));
     let failed: Vec<Value> =
         lines(fake.path("out.jsonl")).into_iter().filter(|line| line.get("error").is_some()).collect();
@@ -186,7 +204,11 @@ fn hostile_lines_are_errors_of_their_own() {
         input.extend_from_slice(line);
     }
     let (status, stdout, stderr) = output_with_stdin(fake.command(&["-i", "-"]), &input);
-    assert_eq!((status, stderr.as_str()), (3, "2 answered, 6 failed\nerror: 6 of 8 failed\n"));
+    assert!(status == 3 && stderr.ends_with("\n2 answered, 6 failed\nerror: 6 of 8 failed\n"), "{stderr}");
+    assert!(
+        stderr.starts_with("stdin:3: not valid JSON") && stderr.contains("\nstdin:8: the id 7 "),
+        "each fault is told with its line: {stderr}"
+    );
     let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 8);
     let by_index: BTreeMap<u64, &Value> =

@@ -11,29 +11,31 @@ use crate::similar::is_near;
 
 /// What is asked for in a line.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Prompt {
+pub(crate) enum Prompt {
     Text(String),
     Messages(Vec<Message>),
 }
 
 /// A line of a file of prompts.
 #[derive(Clone, Debug)]
-pub(super) struct Item {
+pub(crate) struct Item {
+    /// The file and the line.
+    pub(crate) place: String,
     /// Number of the prompt in the file, from 0.
-    pub(super) index: usize,
+    pub(crate) index: usize,
     /// What identifies the prompt, if the line has it.
-    pub(super) id: Option<Value>,
+    pub(crate) id: Option<Value>,
     /// A hash of the line, for prompts without an id.
-    pub(super) hash: String,
+    pub(crate) hash: String,
     /// The prompt as JSON.
-    pub(super) json: Option<Value>,
+    pub(crate) json: Option<Value>,
     /// The prompt, or what is wrong with the line.
-    pub(super) prompt: Result<Prompt, String>,
+    pub(crate) prompt: Result<Prompt, String>,
 }
 
 /// What identifies a prompt in the file of answers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Key {
+pub(crate) enum Key {
     Id(String),
     Place(u64, String),
 }
@@ -49,7 +51,7 @@ impl fmt::Display for Key {
 
 impl Key {
     /// The key of a line of the file of answers.
-    pub(super) fn of_answer(line: &Value) -> Option<Key> {
+    pub(crate) fn of_answer(line: &Value) -> Option<Key> {
         match line.get("id") {
             Some(id) if !id.is_null() => Some(Key::Id(id.to_string())),
             _ => {
@@ -60,16 +62,18 @@ impl Key {
 }
 
 impl Item {
-    pub(super) fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> Key {
         match &self.id {
             Some(id) => Key::Id(id.to_string()),
             None => Key::Place(self.index as u64, self.hash.clone()),
         }
     }
 
-    /// Reads a line. A line that cannot be used is an item whose prompt is the problem.
-    pub(super) fn read(line: &[u8], index: usize, id_field: &str) -> Self {
+    /// Reads a line. A line that cannot be used is an item whose prompt is the problem. Unless `is_json`, a line may also be
+    /// a text as it is.
+    pub(crate) fn read(line: &[u8], index: usize, id_field: &str, is_json: bool) -> Self {
         let mut item = Item {
+            place: String::new(),
             index,
             id: None,
             hash: format!("{:016x}", line_hash(line)),
@@ -80,6 +84,18 @@ impl Item {
         if let Ok(text) = serde_json::from_slice::<String>(line) {
             item.json = Some(Value::from(text.as_str()));
             item.prompt = not_empty("prompt", text);
+            return item;
+        }
+        if !is_json && !line.trim_ascii_start().starts_with(b"{") {
+            match std::str::from_utf8(line) {
+                Ok(text) => {
+                    item.json = Some(text.into());
+                    item.prompt = Ok(Prompt::Text(text.to_owned()));
+                }
+                Err(error) => {
+                    item.prompt = Err(format!("not valid UTF-8 after {} bytes", error.valid_up_to()));
+                }
+            }
             return item;
         }
         let fields = match line_fields(line) {
@@ -134,9 +150,8 @@ fn prompt(fields: &Pairs<'_>) -> Result<Prompt, String> {
             Some(violation) => format!("{}: {}", violation.path, violation.problem),
             None => error.message().to_owned(),
         })?;
-    if let Some(last) = chat.messages.last().filter(|last| last.role == "assistant") {
-        let start: String = last.text().chars().take(20).collect();
-        return Err(format!("messages: the last one is an answer already ({start:?})"));
+    if chat.messages.last().is_some_and(|last| last.role == "assistant") {
+        return Err(format!("{path}: the last one is an answer already; leave it out"));
     }
     for message in &mut chat.messages {
         message.trainable = None;
@@ -153,7 +168,7 @@ mod tests {
     use super::*;
 
     fn read(line: &str) -> Item {
-        Item::read(line.as_bytes(), 3, "id")
+        Item::read(line.as_bytes(), 3, "id", true)
     }
 
     #[test]
@@ -185,7 +200,10 @@ mod tests {
             (r#"{"prompt":3}"#, "prompt: must be a text or a list of messages"),
             (r#"{"prompt":"\ud800"}"#, "prompt: must be a text"),
             (r#"{"messages":[]}"#, "messages: has no messages"),
-            (r#"{"messages":[{"role":"assistant","content":"x"}]}"#, "is an answer already (\"x\")"),
+            (
+                r#"{"messages":[{"role":"assistant","content":"x"}]}"#,
+                "messages: the last one is an answer already",
+            ),
             (r#"{"id":[1],"prompt":"x"}"#, "id: must be a text or a number"),
         ] {
             match read(line).prompt {
@@ -193,7 +211,7 @@ mod tests {
                 Ok(prompt) => panic!("{line}: {prompt:?}"),
             }
         }
-        assert!(Item::read(b"{\"prompt\":\"\xff\"}", 0, "id").prompt.is_err());
+        assert!(Item::read(b"{\"prompt\":\"\xff\"}", 0, "id", true).prompt.is_err());
     }
 
     #[test]

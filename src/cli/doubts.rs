@@ -1,0 +1,123 @@
+//! What is doubtful about the names on the command line. It is told only if the command fails: a server may know a model
+//! that looks like something else here.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tinkex::ErrorKind;
+
+use super::failure::Failure;
+
+/// The doubts of a command.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Doubts(Arc<Mutex<Vec<Doubt>>>);
+
+/// A name that may be a mistake. `runs` are folders of runs that may be meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// A folder that is not that of a run, in the place of a model.
+    NotARun { name: String, runs: Vec<String> },
+    /// A model whose name is almost that of the folder of a run.
+    Similar { name: String, runs: Vec<String> },
+    /// A run whose checkpoints are looked for where it was not trained. `own` and `asked` are the options that name the
+    /// servers.
+    Elsewhere { name: String, path: String, own: String, asked: String },
+}
+
+impl Doubts {
+    pub(crate) fn add(&self, doubt: Doubt) {
+        self.0.lock().push(doubt);
+    }
+
+    /// The failure with the doubt that explains it.
+    pub(crate) fn explained(&self, failure: Failure) -> Failure {
+        match self.0.lock().iter().find(|doubt| doubt.may_explain(&failure)) {
+            Some(doubt) => doubt.explained(failure),
+            None => failure,
+        }
+    }
+}
+
+impl Doubt {
+    fn may_explain(&self, failure: &Failure) -> bool {
+        let is_of = |kinds: fn(&ErrorKind) -> bool| match failure {
+            Failure::Api { error, .. } => kinds(error.kind()),
+            _ => false,
+        };
+        let may_fail_by_name =
+            matches!(failure, Failure::Api { .. } | Failure::Text { .. } | Failure::Usage { .. });
+        match self {
+            Doubt::NotARun { name, .. } | Doubt::Similar { name, .. } => {
+                is_of(|kind| *kind == ErrorKind::Config)
+                    || may_fail_by_name && failure.summary().contains(name.as_str())
+            }
+            Doubt::Elsewhere { path, .. } => {
+                // A server of another kind may lack the endpoint.
+                is_of(|kind| *kind == ErrorKind::Incompatible)
+                    || is_of(|kind| *kind == ErrorKind::NotFound) && failure.summary().contains(run_of(path))
+            }
+        }
+    }
+
+    fn explained(&self, failure: Failure) -> Failure {
+        match self {
+            Doubt::NotARun { name, runs } => {
+                let mut problem = format!(
+                    "{name} is a folder, but not that of a training run: it has no checkpoints.jsonl"
+                );
+                if failure.summary().contains(name.as_str()) {
+                    problem += &format!("; as the name of a model: {}", failure.summary());
+                }
+                Failure::usage(problem).with_remedy(remedy(runs).unwrap_or_else(|| {
+                    "the folder of a run, which `tinkex train` has named, or a model of `tinkex model list`".into()
+                }))
+            }
+            Doubt::Similar { runs, .. } => match (remedy(runs), failure.remedy()) {
+                (Some(remedy), Some(old)) => {
+                    let both = format!("{remedy}; or {old}");
+                    failure.with_remedy(both)
+                }
+                (Some(remedy), None) => failure.with_remedy(remedy),
+                (None, _) => failure,
+            },
+            Doubt::Elsewhere { name, own, asked, .. } => Failure::text(format!(
+                "the run {name} was trained with{own}; its checkpoints are not where{asked} looks for them"
+            ))
+            .with_remedy(format!("leave{asked} out")),
+        }
+    }
+}
+
+/// The id of the run in a path, which errors name.
+fn run_of(path: &str) -> &str {
+    path.trim_start_matches("tinker://").split(['/', ':']).next().unwrap_or(path)
+}
+
+fn remedy(runs: &[String]) -> Option<String> {
+    let (last, others) = runs.split_last()?;
+    let what = if others.is_empty() { "the folder of a run" } else { "folders of runs" };
+    let names: Vec<String> = others.iter().chain([last]).map(|it| format!("-m {it}")).collect();
+    Some(format!("{}, {what}", names.join(" or ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_explained_by_the_doubt_that_it_is_about() {
+        let doubts = Doubts::default();
+        doubts.add(Doubt::Similar { name: "cap".into(), runs: vec!["runs/cap".into(), "capital".into()] });
+        doubts.add(Doubt::NotARun { name: "my".into(), runs: Vec::new() });
+        let explained = |failure: Failure| {
+            let failure = doubts.explained(failure);
+            (failure.summary(), failure.remedy().unwrap_or_default())
+        };
+        let (summary, remedy) = explained(Failure::text("no model \"cap\"").with_remedy("another model"));
+        assert_eq!(summary, "no model \"cap\"");
+        assert_eq!(remedy, "-m runs/cap or -m capital, folders of runs; or another model");
+        let (summary, _) = explained(Failure::text("no model \"my\""));
+        assert!(summary.starts_with("my is a folder, but not that of a training run"), "{summary}");
+        assert_eq!(explained(Failure::text("the disk is full")), ("the disk is full".into(), String::new()));
+    }
+}
