@@ -1,6 +1,7 @@
 //! Files of examples: what is read, what is refused, and what is said about it.
 
 mod shown;
+mod split;
 
 use std::io::Write;
 

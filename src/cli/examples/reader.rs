@@ -50,6 +50,8 @@ pub(crate) struct Record {
     pub(crate) line: usize,
     /// A number of the line's bytes, for a split that is the same in each run.
     pub(crate) raw_hash: u64,
+    /// The bytes of the line; only with [`Keep::Lines`].
+    pub(crate) raw: Vec<u8>,
     pub(crate) content: Content,
     /// Keys that the format does not have, with their JSON; only with [`Keep::All`].
     pub(crate) further: Vec<(String, String)>,
@@ -92,6 +94,8 @@ impl Scan {
 pub(crate) enum Keep {
     Nothing,
     Examples,
+    /// Also the bytes of the lines.
+    Lines,
     /// Also the keys that the format does not have.
     All,
 }
@@ -188,10 +192,12 @@ impl Scanner {
                     }
                     if self.keep != Keep::Nothing {
                         let raw_hash = hash(&line);
+                        let raw = if self.keep == Keep::Lines { line.clone() } else { Vec::new() };
                         self.scan.records.push(Record {
                             file: index,
                             line: number,
                             raw_hash,
+                            raw,
                             content,
                             further,
                         });

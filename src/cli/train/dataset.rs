@@ -107,7 +107,7 @@ impl Source {
             ..Default::default()
         };
         let is_test = match test {
-            TestData::Split(share) => split(&self.train.records, *share),
+            TestData::Split(share) => examples::held_out(&self.train.records, *share),
             TestData::None | TestData::Files(_) => vec![false; self.train.records.len()],
         };
         let mut dataset = Dataset {
@@ -235,52 +235,4 @@ fn items_of(lines: &Lines, record: &Record, encoder: &Encoder) -> Result<(Vec<It
     let encoded = encoder.encode(lines, record)?;
     let items = encoded.examples.into_iter().map(|example| Item { examples: vec![example] });
     Ok((items.collect(), encoded.fate))
-}
-
-/// Chooses the lines for the evaluation by their hashes, so that a line stays on its side when others come or go. At
-/// least one line is on each side.
-fn split(records: &[Record], share: f64) -> Vec<bool> {
-    let hashes: Vec<u64> = records.iter().map(|record| record.raw_hash).collect();
-    split_hashes(&hashes, share)
-}
-
-fn split_hashes(hashes: &[u64], share: f64) -> Vec<bool> {
-    let part = |hash: u64| (hash >> 11) as f64 / (1_u64 << 53) as f64;
-    let mut is_test: Vec<bool> = hashes.iter().map(|hash| part(*hash) < share).collect();
-    let n_test = is_test.iter().filter(|it| **it).count();
-    let position = |hash: Option<&u64>| hash.and_then(|hash| hashes.iter().position(|it| it == hash));
-    if n_test == 0
-        && 1 < hashes.len()
-        && let Some(i) = position(hashes.iter().min())
-    {
-        is_test[i] = true;
-    }
-    if n_test == hashes.len()
-        && let Some(i) = position(hashes.iter().max())
-    {
-        is_test[i] = false;
-    }
-    is_test
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_stays_on_its_side_of_the_split_when_others_come() {
-        let hashes: Vec<u64> = (0..1000_u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
-        let all = split_hashes(&hashes, 0.1);
-        let n_test = all.iter().filter(|it| **it).count();
-        assert!((50..200).contains(&n_test), "{n_test}");
-        assert_eq!(split_hashes(&hashes[..500], 0.1), all[..500]);
-    }
-
-    #[test]
-    fn each_side_of_a_split_has_a_line() {
-        assert_eq!(split_hashes(&[u64::MAX, u64::MAX - 1], 0.5), [false, true]);
-        assert_eq!(split_hashes(&[0, 1], 0.5), [true, false]);
-        assert_eq!(split_hashes(&[u64::MAX], 0.5), [false]);
-        assert_eq!(split_hashes(&[0], 0.5), [false]);
-    }
 }
