@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::connection::App;
+use crate::counted::counted;
 use crate::examples::{Keep, check_share, held_out, read_keeping};
 use crate::failure::Failure;
 use crate::shell_word::quoted;
@@ -62,9 +63,6 @@ pub(super) fn run(files: &[PathBuf], options: &DataOptions, to: &To, app: &App) 
         quoted(&shown[0]),
         quoted(&shown[1])
     ));
-    let text = |i: usize| match counts[i] {
-        1 => format!("{}: 1 line", shown[i]),
-        n => format!("{}: {n} lines", shown[i]),
-    };
+    let text = |i: usize| format!("{}: {}", shown[i], counted(counts[i] as u64, "line"));
     app.out.value(&json, || format!("{}\n{}", text(0), text(1)))
 }
