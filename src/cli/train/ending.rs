@@ -114,7 +114,7 @@ fn losses(summary: &Summary) -> String {
 
 /// True if an evaluation is worse than the best one, as far as is shown.
 fn is_worse(last: f64, best: Evaluation) -> bool {
-    !(last <= best.loss) && figure(last) != figure(best.loss)
+    (last.is_nan() || best.loss < last) && figure(last) != figure(best.loss)
 }
 
 fn after(n_done: u64) -> String {

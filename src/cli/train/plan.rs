@@ -180,7 +180,7 @@ impl Plan {
             1 => format!("the final checkpoint, kept {}", kept(&self.settings.final_ttl.text)),
             n => format!(
                 "{} checkpoints, one every {} kept {}, and the final one kept {}",
-                n,
+                count(n),
                 every(self.settings.save_every),
                 kept(&self.settings.ttl.text),
                 kept(&self.settings.final_ttl.text)

@@ -324,15 +324,17 @@ fn is_refusal(failure: &Failure) -> bool {
 /// again; later, the run is resumed.
 fn explain(failure: Failure, is_begun: bool) -> Failure {
     let Failure::Api { error, remedy: None } = failure else { return failure };
-    let remedy = match error.kind() {
-        _ if !is_begun => None,
-        _ if error.is_not_found() => {
-            Some("resume the run: the server has lost what was in flight, as after a restart".to_owned())
-        }
-        ErrorKind::Timeout(_) | ErrorKind::Connection { .. } => {
-            Some("resume the run once the server answers; `tinkex doctor` examines the connection".to_owned())
-        }
-        _ => None,
+    let mut chain = std::iter::successors(Some(&*error), |it| it.cause());
+    let is_of_connection =
+        chain.any(|it| matches!(it.kind(), ErrorKind::Timeout(_) | ErrorKind::Connection { .. }));
+    let remedy = if !is_begun {
+        None
+    } else if error.is_not_found() {
+        Some("resume the run: the server has lost what was in flight, as after a restart".to_owned())
+    } else if is_of_connection {
+        Some("resume the run once the server answers; `tinkex doctor` examines the connection".to_owned())
+    } else {
+        None
     };
     Failure::Api { error, remedy }
 }
