@@ -136,7 +136,7 @@ pub(crate) enum Command {
     Chat(super::chat::Args),
     /// Measure models on a file of examples
     Eval(super::eval::Args),
-    /// Check, show, count and convert files of examples
+    /// Check, show, count, split and convert files of examples
     Data(super::data::Args),
     /// Write an HTML report of one or several training runs
     Report(super::report::Args),

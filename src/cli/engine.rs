@@ -182,6 +182,10 @@ pub(crate) fn explained(failure: Failure, lost: &Lost) -> Failure {
     const REMEDY: &str = "run the command again: it starts an engine of its own";
     match (lost.get(), failure) {
         (Some(why), Failure::Api { .. }) => Failure::text(why.clone()).with_remedy(REMEDY),
+        // The command has explained it.
+        (Some(why), Failure::Text { message, remedy }) if message == *why => {
+            Failure::Text { message, remedy }
+        }
         (Some(why), failure) => {
             notes::write(&format!("note: {why}"));
             failure

@@ -52,16 +52,6 @@ impl Failure {
         }
     }
 
-    /// What to do about it, if that is said.
-    pub(crate) fn remedy(&self) -> Option<String> {
-        match self {
-            Failure::Api { remedy, .. } | Failure::Text { remedy, .. } | Failure::Usage { remedy, .. } => {
-                remedy.clone()
-            }
-            _ => None,
-        }
-    }
-
     /// The failure in a line, without what to do about it.
     pub(crate) fn summary(&self) -> String {
         match self {
@@ -150,7 +140,7 @@ impl Failure {
     }
 
     /// What to do about the failure.
-    fn remedy(&self) -> Option<String> {
+    pub(crate) fn remedy(&self) -> Option<String> {
         match self {
             Failure::Api { error, remedy } => remedy.clone().or_else(|| remedy_of(error).map(str::to_owned)),
             Failure::Text { remedy, .. } | Failure::Usage { remedy, .. } => remedy.clone(),

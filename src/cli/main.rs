@@ -12,6 +12,7 @@ mod cells;
 mod chat;
 mod checkpoint;
 mod connection;
+mod counted;
 mod csv;
 mod data;
 mod doctor;

@@ -53,6 +53,13 @@ pub(crate) fn last_state(folder: &Path) -> Option<(String, Option<u64>)> {
 }
 
 fn resolve(name: &str, app: &App, member: &str, what: &str) -> Result<(String, App), Failure> {
+    let (path, mut app) = found(name, app, member, what)?;
+    // What was saved is in a folder that is there.
+    app.may_create_engine &= !path.contains("://");
+    Ok((path, app))
+}
+
+fn found(name: &str, app: &App, member: &str, what: &str) -> Result<(String, App), Failure> {
     let folder = Path::new(name);
     let log = folder.join(LOG);
     if !is_run(name) {

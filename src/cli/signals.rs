@@ -90,7 +90,7 @@ mod tests {
             (SIGHUP, Some("a second signal")),
         ] {
             let signal = Arc::new(AtomicUsize::new(signal.try_into().unwrap()));
-            assert_eq!(Stop { armed: Arc::default(), signal }.again(), again);
+            assert_eq!(Stop { armed: Arc::default(), is_deferred: Arc::default(), signal }.again(), again);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Files of examples: what is read, what is refused, and what is said about it.
 
 mod shown;
+mod split;
 
 use std::io::Write;
 
@@ -263,7 +264,7 @@ fn a_fault_of_a_thousand_lines_is_told_once_with_its_number_and_hides_no_other()
     let stdout = stdout.replace(&path, "x.jsonl");
     let expected = "x.jsonl:1: text: must not be empty\nx.jsonl:2: text: must not be empty\n\
                     x.jsonl:3: text: must not be empty\n… and 997 more of this kind, the last one in x.jsonl:1000\n\
-                    x.jsonl:1002: unknown key \"txt\"; did you mean \"text\"?\n1001 problems: 1 example, format text\n";
+                    x.jsonl:1002: unknown key \"txt\"; did you mean \"text\"?\n1,001 problems: 1 example, format text\n";
     assert_eq!(stdout, expected);
     let (_, stdout, _) = run(&home, &["data", "check", &path, "-f", "json"]);
     let json: Value = serde_json::from_str(&stdout).unwrap();

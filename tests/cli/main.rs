@@ -35,6 +35,8 @@ mod storage;
 mod tls;
 mod train;
 mod train_begin;
+mod train_remedies;
 mod train_resume;
 mod train_server;
+mod train_told;
 mod util;

@@ -108,7 +108,7 @@ fn a_page_shows_the_run_and_programs_read_its_metrics_back() {
         "c0ffee",
         "3 of the examples were cut",
         "<mark>Hello!</mark>",
-        "resumed at step 40",
+        "resumed after 40 steps",
         "tinkex train chats.jsonl -m tinkex/nano",
         "Gradient norm",
         "Lengths of the examples",
@@ -204,7 +204,7 @@ fn a_run_of_the_cookbook_is_read() {
         page.contains("class=\"state interrupted\"")
             && page.contains("tinkex train DATA --from tinker://r/weights/000000")
     );
-    assert!(page.contains("The loss is not a finite number in 1 step, first in step 1"), "{page}");
+    assert!(page.contains("The loss is not a finite number in 1 step, first in step 2"), "{page}");
     let data = data(&page);
     assert_eq!(data["metrics"]["test/nll"], json!([2.6, null]));
     assert_eq!(data["metrics"]["train_mean_nll"], json!([2.5, null]));
@@ -323,7 +323,7 @@ fn what_the_training_command_writes_is_shown() {
     let page = page(&home, "run");
     for part in [
         "class=\"state interrupted\"",
-        "the best evaluation was 0.650 at step 21",
+        "the best evaluation was 0.650 after 21 steps",
         "<td class=\"date\">after 7d</td>",
         "<td class=\"date\">never</td>",
         "sampler_weights/final --local=/engine &#39;Hello&#39;",

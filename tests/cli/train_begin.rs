@@ -63,7 +63,10 @@ fn a_new_run_begins_with_the_last_state_of_the_run_in_a_folder() {
     let (status, _, stderr) = run(&folder, &["train", &data, "-m", first.to_str().unwrap()]);
     assert_eq!(status, 2);
     assert!(
-        stderr.contains(&format!("\n  try: --from {} begins with its last state", first.display())),
+        stderr.contains(&format!(
+            "\n  try: `tinkex train {data} --from {}` begins with its last state",
+            first.display()
+        )),
         "{stderr}"
     );
     let empty = folder.join("empty");

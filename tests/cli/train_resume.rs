@@ -152,7 +152,7 @@ fn a_signal_saves_the_state_and_the_run_goes_on_when_it_is_resumed() {
         );
         let (status, _, stderr) = run(&folder, &["train", "--resume", broken.to_str().unwrap()]);
         assert_eq!(status, 0, "{stderr}");
-        assert!(stderr.contains(&format!("from step {next} of 60")), "{stderr}");
+        assert!(stderr.contains(&format!("goes on after step {next} of 60")), "{stderr}");
         assert_same(&whole, &broken, signal);
     }
 }
@@ -251,7 +251,7 @@ fn a_run_goes_on_when_a_checkpoint_cannot_be_saved_and_can_be_resumed_from_an_ea
     let output = on_server(&server, &folder, &["--resume", broken.to_str().unwrap()]).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{stderr}");
-    assert!(stderr.contains("from step 4 of 12"), "{stderr}");
+    assert!(stderr.contains("goes on after step 4 of 12"), "{stderr}");
     assert_same(&whole, &broken, "after the failed saves");
 }
 

@@ -168,7 +168,7 @@ fn a_step_that_the_server_refuses_ends_the_run_with_its_words_and_the_command_to
     command.args(["train", "--resume", site.out.to_str().unwrap(), "--max-steps", "6"]);
     let (status, stderr) = Running::start(command).end();
     assert_eq!(status, Some(0), "{stderr}");
-    assert!(stderr.contains("from step 4 of 6"), "{stderr}");
+    assert!(stderr.contains("goes on after step 4 of 6"), "{stderr}");
     assert_eq!(rows(&site.out).len(), 6);
 }
 

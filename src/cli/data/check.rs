@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::Files;
 use crate::connection::App;
-use crate::examples::{DataFormat, Encoder, Keep, Lines, Scan, file_name, scan};
+use crate::counted::counted;
+use crate::examples::{DataFormat, Encoder, Keep, Lines, Remarks, Scan, file_name, scan};
 use crate::failure::Failure;
 
 pub(super) fn run(files: &Files, app: &App) -> Result<(), Failure> {
@@ -26,6 +27,7 @@ fn encode_all(files: &Files, app: &App, scan: &mut Scan, format: DataFormat) -> 
         records: std::mem::take(&mut scan.records),
         files: scan.files.clone(),
         n_ties: scan.n_ties,
+        remarks: Remarks::default(),
     };
     let encoder: Encoder = files.encoder(app, &lines)?;
     for record in &lines.records {
@@ -59,22 +61,24 @@ fn json(scan: &Scan) -> Value {
         "problems": scan.problems.first(),
         "num_problems": scan.problems.len(),
         "faults": scan.problems.faults(),
+        "unknown_roles": scan.remarks.roles_json(),
+        "repeats": scan.remarks.repeats_json(),
     })
 }
 
 fn text(scan: &Scan) -> String {
     let mut lines = scan.problems.lines();
+    lines.extend(scan.remarks.lines());
     let format = scan.format.map_or("unknown", DataFormat::name);
     let problems = match scan.problems.len() {
         0 => "no problems".to_owned(),
-        1 => "1 problem".to_owned(),
-        n => format!("{n} problems"),
+        n => counted(n as u64, "problem"),
     };
-    let ties = if scan.n_ties == 0 { String::new() } else { format!(", {} ties", scan.n_ties) };
-    let examples = match scan.n_examples() {
-        1 => "1 example".to_owned(),
-        n => format!("{n} examples"),
+    let ties = match scan.n_ties {
+        0 => String::new(),
+        n => format!(", {}", counted(n as u64, "tie")),
     };
+    let examples = counted(scan.n_examples() as u64, "example");
     lines.push(format!("{problems}: {examples}, format {format}{ties}"));
     lines.join("\n")
 }

@@ -1,14 +1,15 @@
-//! `tinkex data`: checks, shows, counts and converts files of examples.
+//! `tinkex data`: checks, shows, counts, splits and converts files of examples.
 
 mod check;
 mod convert;
 mod show;
+mod split;
 mod stats;
 
 use std::path::PathBuf;
 
 use super::connection::App;
-use super::examples::{DataOptions, Encoder, FormatChoice, Lines, context_of};
+use super::examples::{DataOptions, Encoder, FormatChoice, Lines, TrainOn, context_of};
 use super::failure::Failure;
 
 #[derive(Debug, clap::Args)]
@@ -27,6 +28,8 @@ enum Command {
     Stats(Files),
     /// Write examples in another format to stdout
     Convert(Convert),
+    /// Write the lines that `train --eval-split` trains on and those that it holds out to two files
+    Split(Split),
 }
 
 /// Files of examples and the model that they are for.
@@ -59,6 +62,28 @@ struct Convert {
     /// Format to write
     #[arg(long, value_name = "FORMAT")]
     to: convert::To,
+    /// Format of the lines [default: auto, by the keys of the first line]
+    #[arg(long, value_name = "FORMAT")]
+    data_format: Option<FormatChoice>,
+    /// Only the first N examples
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Split {
+    /// Files of one JSON object a line, or of one JSON array, also compressed with gzip or zstd; - is stdin
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Share of the lines that is held out, as for `train`; a line is chosen by its content
+    #[arg(long, value_name = "SHARE")]
+    eval_split: f64,
+    /// Folder for train.jsonl and eval.jsonl
+    #[arg(short, long, value_name = "DIR")]
+    out: PathBuf,
+    /// Replace these files if they have other lines
+    #[arg(long)]
+    overwrite: bool,
     /// Format of the lines [default: auto, by the keys of the first line]
     #[arg(long, value_name = "FORMAT")]
     data_format: Option<FormatChoice>,
@@ -105,6 +130,13 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
         Command::Convert(Convert { files, to, data_format, limit }) => {
             let options = DataOptions { data_format, limit, ..DataOptions::default() };
             convert::run(&files, &options, to, app)
+        }
+        Command::Split(Split { files, eval_split, out, overwrite, data_format, limit }) => {
+            // Which messages are trained is a matter of the training.
+            let train_on = Some(TrainOn::All);
+            let options = DataOptions { data_format, limit, train_on, ..DataOptions::default() };
+            let to = split::To { share: eval_split, folder: out, overwrite };
+            split::run(&files, &options, &to, app)
         }
     }
 }

@@ -6,8 +6,9 @@ use tinkex::chat::Example;
 use super::Files;
 use crate::args::Format;
 use crate::connection::App;
-use crate::examples::{DataFormat, Encoder, Fate, Keep, Lines, Record, TooLong, printable, read_keeping};
+use crate::examples::{DataFormat, Encoder, Fate, Keep, Lines, Record, TooLong, read_keeping};
 use crate::failure::Failure;
+use crate::printable;
 
 /// What is shown of a line.
 struct Shown {
@@ -56,7 +57,7 @@ fn text(lines: &Lines, record: &Record, shown: &Shown, encoder: &Encoder, color:
     let place = lines.place(record);
     let mut parts = Vec::new();
     for (key, raw) in &record.further {
-        parts.push(format!("{key}: {}", printable(raw)));
+        parts.push(format!("{key}: {}", printable::text(raw)));
     }
     for (name, example) in &shown.examples {
         let name = if name.is_empty() { String::new() } else { format!(" {name}") };

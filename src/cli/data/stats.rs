@@ -5,7 +5,7 @@ use tinkex::chat::Example;
 
 use super::Files;
 use crate::connection::App;
-use crate::examples::{DataFormat, Fate, TooLong, read};
+use crate::examples::{DataFormat, Fate, TooLong, n_inputs, n_targets, read};
 use crate::failure::Failure;
 
 /// Figures of some examples.
@@ -14,6 +14,8 @@ struct Counts {
     /// Number of tokens of each example, as long as it was before it was cut.
     lengths: Vec<usize>,
     n_tokens: usize,
+    /// Those that go through the model in an epoch, and those that are learned.
+    n_inputs: usize,
     n_trained: usize,
     n_truncated: usize,
     n_dropped: usize,
@@ -22,7 +24,8 @@ struct Counts {
 impl Counts {
     fn add(&mut self, example: &Example) {
         self.n_tokens += example.n_tokens();
-        self.n_trained += example.n_trained();
+        self.n_inputs += n_inputs(example);
+        self.n_trained += n_targets(example);
         self.lengths.push(example.n_tokens());
     }
 }
@@ -72,6 +75,7 @@ pub(super) fn run(mut files: Files, app: &App) -> Result<(), Failure> {
         "lines": lines.records.len(),
         "examples": counts.lengths.len() - counts.n_dropped,
         "tokens": counts.n_tokens,
+        "epoch_tokens": counts.n_inputs,
         "trained_tokens": counts.n_trained,
         "lengths": lengths,
         "max_length": encoder.max_length,
@@ -87,6 +91,7 @@ pub(super) fn run(mut files: Files, app: &App) -> Result<(), Failure> {
         ("lines", lines.records.len().to_string()),
         ("examples", (counts.lengths.len() - counts.n_dropped).to_string()),
         ("tokens", counts.n_tokens.to_string()),
+        ("tokens in an epoch", counts.n_inputs.to_string()),
         ("trained tokens", counts.n_trained.to_string()),
         ("lengths", shown_lengths.join(", ")),
         ("max length", max),

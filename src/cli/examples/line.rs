@@ -44,6 +44,32 @@ const SHARE_GPT_KEYS: [&str; 4] = ["from", "value", "weight", "trainable"];
 /// The roles that conversations have everywhere. A format may have others: only one that is almost one of these is refused.
 const ROLES: [&str; 5] = ["system", "user", "assistant", "tool", "developer"];
 
+/// Roles of other programs, with those that they mean.
+const OTHER_ROLES: [(&str, &str); 12] = [
+    ("ai", "assistant"),
+    ("bot", "assistant"),
+    ("chatbot", "assistant"),
+    ("chatgpt", "assistant"),
+    ("gpt", "assistant"),
+    ("model", "assistant"),
+    ("response", "assistant"),
+    ("customer", "user"),
+    ("human", "user"),
+    ("prompter", "user"),
+    ("question", "user"),
+    ("function", "tool"),
+];
+
+/// Of a role that conversations do not have everywhere, the one that was probably meant, if that is known.
+pub(super) fn role_meant(role: &str) -> Option<Option<&'static str>> {
+    if ROLES.contains(&role) {
+        return None;
+    }
+    let lower = role.to_lowercase();
+    let other = OTHER_ROLES.iter().find(|(name, _)| *name == lower).map(|(_, meant)| *meant);
+    Some(other.or_else(|| ROLES.into_iter().find(|meant| is_near(role, meant))))
+}
+
 /// The fields of a line.
 pub(crate) fn fields(line: &[u8]) -> Result<Pairs<'_>, Problem> {
     let text = std::str::from_utf8(line)

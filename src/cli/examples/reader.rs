@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use tinkex::chat::Message;
 use tinkex::data::Preferred;
 
 use super::format::{DataFormat, Shape, detect};
-use super::line::{self, Content};
+use super::line::{self, Content, role_meant};
 use super::options::DataOptions;
 use super::problems::Problems;
+use super::remarks::Remarks;
 use super::source::{Source, hash};
 use crate::failure::Failure;
 
@@ -19,6 +21,7 @@ pub(crate) struct Lines {
     pub(crate) files: Vec<FileFacts>,
     /// Number of preferences without a better answer.
     pub(crate) n_ties: usize,
+    pub(crate) remarks: Remarks,
 }
 
 /// A file that was read.
@@ -50,6 +53,8 @@ pub(crate) struct Record {
     pub(crate) line: usize,
     /// A number of the line's bytes, for a split that is the same in each run.
     pub(crate) raw_hash: u64,
+    /// The bytes of the line; only with [`Keep::Lines`].
+    pub(crate) raw: Vec<u8>,
     pub(crate) content: Content,
     /// Keys that the format does not have, with their JSON; only with [`Keep::All`].
     pub(crate) further: Vec<(String, String)>,
@@ -75,6 +80,7 @@ pub(crate) struct Scan {
     pub(crate) files: Vec<FileFacts>,
     pub(crate) n_ties: usize,
     pub(crate) problems: Problems,
+    pub(crate) remarks: Remarks,
     /// Number of lines that were read, good and bad.
     n_read: usize,
     n_bad: usize,
@@ -92,6 +98,8 @@ impl Scan {
 pub(crate) enum Keep {
     Nothing,
     Examples,
+    /// Also the bytes of the lines.
+    Lines,
     /// Also the keys that the format does not have.
     All,
 }
@@ -106,9 +114,9 @@ pub(crate) fn read(files: &[PathBuf], options: &DataOptions) -> Result<Lines, Fa
 
 /// As [`read`], with a choice of what is kept.
 pub(crate) fn read_keeping(keep: Keep, files: &[PathBuf], options: &DataOptions) -> Result<Lines, Failure> {
-    let Scan { format, records, files, n_ties, problems, .. } = scan(files, options, keep);
+    let Scan { format, records, files, n_ties, problems, remarks, .. } = scan(files, options, keep);
     match format {
-        Some(format) if problems.is_empty() => Ok(Lines { format, records, files, n_ties }),
+        Some(format) if problems.is_empty() => Ok(Lines { format, records, files, n_ties, remarks }),
         _ => Err(Failure::text(problems.lines().join("\n"))),
     }
 }
@@ -126,6 +134,7 @@ pub(crate) fn scan(files: &[PathBuf], options: &DataOptions, keep: Keep) -> Scan
             files: Vec::new(),
             n_ties: 0,
             problems: Problems::default(),
+            remarks: Remarks::default(),
             n_read: 0,
             n_bad: 0,
         },
@@ -186,12 +195,22 @@ impl Scanner {
                     if matches!(&content, Content::Preference(it) if it.preferred == Preferred::Tie) {
                         self.scan.n_ties += 1;
                     }
+                    let raw_hash = hash(&line);
+                    self.scan.remarks.add_roles(&facts.place(number), &content, !self.needs_answers);
+                    let files = &self.scan.files;
+                    self.scan.remarks.add_line(raw_hash, (index, number), |(file, number)| {
+                        if file == index {
+                            return facts.place(number);
+                        }
+                        files.get(file).map(|file| file.place(number)).unwrap_or_default()
+                    });
                     if self.keep != Keep::Nothing {
-                        let raw_hash = hash(&line);
+                        let raw = if self.keep == Keep::Lines { line.clone() } else { Vec::new() };
                         self.scan.records.push(Record {
                             file: index,
                             line: number,
                             raw_hash,
+                            raw,
                             content,
                             further,
                         });
@@ -257,9 +276,22 @@ impl Scanner {
                 .iter()
                 .any(|message| message.role == "assistant" || message.trainable == Some(true))
         {
-            return Err("messages: has no message of the assistant, so that nothing is trained".into());
+            return Err(format!(
+                "messages: has no message of the assistant, so that nothing is trained{}",
+                unknown_role(&chat.messages)
+            ));
         }
         let further = if self.keep == Keep::All { line::further(&fields, shape) } else { Vec::new() };
         Ok((content, further))
+    }
+}
+
+/// The first role of a conversation that is not known, in words: its messages may be meant as answers.
+fn unknown_role(messages: &[Message]) -> String {
+    let found = messages.iter().rev().find_map(|message| Some((&message.role, role_meant(&message.role)?)));
+    match found {
+        Some((role, Some(meant))) => format!("; unknown role {role:?}; did you mean {meant:?}?"),
+        Some((role, None)) => format!("; unknown role {role:?}"),
+        None => String::new(),
     }
 }

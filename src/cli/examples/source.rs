@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use ring::digest::{Context, SHA256};
 
 use super::array::Items;
+use crate::shell_word::quoted;
 
 const LONGEST_LINE: u64 = 64 << 20;
 
@@ -51,6 +52,9 @@ impl Source {
         let digest = Arc::new(Mutex::new(Context::new(&SHA256)));
         let mut bytes = BufReader::with_capacity(1 << 16, Digested { inner, digest: digest.clone() });
         let start = bytes.fill_buf().map_err(|error| format!("cannot be read: {error}"))?;
+        if let Some(problem) = table(path, start) {
+            return Err(problem);
+        }
         let lines: Box<dyn BufRead + Send> = match start {
             [0x1f, 0x8b, ..] => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(bytes))),
             [b'P', b'A', b'R', b'1', ..] => {
@@ -116,6 +120,33 @@ impl Source {
         io::copy(&mut self.lines, &mut io::sink()).map_err(|error| format!("cannot be read: {error}"))?;
         Ok(hex(self.digest.lock().clone().finish().as_ref()))
     }
+}
+
+/// Why a file of a table is not read, with the command that writes its rows as lines. `start` are its first bytes: a file
+/// of JSON may have any name.
+fn table(path: &Path, start: &[u8]) -> Option<String> {
+    if start.starts_with(b"PK\x03\x04") {
+        return Some(
+            "is a ZIP archive, or a document of a spreadsheet program; write its rows as CSV".into(),
+        );
+    }
+    let extension = path.extension()?.to_str()?.to_lowercase();
+    let (kind, option) = match extension.as_str() {
+        "csv" => ("CSV", ""),
+        "tsv" => ("TSV", r#", delimiter="\t""#),
+        _ => return None,
+    };
+    if matches!(start.trim_ascii_start().first(), Some(b'{' | b'[') | None) {
+        return None;
+    }
+    let to = path.with_extension("jsonl");
+    let shown = |path: &Path| quoted(&path.display().to_string());
+    Some(format!(
+        "is {kind}; with columns such as prompt and completion, this writes it as lines: python3 -c 'import csv, json, sys; \
+         [print(json.dumps(row)) for row in csv.DictReader(open(sys.argv[1], newline=\"\", encoding=\"utf-8-sig\"){option})]' {} > {}",
+        shown(path),
+        shown(&to)
+    ))
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {

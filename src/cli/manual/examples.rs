@@ -47,6 +47,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
             "tinkex data convert alpaca.json --data-format completion --to chat > train.jsonl",
         ],
     ),
+    ("data split", &["tinkex data split chats.jsonl --eval-split 0.05 -o parts"]),
     ("report", &["tinkex report my-run --open", "tinkex report runs/a runs/b -o comparison.html"]),
     (
         "checkpoint list",

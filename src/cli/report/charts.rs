@@ -16,9 +16,9 @@ const MAX_BINS: usize = 120;
 /// Most marks of one kind: more of them would be a bar.
 const MAX_MARKS: usize = 200;
 
-/// First and last step of a run.
+/// First and last step of a run, counted from 1.
 pub(crate) fn steps(run: &Run) -> (f64, f64) {
-    let step = |row: Option<&super::read::Row>| row.map_or(0.0, |it| it.step);
+    let step = |row: Option<&super::read::Row>| row.map_or(0.0, |it| it.done);
     (step(run.rows.first()), step(run.rows.last()))
 }
 
@@ -33,8 +33,9 @@ pub(crate) fn of(run: &Run, objective: &Objective, n: usize) -> Vec<Chart> {
         let line = Line { label: String::new(), color, shape: Shape::Line, points, note };
         Chart { title: title.into(), unit, lines: vec![line], steps, summary, ..Default::default() }
     };
-    let last_test = objective.test.last().map_or(steps.1, |it| it.0.max(steps.1));
-    let mut charts = vec![loss(objective, (steps.0, last_test), marks.clone(), n)];
+    let tests = objective.test.iter().map(|it| it.0);
+    let of_loss = series::range(tests.chain([steps.0, steps.1])).unwrap_or(steps);
+    let mut charts = vec![loss(objective, of_loss, marks.clone(), n)];
     charts.extend(preferences(run, steps, n));
     charts.push(Chart {
         from_zero: true,
@@ -174,13 +175,14 @@ fn times(run: &Run, steps: (f64, f64)) -> Chart {
         })
         .collect();
     let gap = if rows.len() < 2 { 1.0 } else { (steps.1 - steps.0) / (rows.len() - 1) as f64 };
+    // A step takes the room before its number.
     let range = |bin: &std::ops::Range<usize>| {
-        let to = rows.get(bin.end).map_or(rows[bin.end - 1].step + gap, |it| it.step);
-        (rows[bin.start].step, to)
+        let before = bin.start.checked_sub(1).and_then(|i| rows.get(i));
+        (before.map_or(rows[bin.start].done - gap, |it| it.done), rows[bin.end - 1].done)
     };
     let bins: Vec<(f64, f64)> = bins.iter().map(range).collect();
     let means: Vec<String> = layers.iter().map(|it| format!("{} {}", it.label, it.note)).collect();
-    let steps = (steps.0, bins.last().map_or(steps.1, |it| it.1));
+    let steps = (bins.first().map_or(steps.0, |it| it.0), steps.1);
     Chart {
         title: "Time of a step".into(),
         unit: "s",
@@ -197,7 +199,11 @@ fn marks(run: &Run) -> Vec<Mark> {
     let mut marks: Vec<Mark> = run
         .resumes
         .iter()
-        .map(|step| Mark { step: *step as f64, kind: "resume", text: format!("resumed at step {step}") })
+        .map(|step| Mark {
+            step: *step as f64,
+            kind: "resume",
+            text: format!("resumed {}", facts::after(*step as f64)),
+        })
         .collect();
     for (name, kind) in [("tinkex/pause_s", "pause"), ("tinkex/retries", "retry")] {
         let points = run.points(&[name]);

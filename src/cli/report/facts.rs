@@ -41,6 +41,7 @@ pub(crate) struct Objective {
     pub(crate) title: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) points: Vec<Point>,
+    /// Evaluations by the number of steps that were done before them.
     pub(crate) test: Vec<Point>,
     /// Lower is better.
     pub(crate) falls: bool,
@@ -73,10 +74,9 @@ pub(crate) fn state(run: &Run) -> State {
 
 pub(crate) fn objective(run: &Run) -> Objective {
     let of = |title, unit, names: &[&str], tests: &[&str], falls| {
-        let mut test = run.points(tests);
-        // A row has the evaluation before its step.
-        let last = run.points(&FINAL_TEST).last().map(|(step, value)| (step + 1.0, *value));
-        test.extend(last.filter(|_| falls));
+        // A row has the evaluation before its step, and the last one also that after it.
+        let mut test = run.points_before(tests);
+        test.extend(run.points(&FINAL_TEST).last().filter(|_| falls));
         Objective { title, unit, points: run.points(names), test, falls }
     };
     let usual = of("Training loss", "nats per token", &TRAIN, &TEST, true);
@@ -112,14 +112,23 @@ impl Objective {
         let mut text = in_words("", &self.points);
         if let (Some(best), Some(last)) = (self.best_test(), self.test.last()) {
             text.push_str(&format!(
-                "; evaluation: {} values, last {}, best {} at step {}",
+                "; evaluation: {} values, last {}, best {} {}",
                 self.test.len(),
                 figure(last.1),
                 figure(best.1),
-                grouped(best.0)
+                after(best.0)
             ));
         }
         text
+    }
+}
+
+/// When an evaluation was made.
+pub(crate) fn after(steps: f64) -> String {
+    match steps {
+        0.0 => "before the training".into(),
+        1.0 => "after 1 step".into(),
+        steps => format!("after {} steps", grouped(steps)),
     }
 }
 
@@ -180,7 +189,7 @@ pub(crate) fn speed(run: &Run) -> Vec<Point> {
     let of = |row: &super::read::Row| {
         let tokens = TOKENS.iter().find_map(|name| row.values.get(*name)).copied()?;
         let seconds = row.values.get("time/step").or_else(|| row.values.get("time/total")).copied()?;
-        (tokens.is_finite() && seconds.is_finite()).then_some((row.step, tokens, seconds))
+        (tokens.is_finite() && seconds.is_finite()).then_some((row.done, tokens, seconds))
     };
     let rows: Vec<(f64, f64, f64)> = run.rows.iter().filter_map(of).collect();
     if rows.is_empty() {
@@ -245,7 +254,7 @@ pub(crate) fn tiles(run: &Run, objective: &Objective) -> Vec<Tile> {
     let best = objective.best();
     add(best_label, best.map(|it| figure(it.1)), at(best));
     let test = objective.best_test();
-    add("Best evaluation", test.map(|it| figure(it.1)), at(test));
+    add("Best evaluation", test.map(|it| figure(it.1)), test.map(|it| after(it.0)).unwrap_or_default());
     let judged = objective.test.last().map(|it| it.1).or_else(|| recent(&objective.points));
     let of = if objective.test.is_empty() { "of training" } else { "of the last evaluation" };
     let perplexity = judged.filter(|it| is_nll && *it < 50.0).map(|it| figure(it.exp()));
@@ -301,8 +310,7 @@ pub(crate) fn lede(run: &Run, objective: &Objective) -> String {
         _ => format!("{steps} {what} was never a finite number"),
     };
     if let Some(best) = objective.best_test() {
-        let at = grouped(best.0);
-        text.push_str(&format!("; the best evaluation was {} at step {at}", figure(best.1)));
+        text.push_str(&format!("; the best evaluation was {} {}", figure(best.1), after(best.0)));
         if let Some(last) = objective.test.last().filter(|it| 1.02 * best.1 < it.1) {
             text.push_str(&format!(", and the last one {}", figure(last.1)));
         }
@@ -331,8 +339,8 @@ pub(crate) fn warnings(run: &Run, objective: &Objective) -> Vec<String> {
         && best.1 * 1.05 < last.1
     {
         all.push(format!(
-            "The evaluation got worse after step {}, from {} to {}: the run fits its examples more than it learns. An earlier checkpoint may be the better one.",
-            grouped(best.0),
+            "The evaluation was best {}, and got worse from {} to {}: the run fits its examples more than it learns. An earlier checkpoint may be the better one.",
+            after(best.0),
             figure(best.1),
             figure(last.1)
         ));

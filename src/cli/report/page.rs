@@ -118,13 +118,11 @@ fn chosen_rows<'a>(run: &'a Run, objective: &Objective, n: usize) -> Vec<&'a sup
         return run.rows.iter().collect();
     }
     let finite: Vec<_> = objective.points.iter().filter(|it| it.1.is_finite()).copied().collect();
-    let mut steps: Vec<f64> = series::lttb(&finite, n).iter().map(|it| it.0).collect();
-    if objective.test.len() <= n / 4 {
-        steps.extend(objective.test.iter().map(|it| it.0));
-    }
-    steps.sort_by(f64::total_cmp);
-    let is_chosen = |step: f64| steps.binary_search_by(|it| it.total_cmp(&step)).is_ok();
-    run.rows.iter().filter(|row| is_chosen(row.step)).collect()
+    let steps: Vec<f64> = series::lttb(&finite, n).iter().map(|it| it.0).collect();
+    let is_few = objective.test.len() <= n / 4;
+    let tests: Vec<f64> = objective.test.iter().filter(|_| is_few).map(|it| it.0).collect();
+    let has = |all: &[f64], step: f64| all.binary_search_by(|it| it.total_cmp(&step)).is_ok();
+    run.rows.iter().filter(|row| has(&steps, row.done) || has(&tests, row.before)).collect()
 }
 
 /// A number with seven digits; nothing if it is not finite.

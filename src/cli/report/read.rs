@@ -37,7 +37,11 @@ pub(crate) struct Run {
 /// A row of `metrics.jsonl`.
 #[derive(Debug)]
 pub(crate) struct Row {
+    /// As the file has it.
     pub(crate) step: f64,
+    /// Steps that are done with this one, and before it. People count from 1; most programs number from 0.
+    pub(crate) done: f64,
+    pub(crate) before: f64,
     /// The numbers, also those that are not finite.
     pub(crate) values: BTreeMap<String, f64>,
 }
@@ -135,7 +139,7 @@ fn objects(run: &mut Run, name: &str) -> Vec<Map<String, Value>> {
 fn row(object: Map<String, Value>) -> Option<Row> {
     let step = number(object.get("step").or_else(|| object.get("progress/batch"))?)?;
     let values = object.iter().filter_map(|(name, value)| Some((name.clone(), number(value)?)));
-    Some(Row { step, values: values.filter(|(name, _)| name != "step").collect() })
+    Some(Row { step, done: step, before: step, values: values.filter(|(name, _)| name != "step").collect() })
 }
 
 /// A number, also one that JSON cannot write.
@@ -163,6 +167,12 @@ fn sort_rows(run: &mut Run) {
         }
         is_same
     });
+    // The rows of a program that numbers its steps from 1 have the evaluation after the step.
+    if run.rows.first().is_some_and(|row| row.step == 0.0) {
+        for row in &mut run.rows {
+            row.done += 1.0;
+        }
+    }
 }
 
 /// A sample, whatever program wrote it: the step, the prompt (a text or messages) and the text.
@@ -289,10 +299,19 @@ impl Run {
         }
     }
 
-    /// The points (step, value) of a metric: of the first of these names that a row has.
+    /// The points (step, value) of a metric: of the first of these names that a row has. Steps are counted from 1.
     pub(crate) fn points(&self, names: &[&str]) -> Vec<(f64, f64)> {
+        self.points_at(names, |row| row.done)
+    }
+
+    /// The points of a metric that was measured before the step of its row, by the number of steps that were done.
+    pub(crate) fn points_before(&self, names: &[&str]) -> Vec<(f64, f64)> {
+        self.points_at(names, |row| row.before)
+    }
+
+    fn points_at(&self, names: &[&str], at: impl Fn(&Row) -> f64) -> Vec<(f64, f64)> {
         let value = |row: &Row| names.iter().find_map(|name| row.values.get(*name)).copied();
-        self.rows.iter().filter_map(|row| Some((row.step, value(row)?))).collect()
+        self.rows.iter().filter_map(|row| Some((at(row), value(row)?))).collect()
     }
 
     /// The last value of a metric.

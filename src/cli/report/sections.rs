@@ -39,9 +39,9 @@ pub(super) fn samples(run: &Run) -> String {
             html(&prompt)
         );
         if first.step < last.step {
-            side(&mut out, if first.step == 0 { "before" } else { "first" }, first);
+            side(&mut out, first);
         }
-        side(&mut out, "after", last);
+        side(&mut out, last);
         out.push_str("</div></div>\n");
     }
     if MAX_PROMPTS < prompts.len() {
@@ -52,12 +52,12 @@ pub(super) fn samples(run: &Run) -> String {
     out
 }
 
-fn side(out: &mut String, label: &str, sample: &Sample) {
+fn side(out: &mut String, sample: &Sample) {
     let text = if sample.text.is_empty() { "(empty)".into() } else { cut(&sample.text, MAX_SHOWN_TEXT) };
     let _ = write!(
         out,
-        "<div class=\"side\"><h3>{label}, step {}</h3><div class=\"text\" dir=\"auto\">{}</div></div>",
-        grouped(sample.step as f64),
+        "<div class=\"side\"><h3>{}</h3><div class=\"text\" dir=\"auto\">{}</div></div>",
+        facts::after(sample.step as f64),
         html(&text)
     );
 }

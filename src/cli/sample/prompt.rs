@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::io::{IsTerminal, Read};
 
-use crate::examples::printable;
 use crate::failure::Failure;
+use crate::printable;
 
 /// The prompt: `@FILE` names a file, `@@…` is a text that begins with @, and nothing or `-` is stdin.
 pub(super) fn read(argument: Option<&str>, raw: bool) -> Result<String, Failure> {
@@ -47,5 +47,5 @@ fn not_empty(text: String) -> Result<String, Failure> {
 
 /// An answer for a terminal without characters that control it; for a program as it is.
 pub(crate) fn printed(text: &str) -> Cow<'_, str> {
-    if std::io::stdout().is_terminal() { Cow::Owned(printable(text)) } else { Cow::Borrowed(text) }
+    if std::io::stdout().is_terminal() { Cow::Owned(printable::text(text)) } else { Cow::Borrowed(text) }
 }

@@ -1,5 +1,7 @@
 //! The data of a run: examples, or pairs of them, to train on and to evaluate with.
 
+use std::collections::HashSet;
+
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use tinkex::chat::{Example, Reduction};
@@ -8,7 +10,10 @@ use tinkex::types::Datum;
 
 use super::lengths::{histogram, quantile};
 use super::settings::{Settings, TestData};
-use crate::examples::{self, Content, DataFormat, Encoder, Fate, FileFacts, Lines, Problems, Record};
+use crate::counted::counted;
+use crate::examples::{
+    self, Content, DataFormat, Encoder, Fate, FileFacts, Lines, Problems, Record, n_inputs, n_targets,
+};
 use crate::failure::Failure;
 
 /// What one position of a batch trains: an example, or the two answers of a preference.
@@ -22,8 +27,13 @@ impl Item {
         self.examples.iter().map(Example::n_tokens).sum()
     }
 
-    fn n_trained(&self) -> usize {
-        self.examples.iter().map(Example::n_trained).sum()
+    /// Number of tokens that go through the model.
+    pub(super) fn n_inputs(&self) -> usize {
+        self.examples.iter().map(n_inputs).sum()
+    }
+
+    fn n_targets(&self) -> usize {
+        self.examples.iter().map(n_targets).sum()
     }
 
     /// The item as it is sent.
@@ -65,6 +75,7 @@ pub(super) struct Facts {
     pub(super) n_truncated: usize,
     pub(super) n_dropped: usize,
     pub(super) n_ties: usize,
+    /// Tokens that go through the model in an epoch, those that are learned, and those of an evaluation.
     pub(super) n_tokens: u64,
     pub(super) n_trained: u64,
     pub(super) n_test_tokens: u64,
@@ -77,6 +88,8 @@ pub(super) struct Facts {
     pub(super) lengths: [usize; 5],
     /// The same lengths as bars: largest length and number.
     pub(super) histogram: Vec<[usize; 2]>,
+    /// What is strange in the lines, each with the word note or warning.
+    pub(super) remarks: Vec<String>,
 }
 
 impl Source {
@@ -96,6 +109,25 @@ impl Source {
         Ok(Source { train, test })
     }
 
+    /// What is strange in the lines.
+    fn remarks(&self) -> Vec<String> {
+        let mut all = self.train.remarks.lines();
+        let Some(test) = &self.test else { return all };
+        all.extend(test.remarks.lines());
+        let trained: HashSet<u64> = self.train.records.iter().map(|record| record.raw_hash).collect();
+        let mut both = test.records.iter().filter(|record| trained.contains(&record.raw_hash));
+        if let Some(first) = both.next() {
+            let n = both.count() as u64 + 1;
+            let place = test.place(first);
+            all.push(format!(
+                "warning: {} of the evaluation {} trained on, too, the first in {place}",
+                counted(n, "line"),
+                if n == 1 { "is" } else { "are" }
+            ));
+        }
+        all
+    }
+
     /// Turns the lines into examples.
     pub(super) fn encode(&self, encoder: &Encoder, test: &TestData) -> Result<Dataset, Failure> {
         let mut facts = Facts {
@@ -104,10 +136,11 @@ impl Source {
             n_lines: self.train.records.len(),
             n_ties: self.train.n_ties,
             prompt: self.train.records.first().and_then(|record| prompt(&record.content)),
+            remarks: self.remarks(),
             ..Default::default()
         };
         let is_test = match test {
-            TestData::Split(share) => split(&self.train.records, *share),
+            TestData::Split(share) => examples::held_out(&self.train.records, *share),
             TestData::None | TestData::Files(_) => vec![false; self.train.records.len()],
         };
         let mut dataset = Dataset {
@@ -132,9 +165,9 @@ impl Source {
         facts.lengths = [0.0, 0.1, 0.5, 0.9, 1.0].map(|share| quantile(&lengths, share));
         facts.histogram = histogram(&lengths);
         (facts.n_items, facts.n_test_items) = (dataset.train.len(), dataset.test.len());
-        facts.n_tokens = lengths.iter().map(|n| *n as u64).sum();
-        facts.n_trained = dataset.train.iter().map(|item| item.n_trained() as u64).sum();
-        facts.n_test_tokens = dataset.test.iter().map(|item| item.n_tokens() as u64).sum();
+        facts.n_tokens = dataset.train.iter().map(|item| item.n_inputs() as u64).sum();
+        facts.n_trained = dataset.train.iter().map(|item| item.n_targets() as u64).sum();
+        facts.n_test_tokens = dataset.test.iter().map(|item| item.n_inputs() as u64).sum();
         dataset.facts = facts;
         Ok(dataset)
     }
@@ -235,52 +268,4 @@ fn items_of(lines: &Lines, record: &Record, encoder: &Encoder) -> Result<(Vec<It
     let encoded = encoder.encode(lines, record)?;
     let items = encoded.examples.into_iter().map(|example| Item { examples: vec![example] });
     Ok((items.collect(), encoded.fate))
-}
-
-/// Chooses the lines for the evaluation by their hashes, so that a line stays on its side when others come or go. At
-/// least one line is on each side.
-fn split(records: &[Record], share: f64) -> Vec<bool> {
-    let hashes: Vec<u64> = records.iter().map(|record| record.raw_hash).collect();
-    split_hashes(&hashes, share)
-}
-
-fn split_hashes(hashes: &[u64], share: f64) -> Vec<bool> {
-    let part = |hash: u64| (hash >> 11) as f64 / (1_u64 << 53) as f64;
-    let mut is_test: Vec<bool> = hashes.iter().map(|hash| part(*hash) < share).collect();
-    let n_test = is_test.iter().filter(|it| **it).count();
-    let position = |hash: Option<&u64>| hash.and_then(|hash| hashes.iter().position(|it| it == hash));
-    if n_test == 0
-        && 1 < hashes.len()
-        && let Some(i) = position(hashes.iter().min())
-    {
-        is_test[i] = true;
-    }
-    if n_test == hashes.len()
-        && let Some(i) = position(hashes.iter().max())
-    {
-        is_test[i] = false;
-    }
-    is_test
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_stays_on_its_side_of_the_split_when_others_come() {
-        let hashes: Vec<u64> = (0..1000_u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
-        let all = split_hashes(&hashes, 0.1);
-        let n_test = all.iter().filter(|it| **it).count();
-        assert!((50..200).contains(&n_test), "{n_test}");
-        assert_eq!(split_hashes(&hashes[..500], 0.1), all[..500]);
-    }
-
-    #[test]
-    fn each_side_of_a_split_has_a_line() {
-        assert_eq!(split_hashes(&[u64::MAX, u64::MAX - 1], 0.5), [false, true]);
-        assert_eq!(split_hashes(&[0, 1], 0.5), [true, false]);
-        assert_eq!(split_hashes(&[u64::MAX], 0.5), [false]);
-        assert_eq!(split_hashes(&[0], 0.5), [false]);
-    }
 }

@@ -5,11 +5,13 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tinkex::train::CheckpointRecord;
 
-use super::plan::{count, usd};
+use super::best::{self, Evaluation};
+use super::plan::usd;
 use super::progress::clock;
 use super::settings::{Chosen, Settings};
 use super::summary::Summary;
 use crate::connection::App;
+use crate::counted::counted;
 use crate::shell_word;
 
 /// The command that continues a run.
@@ -18,12 +20,16 @@ pub(super) fn resume_command(folder: &Path) -> String {
 }
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Ending<'a> {
     pub(super) settings: &'a Settings,
     pub(super) chosen: &'a Chosen,
     pub(super) summary: &'a Summary,
     pub(super) record: &'a CheckpointRecord,
+    /// The checkpoint nearest to the best evaluation.
+    pub(super) best: Option<&'a CheckpointRecord>,
+    /// Commands that evaluate on the lines that were held out.
+    pub(super) held_out: Option<String>,
     /// A prompt to try, and whether it is sent as it is.
     pub(super) prompt: Option<&'a (String, bool)>,
     pub(super) monthly_usd: Option<f64>,
@@ -32,18 +38,19 @@ pub(super) struct Ending<'a> {
 
 /// The lines at the end of a finished run.
 pub(super) fn lines(app: &App, ending: &Ending<'_>) -> Vec<String> {
-    let Ending { settings, chosen, summary, record, prompt, monthly_usd, report } = *ending;
+    let Ending { settings, chosen, summary, record, prompt, monthly_usd, report, .. } = *ending;
     let totals = &summary.totals;
     let mut first = format!(
-        "{} steps in {}, {} tokens trained",
-        count(chosen.n_steps),
+        "{} in {}, {} trained",
+        counted(chosen.n_steps, "step"),
         clock(totals.seconds),
-        count(totals.tokens.trained)
+        counted(totals.tokens.trained, "token")
     );
     if 0.0 < totals.usd {
         first.push_str(&format!(", {}", usd(totals.usd)));
     }
     let mut lines = vec![first, losses(summary)];
+    lines.extend(better_checkpoint(ending));
     lines.extend(record.state_path.as_ref().map(ToString::to_string));
     if let Some(sampler) = &record.sampler_path {
         lines.push(sampler.to_string());
@@ -53,6 +60,9 @@ pub(super) fn lines(app: &App, ending: &Ending<'_>) -> Vec<String> {
         };
         lines.push(format!("tinkex sample -m {sampler}{}{raw} {prompt}", app.place()));
     }
+    lines.extend(
+        ending.held_out.as_ref().map(|commands| format!("evaluate on the held-out lines: {commands}")),
+    );
     if let Some(path) = record.sampler_path.as_ref() {
         let kept = kept(settings, app.global.local.is_some(), monthly_usd);
         lines.push(format!(
@@ -85,18 +95,55 @@ fn losses(summary: &Summary) -> String {
     if let Some((best, step)) = summary.best_loss {
         text.push_str(&format!(", best {} at step {step}", figure(best)));
     }
-    if let Some(test) = summary.final_test {
-        text.push_str(&format!("; evaluation {} at the end", figure(test)));
-    }
-    if let Some((best, step)) = summary.best_test.filter(|best| !is_best_at_end(summary, best.0)) {
-        text.push_str(&format!(", best {} before step {step}", figure(best)));
+    match (summary.final_test, summary.best_test) {
+        (Some(last), Some(best)) if is_worse(last, best) => {
+            text.push_str(&format!(
+                "; evaluation {} at the end, best {} {}",
+                figure(last),
+                figure(best.loss),
+                after(best.n_done)
+            ));
+        }
+        (Some(last), Some(_)) => {
+            text.push_str(&format!("; evaluation {} at the end, the best of all", figure(last)));
+        }
+        _ => {}
     }
     text
 }
 
-/// True if the evaluation after the last step is no worse than this one before a step.
-fn is_best_at_end(summary: &Summary, best: f64) -> bool {
-    summary.final_test.is_some_and(|last| last <= best)
+/// True if an evaluation is worse than the best one, as far as is shown.
+fn is_worse(last: f64, best: Evaluation) -> bool {
+    (last.is_nan() || best.loss < last) && figure(last) != figure(best.loss)
+}
+
+fn after(n_done: u64) -> String {
+    match n_done {
+        0 => "before the first step".into(),
+        n => format!("after {}", counted(n, "step")),
+    }
+}
+
+/// If the evaluation got worse, the checkpoint to take instead of the final one, whole on a line of its own.
+fn better_checkpoint(ending: &Ending<'_>) -> Vec<String> {
+    let (Some(last), Some(best)) = (ending.summary.final_test, ending.summary.best_test) else {
+        return Vec::new();
+    };
+    if !is_worse(last, best) {
+        return Vec::new();
+    }
+    match ending.best.filter(|near| !near.is_final) {
+        Some(near) => {
+            let when = after(near.next_batch.unwrap_or(0));
+            let text = format!("the evaluation got worse; the checkpoint nearest to the best one, {when}:");
+            [text].into_iter().chain(best::path(near)).collect()
+        }
+        None => vec![
+            "the evaluation got worse, and no earlier checkpoint is nearer to the best one than the final one; \
+             a smaller --save-every keeps more of them"
+                .into(),
+        ],
+    }
 }
 
 fn figure(loss: f64) -> String {
@@ -104,7 +151,7 @@ fn figure(loss: f64) -> String {
 }
 
 pub(super) fn to_json(ending: &Ending<'_>, folder: &Path) -> Value {
-    let Ending { chosen, summary, record, report, .. } = *ending;
+    let Ending { chosen, summary, record, report, best, .. } = *ending;
     json!({
         "folder": super::dataset::absolute(folder),
         "n_steps": chosen.n_steps,
@@ -114,7 +161,9 @@ pub(super) fn to_json(ending: &Ending<'_>, folder: &Path) -> Value {
         "loss": summary.last_loss,
         "best_loss": summary.best_loss.map(|best| best.0),
         "eval_loss": summary.final_test,
-        "best_eval_loss": summary.best_test.map(|best| best.0).into_iter().chain(summary.final_test).reduce(f64::min),
+        "best_eval_loss": summary.best_test.map(|best| best.loss),
+        "best_eval_steps": summary.best_test.map(|best| best.n_done),
+        "best_eval_checkpoint": best.and_then(best::path),
         "state_path": record.state_path.as_ref().map(ToString::to_string),
         "sampler_path": record.sampler_path.as_ref().map(ToString::to_string),
         "report": report.map(|path| path.display().to_string()),
@@ -122,7 +171,7 @@ pub(super) fn to_json(ending: &Ending<'_>, folder: &Path) -> Value {
 }
 
 /// A word for a shell; one that begins like an option is seen to be none.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     if word.starts_with('-') { shell_word::in_quotes(word) } else { shell_word::quoted(word) }
 }
 

@@ -4,6 +4,8 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::ending::resume_command;
+use super::{again, record};
 use crate::failure::Failure;
 
 /// Files that a run writes.
@@ -16,54 +18,109 @@ const COPIES: [&str; 3] = ["metrics.jsonl.", "checkpoints.jsonl.", "samples.json
 pub(super) fn by_default(model: &str, now: SystemTime) -> PathBuf {
     let name: String = model.rsplit('/').next().unwrap_or(model).chars().map(safe).collect();
     let base = PathBuf::from("tinkex-runs").join(format!("{}-{name}", date(now)));
-    let with = |n: u32| PathBuf::from(format!("{}-{n}", base.display()));
-    let further = (2..).map(with).find(|path| !path.exists());
-    if base.exists() { further.unwrap_or(base) } else { base }
+    if base.exists() { numbered(&base) } else { base }
 }
 
 fn safe(letter: char) -> char {
     if letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_') { letter } else { '-' }
 }
 
-/// Makes the folder of a new run. With `overwrite`, the files of an earlier run are removed, and no others.
-pub(super) fn prepare(dir: &Path, overwrite: bool) -> Result<(), Failure> {
+/// Refuses the folder of a new run if another process uses it, or if something is in it and `overwrite` is not set.
+/// Changes nothing.
+pub(super) fn check(dir: &Path, overwrite: bool) -> Result<(), Failure> {
     let name = dir.display();
-    let problem = |error: std::io::Error| Failure::text(format!("{name}: {error}"));
-    std::fs::create_dir_all(dir)
-        .map_err(|error| Failure::text(format!("cannot create the folder {name}: {error}")))?;
+    if let Some(file) = dir.ancestors().find(|it| it.exists()).filter(|it| !it.is_dir()) {
+        return Err(Failure::text(format!("cannot create the folder {name}: {} is a file", file.display()))
+            .with_remedy(format!("`{}`", elsewhere(dir))));
+    }
     check_free(dir)?;
+    if overwrite || names_in(dir)?.is_empty() {
+        return Ok(());
+    }
+    let failure = Failure::usage(format!("the folder {name} is not empty"));
+    let elsewhere = elsewhere(dir);
+    let is_of_run = record::read(dir).is_ok_and(|config| record::check_own(dir, &config).is_ok());
+    Err(failure.with_remedy(if is_of_run {
+        format!(
+            "`{}` goes on with its run; `{}` replaces it; `{elsewhere}` leaves it",
+            resume_command(dir),
+            again::command(&[], &["--overwrite"]),
+        )
+    } else {
+        format!("`{elsewhere}`")
+    }))
+}
+
+/// The command line of this process with a folder that does not exist yet.
+fn elsewhere(dir: &Path) -> String {
+    again::command(&[again::OUT, again::OVERWRITE], &["--out", &beside(dir).display().to_string()])
+}
+
+/// A folder beside another one that does not exist yet.
+pub(super) fn beside(dir: &Path) -> PathBuf {
+    let mut base = dir;
+    // Not in a file.
+    while let Some(parent) = base.parent().filter(|it| it.is_file()) {
+        base = parent;
+    }
+    numbered(&base.components().collect::<PathBuf>())
+}
+
+/// The first of DIR-2, DIR-3, … that does not exist yet.
+fn numbered(dir: &Path) -> PathBuf {
+    let with = |n: u32| PathBuf::from(format!("{}-{n}", dir.display()));
+    (2..).map(with).find(|path| !path.exists()).unwrap_or_else(|| dir.to_owned())
+}
+
+/// The names of what is in a folder, but for the lock; none if the folder does not exist.
+fn names_in(dir: &Path) -> Result<Vec<String>, Failure> {
+    let problem = |error: std::io::Error| Failure::text(format!("{}: {error}", dir.display()));
+    if !dir.exists() {
+        return Ok(Vec::new());
+    }
     let mut names = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(problem)? {
         names.push(entry.map_err(problem)?.file_name().to_string_lossy().into_owned());
     }
     names.retain(|name| name != ".lock");
-    if names.is_empty() {
-        return Ok(());
-    }
-    if !overwrite {
-        let resume = if names.iter().any(|name| name == "config.json") {
-            format!("tinkex train --resume {name}`, `--overwrite`, or another folder with `--out")
-        } else {
-            "--out with another folder".into()
-        };
-        return Err(
-            Failure::usage(format!("the folder {name} is not empty")).with_remedy(format!("`{resume}`"))
-        );
-    }
-    let is_of_run =
-        |name: &&String| FILES.contains(&name.as_str()) || COPIES.iter().any(|copy| name.starts_with(copy));
-    for file in names.iter().filter(is_of_run) {
-        std::fs::remove_file(dir.join(file)).map_err(problem)?;
-    }
-    Ok(())
+    Ok(names)
 }
 
-/// Removes the files of a run that did not begin, and the folder if nothing else is in it. What cannot be removed stays.
-pub(super) fn forget(dir: &Path) {
-    for file in FILES {
-        let _ = std::fs::remove_file(dir.join(file));
+/// The folder of a new run.
+#[derive(Clone, Debug)]
+pub(super) struct Made {
+    pub(super) dir: PathBuf,
+    /// The folders that did not exist, the innermost first.
+    new: Vec<PathBuf>,
+}
+
+/// Makes the folder of a new run. With `overwrite`, the files of an earlier run are removed, and no others.
+pub(super) fn prepare(dir: &Path, overwrite: bool) -> Result<Made, Failure> {
+    check(dir, overwrite)?;
+    let is_new = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let new = dir.ancestors().take_while(is_new).map(Path::to_owned).collect();
+    std::fs::create_dir_all(dir)
+        .map_err(|error| Failure::text(format!("cannot create the folder {}: {error}", dir.display())))?;
+    let is_of_run =
+        |name: &&String| FILES.contains(&name.as_str()) || COPIES.iter().any(|copy| name.starts_with(copy));
+    for file in names_in(dir)?.iter().filter(is_of_run) {
+        std::fs::remove_file(dir.join(file))
+            .map_err(|error| Failure::text(format!("{}: {error}", dir.display())))?;
     }
-    let _ = std::fs::remove_dir(dir);
+    Ok(Made { dir: dir.to_owned(), new })
+}
+
+impl Made {
+    /// Removes the files of a run that did not begin, and the folders that were made for it if nothing else is in them.
+    /// What cannot be removed stays.
+    pub(super) fn forget(&self) {
+        for file in FILES {
+            let _ = std::fs::remove_file(self.dir.join(file));
+        }
+        for folder in &self.new {
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
 }
 
 /// Refuses a folder that another process uses.

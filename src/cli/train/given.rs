@@ -20,7 +20,7 @@ use crate::similar::is_near;
 pub(crate) struct Given(BTreeMap<String, Vec<String>>);
 
 /// The name of the positional argument.
-const DATA: &str = "data";
+pub(super) const DATA: &str = "data";
 
 /// Options that say where the settings come from, or that are for one call: they are not settings of a run.
 const NOT_SETTINGS: [&str; 9] =
@@ -56,20 +56,9 @@ impl Given {
         given
     }
 
-    /// The settings of a file, TOML or JSON.
-    pub(super) fn read(path: &Path) -> Result<Self, Failure> {
-        let name = path.display();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Failure::text(format!("{name}: cannot be read: {error}")))?;
-        let is_json = path.extension().is_some_and(|it| it.eq_ignore_ascii_case("json"));
-        let object: Map<String, Value> = if is_json {
-            serde_json::from_str(&text).map_err(|error| Failure::text(format!("{name}: {error}")))?
-        } else {
-            toml::from_str(&text)
-                .map_err(|error| Failure::text(format!("{name}: {}", error.to_string().trim())))?
-        };
-        let folder = std::path::absolute(path).ok().and_then(|it| Some(it.parent()?.to_owned()));
-        Self::of_object(&object, &name.to_string(), folder)
+    /// The settings of a file, of which `object` is what [`object_of`] has read.
+    pub(super) fn of_file(path: &Path, object: &Map<String, Value>) -> Result<Self, Failure> {
+        Self::of_object(object, &path.display().to_string(), folder_of(path))
     }
 
     /// The settings of an object; `name` is that of its file, to whose `folder` paths are relative.
@@ -212,6 +201,36 @@ impl Given {
     pub(super) fn get(&self, name: &str) -> Option<&[String]> {
         self.0.get(name).map(Vec::as_slice)
     }
+}
+
+/// The object of a file of settings, TOML or JSON. Its options of all commands have the names that `config.json` has.
+pub(super) fn object_of(path: &Path) -> Result<Map<String, Value>, Failure> {
+    let name = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::text(format!("{name}: cannot be read: {error}")))?;
+    let is_json = path.extension().is_some_and(|it| it.eq_ignore_ascii_case("json"));
+    let object: Map<String, Value> = if is_json {
+        serde_json::from_str(&text).map_err(|error| Failure::text(format!("{name}: {error}")))?
+    } else {
+        toml::from_str(&text)
+            .map_err(|error| Failure::text(format!("{name}: {}", error.to_string().trim())))?
+    };
+    let own = |(key, value): (String, Value)| {
+        let option = key.replace('_', "-");
+        match (option.as_str(), folder_of(path), value) {
+            ("local", Some(folder), Value::String(dir)) => {
+                (option, folder.join(dir).display().to_string().into())
+            }
+            (name, _, value) if GLOBAL.contains(&name) => (option, value),
+            (.., value) => (key, value),
+        }
+    };
+    Ok(object.into_iter().map(own).collect())
+}
+
+/// The folder to which the paths of a file of settings are relative.
+fn folder_of(path: &Path) -> Option<PathBuf> {
+    Some(std::path::absolute(path).ok()?.parent()?.to_owned())
 }
 
 fn command() -> clap::Command {

@@ -11,10 +11,12 @@ use super::dataset::{Dataset, Source};
 use super::given::Given;
 use super::plan::{Cost, Plan, usd};
 use super::ready::Ready;
+use super::samples::Prompts;
 use super::seen::Seen;
 use super::settings::{Chosen, Settings};
-use super::{folder, record};
+use super::{again, folder, record};
 use crate::connection::{App, Connection};
+use crate::counted::counted;
 use crate::examples::Encoder;
 use crate::failure::Failure;
 use crate::prices;
@@ -41,10 +43,22 @@ pub(super) struct Job {
     pub(super) yes: bool,
 }
 
+/// What is decided before a run begins.
+struct Planned {
+    data: Dataset,
+    chosen: Chosen,
+    cost: Cost,
+    plan: Plan,
+    config: Map<String, Value>,
+    prompts: Option<Prompts>,
+}
+
 impl Job {
     pub(super) fn run(self) -> Result<(), Failure> {
-        if let Place::Resumed { dir, .. } = &self.place {
-            folder::check_free(dir)?;
+        match &self.place {
+            Place::Resumed { dir, .. } => folder::check_free(dir)?,
+            Place::New { out: Some(out), overwrite } => folder::check(out, *overwrite)?,
+            Place::New { out: None, .. } => {}
         }
         let source = Source::read(&self.settings)?;
         let seen = Arc::new(Seen::new(self.app.global.quiet));
@@ -55,7 +69,8 @@ impl Job {
                 let options = &self.settings.data_options;
                 let encoder = Encoder::of(Some(model), None, options, source.train.format)?;
                 self.app.note(&format!("note: no server is asked: {}", failure.summary()));
-                return self.tell_plan(model, &source, &encoder);
+                let planned = self.plan(model, &source, &encoder)?;
+                return self.tell_plan(&planned, &encoder);
             }
             (Err(failure), _) => return Err(failure),
         };
@@ -63,15 +78,11 @@ impl Job {
         let model = self.model(&service)?;
         connection.check_model(&model)?;
         let encoder = Encoder::new(&model, &service, &self.settings.data_options, source.train.format)?;
+        let planned = self.plan(&model, &source, &encoder)?;
         if self.dry_run {
-            return self.tell_plan(&model, &source, &encoder);
+            return self.tell_plan(&planned, &encoder);
         }
-        let data = source.encode(&encoder, &self.settings.test)?;
-        let chosen = self.settings.choose(&model, data.format, data.train.len())?;
-        let cost = self.cost(&model)?;
-        let plan = Plan::of(&model, &self.settings, &chosen, &data, cost);
-        let config = self.config(&model, &encoder, &data, &chosen, &data.shown(&encoder, false));
-        self.check_same(&config)?;
+        let Planned { data, chosen, cost, plan, config, prompts } = planned;
         let mut lines = plan.lines();
         lines.extend(self.batch_note(&chosen));
         for line in &lines {
@@ -95,8 +106,25 @@ impl Job {
             chosen,
             cost,
             config,
+            prompts,
         }
         .run()
+    }
+
+    /// Decides all that is decided before the run begins, and refuses what cannot be run.
+    fn plan(&self, model: &str, source: &Source, encoder: &Encoder) -> Result<Planned, Failure> {
+        let data = source.encode(encoder, &self.settings.test)?;
+        let prompts = match &self.settings.prompts {
+            Some(file) => Some(Prompts::read(file, encoder, data.format)?),
+            None => None,
+        };
+        let chosen = self.settings.choose(model, data.format, data.train.len())?;
+        let cost = self.cost(model)?;
+        let plan = Plan::of(model, &self.settings, &chosen, &data, cost)?;
+        let config = self.config(model, encoder, &data, &chosen, &data.shown(encoder, false));
+        self.check_steps(&chosen)?;
+        self.check_same(&config)?;
+        Ok(Planned { data, chosen, cost, plan, config, prompts })
     }
 
     fn model(&self, service: &ServiceClient) -> Result<String, Failure> {
@@ -136,10 +164,8 @@ impl Job {
         })
     }
 
-    fn tell_plan(&self, model: &str, source: &Source, encoder: &Encoder) -> Result<(), Failure> {
-        let data = source.encode(encoder, &self.settings.test)?;
-        let chosen = self.settings.choose(model, data.format, data.train.len())?;
-        let plan = Plan::of(model, &self.settings, &chosen, &data, self.cost(model)?);
+    fn tell_plan(&self, planned: &Planned, encoder: &Encoder) -> Result<(), Failure> {
+        let Planned { data, plan, .. } = planned;
         self.app.out.value(&plan.to_json(&data.shown(encoder, false)), || {
             let mut lines = plan.lines();
             lines.extend(self.batch_note(&plan.chosen));
@@ -159,12 +185,36 @@ impl Job {
         })
     }
 
+    /// The number of steps after which a resumed run goes on.
+    fn n_done(&self) -> u64 {
+        let Place::Resumed { dir, .. } = &self.place else { return 0 };
+        let log = CheckpointLog::open(dir).ok();
+        log.and_then(|log| log.last_resumable()?.next_batch).unwrap_or(0)
+    }
+
     /// The share of the steps that a resumed run still has to do.
     fn share_left(&self, n_steps: u64) -> f64 {
-        let Place::Resumed { dir, .. } = &self.place else { return 1.0 };
-        let log = CheckpointLog::open(dir).ok();
-        let done = log.and_then(|log| log.last_resumable()?.next_batch).unwrap_or(0);
-        n_steps.saturating_sub(done) as f64 / n_steps.max(1) as f64
+        n_steps.saturating_sub(self.n_done()) as f64 / n_steps.max(1) as f64
+    }
+
+    /// Refuses a number of steps that is less than those of which the state of a resumed run is made.
+    fn check_steps(&self, chosen: &Chosen) -> Result<(), Failure> {
+        let n_done = self.n_done();
+        if n_done <= chosen.n_steps {
+            return Ok(());
+        }
+        let failure = Failure::usage(format!(
+            "the run would have {}, and its last state is that after {n_done}",
+            counted(chosen.n_steps, "step")
+        ));
+        let is_by_steps = self.settings.max_steps.is_some_and(|max| max < n_done);
+        let command = if is_by_steps {
+            again::command(&[again::MAX_STEPS], &["--max-steps", &n_done.to_string()])
+        } else {
+            let epochs = n_done.div_ceil(chosen.batches_per_epoch.max(1)).to_string();
+            again::command(&[again::EPOCHS], &["--epochs", &epochs])
+        };
+        Err(failure.with_remedy(format!("`{command}` ends it there")))
     }
 
     /// The contents of `config.json`.
@@ -188,12 +238,19 @@ impl Job {
 
     /// Refuses to resume a run that would not go on as it began.
     fn check_same(&self, config: &Map<String, Value>) -> Result<(), Failure> {
-        let Place::Resumed { config: old, force, .. } = &self.place else { return Ok(()) };
+        let Place::Resumed { dir, config: old, force } = &self.place else { return Ok(()) };
         let differences = record::differences(old, config);
         if !differences.is_empty() && !force {
             let text = format!("the run began with other settings:\n  {}", differences.join("\n  "));
+            let go_on = again::command(&[], &["--force-resume"]);
+            let (config, out) = (dir.join("config.json"), folder::beside(dir));
+            let (config, out) = (config.display().to_string(), out.display().to_string());
+            let anew = again::command(
+                &[again::RESUME, again::FORCE_RESUME, again::CONFIG],
+                &["--config", &config, "--out", &out],
+            );
             return Err(Failure::usage(text)
-                .with_remedy("--force-resume goes on all the same; -o DIR begins a new run"));
+                .with_remedy(format!("`{go_on}` goes on all the same; `{anew}` begins a new run")));
         }
         for difference in differences {
             self.app.note(&format!("warning: {difference}"));

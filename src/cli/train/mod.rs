@@ -1,14 +1,19 @@
 //! `tinkex train`: fine-tunes a model on files of examples, in a folder from which it can be resumed exactly.
 
+mod again;
 mod args;
+mod best;
 mod dataset;
 mod ending;
 mod folder;
 mod given;
+mod held_out;
 mod job;
 mod lengths;
 mod log;
+mod moved;
 mod objective;
+mod order;
 mod plan;
 mod progress;
 mod ready;
@@ -42,12 +47,19 @@ use crate::run_folder;
 
 pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let mut given = Given::of_process()?;
+    let mut app = app.clone();
     if let Some(file) = &args.config {
-        given = given.over(Given::read(file)?);
+        let object = given::object_of(file)?;
+        app = with_place(&app, &object);
+        let mut old = Given::of_file(file, &object)?;
+        if object.contains_key(record::OWN) {
+            leave_default_epochs(&mut old, &object, &given);
+        }
+        given = given.over(old);
     }
     match &args.resume {
-        Some(dir) => resume(dir, given, &args, app),
-        None => start(given, &args, app),
+        Some(dir) => resume(dir, given, &args, &app),
+        None => start(given, &args, &app),
     }
 }
 
@@ -67,12 +79,15 @@ fn start(mut given: Given, control: &Args, app: &App) -> Result<(), Failure> {
     }
     if let Some(model) = args.model.as_deref().filter(|it| run_folder::last_state(Path::new(it)).is_some()) {
         return Err(Failure::usage(format!("-m {model} is the folder of a run, not a base model"))
-            .with_remedy(format!("--from {model} begins with its last state")));
+            .with_remedy(format!(
+                "`{}` begins with its last state",
+                again::command(&[again::MODEL], &["--from", model])
+            )));
     }
     check_local(&args.data)?;
     let settings = Settings::of(&args)?;
     if control.print_config {
-        return print(&settings.to_object(given.to_object(), None), &app);
+        return print(settings.to_object(given.to_object(), None), &app);
     }
     if settings.data.is_empty() {
         return Err(
@@ -97,20 +112,26 @@ fn resume(dir: &Path, mut given: Given, control: &Args, app: &App) -> Result<(),
     record::check_own(dir, &config)?;
     let mut old =
         Given::of_object(&without_null(&config), &dir.join("config.json").display().to_string(), None)?;
-    let model = config.get("model").and_then(Value::as_str).map(str::to_owned);
-    // The default number of epochs of this model follows the steps.
-    if model.as_deref() == Some(NANO) && given.get("max-steps").is_some() && given.get("epochs").is_none() {
-        old.remove("epochs");
-    }
+    leave_default_epochs(&mut old, &config, &given);
+    let by_user = given.clone();
     given = given.over(old);
     let args = given.args()?;
     let settings = Settings::of(&args)?;
-    if control.print_config {
-        return print(&settings.to_object(given.to_object(), None), app);
-    }
     let app = record::with_place(app, &config);
+    if control.print_config {
+        return print(settings.to_object(given.to_object(), None), &app);
+    }
+    moved::check(dir, &settings, &by_user)?;
     let place = Place::Resumed { dir: PathBuf::from(dir), config, force: control.force_resume };
     Job { app, given, settings, model: args.model, place, dry_run: control.dry_run, yes: control.yes }.run()
+}
+
+/// Leaves the number of epochs of a run out if steps are given: for this model, it follows the steps by default.
+fn leave_default_epochs(old: &mut Given, config: &Map<String, Value>, given: &Given) {
+    let is_nano = config.get("model").and_then(Value::as_str) == Some(NANO);
+    if is_nano && given.get("max-steps").is_some() && given.get("epochs").is_none() {
+        old.remove("epochs");
+    }
 }
 
 /// Refuses the folder of `--local` where clap took it for a file of examples.
@@ -133,11 +154,12 @@ fn without_null(object: &Map<String, Value>) -> Map<String, Value> {
 }
 
 /// Prints settings as a file for `--config`.
-fn print(object: &Map<String, Value>, app: &App) -> Result<(), Failure> {
+fn print(mut object: Map<String, Value>, app: &App) -> Result<(), Failure> {
+    record::add_place(&mut object, app);
     if matches!(app.out.format(), Format::Json | Format::Jsonl) {
-        return app.out.value(&Value::Object(object.clone()), String::new);
+        return app.out.value(&Value::Object(object), String::new);
     }
-    let text = toml::to_string(&without_null(object))
+    let text = toml::to_string(&without_null(&object))
         .map_err(|error| Failure::text(format!("cannot write the settings as TOML: {error}")))?;
     app.out.bytes(text.as_bytes())
 }

@@ -4,7 +4,11 @@ use serde_json::{Value, json};
 
 use super::args::{LossKind, ScheduleKind};
 use super::dataset::{Dataset, Facts};
+use super::order::order;
 use super::settings::{Chosen, Settings};
+use crate::counted::{count, counted};
+use crate::examples::file_name;
+use crate::failure::Failure;
 use crate::prices::Price;
 
 /// What the tokens of a run cost.
@@ -73,20 +77,38 @@ pub(super) fn is_eval_due(step: u64, n_steps: u64, every: u64) -> bool {
     step + 1 == n_steps || (0 < every && step.is_multiple_of(every))
 }
 
-/// Number of evaluations of a run.
+/// Number of evaluations of a run: those before a step, and the one after the last step.
 fn n_evals(n_steps: u64, every: u64) -> u64 {
     if n_steps == 0 {
         return 0;
     }
     let regular = if every == 0 { 0 } else { n_steps.div_ceil(every) };
-    regular + u64::from(every == 0 || !(n_steps - 1).is_multiple_of(every))
+    regular + u64::from(every == 0 || !(n_steps - 1).is_multiple_of(every)) + 1
+}
+
+/// Number of tokens that go through the model in all steps.
+fn n_trained(settings: &Settings, chosen: &Chosen, data: &Dataset) -> Result<u64, Failure> {
+    let per_epoch = chosen.batches_per_epoch.max(1);
+    let (n_epochs, n_further) = (chosen.n_steps / per_epoch, chosen.n_steps % per_epoch);
+    let mut n = data.facts.n_tokens * n_epochs;
+    if 0 < n_further {
+        let further = order(settings, chosen, data.train.len(), n_epochs * per_epoch)?;
+        let further = further.take(usize::try_from(n_further).unwrap_or(usize::MAX)).flatten();
+        n += further.filter_map(|i| data.train.get(i)).map(|item| item.n_inputs() as u64).sum::<u64>();
+    }
+    Ok(n)
 }
 
 impl Plan {
-    pub(super) fn of(model: &str, settings: &Settings, chosen: &Chosen, data: &Dataset, cost: Cost) -> Self {
+    pub(super) fn of(
+        model: &str,
+        settings: &Settings,
+        chosen: &Chosen,
+        data: &Dataset,
+        cost: Cost,
+    ) -> Result<Self, Failure> {
         let facts = data.facts.clone();
-        let share = chosen.n_steps as f64 / chosen.batches_per_epoch.max(1) as f64;
-        let trained = (facts.n_tokens as f64 * share).round() as u64;
+        let trained = n_trained(settings, chosen, data)?;
         let evaluated = facts.n_test_tokens * n_evals(chosen.n_steps, settings.eval_every);
         // The reference of DPO scores each example once, and the custom loss needs a pass forward in each step.
         let scored = match chosen.loss {
@@ -96,7 +118,7 @@ impl Plan {
         let tokens = Tokens { trained, prefilled: evaluated + scored, sampled: 0 };
         // The last step is saved as the final checkpoint alone.
         let n_periodic = chosen.n_steps.saturating_sub(1).checked_div(settings.save_every).unwrap_or(0);
-        Plan {
+        Ok(Plan {
             model: model.into(),
             n_items: data.train.len(),
             n_test: data.test.len(),
@@ -107,33 +129,32 @@ impl Plan {
             cost,
             settings: settings.clone(),
             facts,
-        }
+        })
     }
 
-    /// Five lines for people.
+    /// Five lines for people, and remarks on the data.
     pub(super) fn lines(&self) -> Vec<String> {
         let (facts, chosen) = (&self.facts, &self.chosen);
         let files: Vec<String> = facts
             .files
             .iter()
-            .map(|file| format!("{} ({} lines)", file.path.display(), file.n_lines))
+            .map(|file| format!("{} ({})", file_name(&file.path), counted(file.n_lines as u64, "line")))
             .collect();
         let what = match chosen.loss {
-            LossKind::Sft => "examples",
-            LossKind::Dpo => "pairs",
+            LossKind::Sft => "example",
+            LossKind::Dpo => "pair",
         };
-        let mut data = format!("{}: {} {what}", files.join(", "), count(self.n_items as u64));
+        let mut data = format!("{}: {}", files.join(", "), counted(self.n_items as u64, what));
         if 0 < self.n_test {
             data.push_str(&format!(", and {} for the evaluation", count(self.n_test as u64)));
         }
-        for (n, fate) in [
-            (facts.n_truncated, "cut"),
-            (facts.n_dropped, "left out as too long"),
-            (facts.n_ties, "ties left out"),
-        ] {
+        for (n, fate) in [(facts.n_truncated, "cut"), (facts.n_dropped, "left out as too long")] {
             if 0 < n {
                 data.push_str(&format!(", {n} {fate}"));
             }
+        }
+        if 0 < facts.n_ties {
+            data.push_str(&format!(", {} left out", counted(facts.n_ties as u64, "tie")));
         }
         let [least, low, median, high, most] = facts.lengths;
         let tokens = format!(
@@ -141,7 +162,7 @@ impl Plan {
             count(facts.n_tokens),
             count(facts.n_trained),
         );
-        let epochs = if chosen.epochs == 1 { "1 epoch".into() } else { format!("{} epochs", chosen.epochs) };
+        let epochs = counted(chosen.epochs, "epoch");
         let schedule = match self.settings.schedule {
             ScheduleKind::Linear => ", falling to 0",
             ScheduleKind::Cosine => ", falling to 0 as a cosine",
@@ -158,9 +179,9 @@ impl Plan {
         let saves = match self.n_checkpoints {
             1 => format!("the final checkpoint, kept {}", kept(&self.settings.final_ttl.text)),
             n => format!(
-                "{} checkpoints, one every {} steps kept {}, and the final one kept {}",
-                n,
-                self.settings.save_every,
+                "{} checkpoints, one every {} kept {}, and the final one kept {}",
+                count(n),
+                every(self.settings.save_every),
                 kept(&self.settings.ttl.text),
                 kept(&self.settings.final_ttl.text)
             ),
@@ -171,13 +192,15 @@ impl Plan {
             Cost::Unknown => format!("{total} tokens; the price of {} is unknown", self.model),
             Cost::Known(_) => format!("{total} tokens, about {}", usd(self.usd.unwrap_or(0.0))),
         };
-        vec![
+        let mut lines = vec![
             format!("data    {data}"),
             format!("tokens  {tokens}"),
             format!("steps   {steps}"),
             format!("saves   {saves}"),
             format!("cost    {cost}"),
-        ]
+        ];
+        lines.extend(facts.remarks.iter().cloned());
+        lines
     }
 
     pub(super) fn to_json(&self, example: &str) -> Value {
@@ -195,22 +218,15 @@ impl Plan {
             "n_trained_tokens": self.tokens.trained,
             "n_prefill_tokens": self.tokens.prefilled,
             "usd": self.usd,
+            "remarks": self.facts.remarks,
             "example": example,
         })
     }
 }
 
-/// A number with its digits in groups.
-pub(super) fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if 0 < i && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+/// The steps between two of something.
+fn every(n: u64) -> String {
+    if n == 1 { "step".into() } else { counted(n, "step") }
 }
 
 pub(super) fn usd(value: f64) -> String {
@@ -243,13 +259,14 @@ mod tests {
         ] {
             let due: Vec<u64> = (0..n_steps).filter(|step| is_eval_due(*step, n_steps, every)).collect();
             assert_eq!(due, steps);
-            assert_eq!(n_evals(n_steps, every), due.len() as u64, "{n_steps} {every}");
+            // The one after the last step comes on top.
+            let n = due.len() as u64 + u64::from(0 < n_steps);
+            assert_eq!(n_evals(n_steps, every), n, "{n_steps} {every}");
         }
     }
 
     #[test]
     fn numbers_are_short_and_readable() {
-        assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([1e-4, 4.729e-4, 0.006, 0.0, 1.0].map(rate), ["1e-4", "4.73e-4", "6e-3", "0", "1e0"]);
         assert_eq!([0.0, 0.001, 0.42, 12.0].map(usd), ["$0.00", "$0.0010", "$0.42", "$12.00"]);
     }

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
+use super::best::Evaluation;
 use super::log::Log;
 use super::plan::{rate, usd};
 use super::seen::Seen;
 use crate::args::Progress as How;
 use crate::connection::App;
+use crate::counted::counted;
 use crate::failure::Failure;
 use crate::notes;
 
@@ -19,9 +21,8 @@ const PAUSE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Progress {
     shown: Shown,
-    /// Smoothed loss.
-    ema: Option<f64>,
-    test: Option<f64>,
+    /// The last evaluation.
+    test: Option<Evaluation>,
     n_steps: u64,
     /// The step with which this process began, and when.
     first: u64,
@@ -43,7 +44,10 @@ pub(super) struct Figures {
     /// Steps that are done.
     pub(super) n_done: u64,
     pub(super) loss: f64,
-    pub(super) test: Option<f64>,
+    /// The smoothed loss.
+    pub(super) smooth: f64,
+    /// An evaluation that is new.
+    pub(super) test: Option<Evaluation>,
     pub(super) learning_rate: f64,
     pub(super) tokens_per_s: f64,
     /// Of the whole run; `None` if the price is unknown.
@@ -61,7 +65,7 @@ impl Progress {
             How::Auto | How::Plain => Shown::Plain,
         };
         let now = Instant::now();
-        Progress { shown, ema: None, test: None, n_steps, first, started: now, last_line: now }
+        Progress { shown, test: None, n_steps, first, started: now, last_line: now }
     }
 
     /// Shows a step. `row` is its row of metrics.
@@ -72,10 +76,8 @@ impl Progress {
         app: &App,
         log: &Log,
     ) -> Result<(), Failure> {
-        let ema = self.ema.map_or(figures.loss, |ema| 0.9 * ema + 0.1 * figures.loss);
-        self.ema = Some(ema);
         self.test = figures.test.or(self.test);
-        let text = self.text(figures, ema);
+        let text = self.text(figures);
         let is_due =
             is_line_due(figures.n_done, self.n_steps, figures.test.is_some(), self.last_line.elapsed());
         let line = format!("step {}/{} {text}", figures.n_done, self.n_steps);
@@ -113,10 +115,10 @@ impl Progress {
         }
     }
 
-    fn text(&self, figures: &Figures, ema: f64) -> String {
-        let mut text = format!("loss {:.3} ({ema:.3})", figures.loss);
-        if let Some(test) = self.test {
-            text.push_str(&format!(" eval {test:.3}"));
+    fn text(&self, figures: &Figures) -> String {
+        let mut text = format!("loss {:.3} ({:.3})", figures.loss, figures.smooth);
+        if let Some(Evaluation { loss, n_done }) = self.test {
+            text.push_str(&format!(" eval {loss:.3} after {}", counted(n_done, "step")));
         }
         text.push_str(&format!(" lr {} {} tok/s", rate(figures.learning_rate), speed(figures.tokens_per_s)));
         if let Some(cost) = figures.usd.filter(|cost| 0.0 < *cost) {

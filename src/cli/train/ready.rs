@@ -10,20 +10,22 @@ use tinkex::types::ModelOptions;
 use tinkex::{CloseStatus, Error, ErrorKind, ServiceClient};
 
 use super::args::LossKind;
+use super::best::nearest;
 use super::dataset::Dataset;
 use super::ending::Ending;
+use super::folder::Made;
 use super::job::{Job, Place};
 use super::log::Log;
 use super::objective::{Objective, Test};
 use super::plan::Cost;
-use super::samples::Samples;
+use super::samples::{Prompts, Samples};
 use super::saved::Sizes;
 use super::seen::Seen;
 use super::settings::Chosen;
 use super::steps::{End, Parts, Trainer};
 use super::summary::Summary;
 use super::supervisor::Supervisor;
-use super::{ending, folder, record, saved, saving};
+use super::{ending, folder, held_out, record, saved, saving};
 use crate::args::Progress;
 use crate::connection::Connection;
 use crate::examples::Encoder;
@@ -44,26 +46,25 @@ pub(super) struct Ready {
     pub(super) chosen: Chosen,
     pub(super) cost: Cost,
     pub(super) config: Map<String, Value>,
+    pub(super) prompts: Option<Prompts>,
 }
 
 impl Ready {
     pub(super) fn run(self) -> Result<(), Failure> {
         let app = self.job.app.clone();
-        let dir = match &self.job.place {
+        let (dir, made) = match &self.job.place {
             Place::New { out, overwrite } => {
                 let dir = out.clone().unwrap_or_else(|| folder::by_default(&self.model, SystemTime::now()));
-                folder::prepare(&dir, *overwrite)?;
-                dir
+                let made = folder::prepare(&dir, *overwrite)?;
+                (dir, Some(made))
             }
-            Place::Resumed { dir, .. } => dir.clone(),
+            Place::Resumed { dir, .. } => (dir.clone(), None),
         };
-        let samples = match &self.job.settings.prompts {
-            Some(file) => {
-                Some(Samples::read(file, dir.join("samples.jsonl"), &self.encoder, self.data.format)?)
-            }
-            None => None,
-        };
-        let log = Arc::new(Log::open(&dir, &app)?);
+        let log = Log::open(&dir, &app);
+        if let (Err(_), Some(made)) = (&log, &made) {
+            made.forget();
+        }
+        let log = Arc::new(log?);
         for line in &self.lines {
             log.write(line);
         }
@@ -76,11 +77,12 @@ impl Ready {
             limit: self.job.settings.stop_within,
         };
         let (dir, log) = (dir.clone(), log.clone());
-        supervisor.run(move || self.work(&dir, samples, &log))
+        supervisor.run(move || self.work(&dir, made.as_ref(), &log))
     }
 
-    /// Opens the run, trains, and tells the end.
-    fn work(self, dir: &Path, samples: Option<Samples>, log: &Log) -> Result<(), Failure> {
+    /// Opens the run, trains, and tells the end. `made` is the folder of a new run.
+    fn work(mut self, dir: &Path, made: Option<&Made>, log: &Log) -> Result<(), Failure> {
+        let samples = self.prompts.take().map(|prompts| Samples::new(prompts, dir.join("samples.jsonl")));
         let (app, settings) = (&self.job.app, &self.job.settings);
         let options = self.options();
         if let Place::New { .. } = self.job.place {
@@ -88,9 +90,9 @@ impl Ready {
             MetricsLog::open(dir, 0)?.write_config(&self.config)?;
         }
         let run = Run::open(dir, &self.service, &self.model, &options);
-        if run.is_err() && matches!(self.job.place, Place::New { .. }) {
+        if let (Err(_), Some(made)) = (&run, made) {
             // Nothing was trained: the same command can be tried again.
-            folder::forget(dir);
+            made.forget();
         }
         let mut run = run?;
         app.stop.defer();
@@ -101,8 +103,9 @@ impl Ready {
         log.say(&if from == 0 {
             format!("run     {}", dir.display())
         } else {
-            let done = if from < self.chosen.n_steps { "" } else { ": all steps are done" };
-            format!("run     {}, from step {from} of {}{done}", dir.display(), self.chosen.n_steps)
+            let n = self.chosen.n_steps;
+            let done = if from < n { "goes on after" } else { "all steps are done:" };
+            format!("run     {}, {done} step {from} of {n}", dir.display())
         });
         let parts = Parts {
             app,
@@ -123,11 +126,17 @@ impl Ready {
             log.say(&saved::last(dir));
             result = Err(Failure::Signal(signal));
         }
+        let is_begun = made.is_none() || has_begun(dir, &run) || !result.as_ref().is_err_and(is_refusal);
+        result = result.map_err(|failure| explain(failure, is_begun));
         let sizes = match result {
             Ok((End::Finished, ..)) => saved::sizes(&self.service, run.checkpoints()),
             _ => Sizes::default(),
         };
         self.close(&result, &run, from, &sizes, log);
+        if let (false, Some(made)) = (is_begun, made) {
+            made.forget();
+            return result.map(|_| ());
+        }
         if settings.report && !matches!(result, Ok((End::Finished, ..))) {
             write_report(dir, log);
         }
@@ -135,9 +144,13 @@ impl Ready {
             log.say(&saved::last(dir));
         }
         let resume = ending::resume_command(dir);
+        if let (Err(Failure::Api { .. }), Some(why)) = (&result, app.lost.get()) {
+            let remedy = format!("`{resume}`, which starts an engine of its own");
+            result = Err(Failure::text(why.clone()).with_remedy(remedy));
+        }
         match result {
             Ok((End::Finished, summary, Some(record))) => {
-                return self.tell_end(dir, &summary, &record, &sizes, log);
+                return self.tell_end(dir, &summary, &record, &run, &sizes, log);
             }
             Ok((End::Finished, ..)) => return Ok(()),
             Ok((End::Budget { option, .. }, ..)) => {
@@ -180,12 +193,12 @@ impl Ready {
         run: &mut Run,
     ) -> Result<(End, Summary, Option<CheckpointRecord>), Failure> {
         let mut trainer = Trainer::new(parts, self.objective()?, run)?;
-        let end = trainer.run(run).map_err(explain)?;
+        let end = trainer.run(run)?;
         let summary = trainer.summary();
         if end != End::Finished {
             return Ok((end, summary, None));
         }
-        let record = saving::finish(run, parts.log).map_err(explain)?;
+        let record = saving::finish(run, parts.log)?;
         let is_sampled = |samples: &Samples| samples.has(run.next_step());
         if let (Some(samples), Some(path)) = (&parts.samples, &record.sampler_path)
             && !is_sampled(samples)
@@ -257,6 +270,7 @@ impl Ready {
         dir: &Path,
         summary: &Summary,
         record: &CheckpointRecord,
+        run: &Run,
         sizes: &Sizes,
         log: &Log,
     ) -> Result<(), Failure> {
@@ -272,6 +286,11 @@ impl Ready {
             chosen: &self.chosen,
             summary,
             record,
+            best: summary.best_test.and_then(|best| nearest(run.checkpoints(), best.n_done, sizes)),
+            held_out: record
+                .sampler_path
+                .as_ref()
+                .and_then(|_| held_out::commands(&self.job.given, settings, dir)),
             prompt: self.data.facts.prompt.as_ref(),
             monthly_usd: monthly,
             report,
@@ -290,12 +309,26 @@ impl Ready {
     }
 }
 
-/// Says what to do about an error of a step or of the last save.
-fn explain(failure: Failure) -> Failure {
+/// True if a step is logged or a checkpoint is recorded.
+fn has_begun(dir: &Path, run: &Run) -> bool {
+    let has_rows = MetricsLog::read(dir).map_or(true, |rows| !rows.is_empty());
+    has_rows || !run.checkpoints().is_empty()
+}
+
+/// True for a failure that is not the wish to stop.
+fn is_refusal(failure: &Failure) -> bool {
+    !matches!(failure, Failure::Signal(_))
+}
+
+/// Says what to do about an error of a step or of the last save. Before the first step, the same command can be tried
+/// again; later, the run is resumed.
+fn explain(failure: Failure, is_begun: bool) -> Failure {
     let Failure::Api { error, remedy: None } = failure else { return failure };
     // A step may fail because one before it has lost the connection, which is then a cause.
     let is_lost = |it: &Error| matches!(it.kind(), ErrorKind::Timeout(_) | ErrorKind::Connection { .. });
-    let remedy = if error.is_not_found() {
+    let remedy = if !is_begun {
+        None
+    } else if error.is_not_found() {
         Some("resume the run: the server has lost what was in flight, as after a restart".to_owned())
     } else if std::iter::successors(Some(&*error), |it| it.cause()).any(is_lost) {
         Some("resume the run once the server answers; `tinkex doctor` examines the connection".to_owned())

@@ -59,6 +59,7 @@ pub(super) fn own(facts: &Facts, encoder: &Encoder, n_steps: u64, example: &str)
         "template": encoder.template_name,
         "n_steps": n_steps,
         "threads": threads,
+        "warnings": facts.remarks,
         "example": example,
     })
 }

@@ -10,33 +10,35 @@ use tinkex::chat::Message;
 use tinkex::types::{ModelInput, SamplingParams};
 
 use super::plan::Tokens;
+use crate::counted::counted;
 use crate::examples::{DataFormat, Encoder, Problems};
 use crate::failure::Failure;
 use crate::notes;
-use crate::prompts::{Prompt, Prompts, unusable};
+use crate::prompts::{self, Prompt, unusable};
 
 const MAX_TOKENS: u32 = 128;
 /// More prompts than this would cost more than the training.
 const MAX_PROMPTS: usize = 256;
 
-/// The prompts, and the file of the samples.
+/// The prompts of a run.
 #[derive(Debug)]
-pub(super) struct Samples {
-    prompts: Vec<(Value, ModelInput)>,
-    path: PathBuf,
+pub(super) struct Prompts {
+    all: Vec<(Value, ModelInput)>,
     /// The format of the data.
     format: DataFormat,
 }
 
-impl Samples {
-    /// Reads the prompts. `path` is that of `samples.jsonl`.
-    pub(super) fn read(
-        file: &Path,
-        path: PathBuf,
-        encoder: &Encoder,
-        format: DataFormat,
-    ) -> Result<Self, Failure> {
-        let mut lines = Prompts::open(file, "id")?;
+/// The prompts, and the file of the samples.
+#[derive(Debug)]
+pub(super) struct Samples {
+    prompts: Prompts,
+    path: PathBuf,
+}
+
+impl Prompts {
+    /// Reads the prompts.
+    pub(super) fn read(file: &Path, encoder: &Encoder, format: DataFormat) -> Result<Self, Failure> {
+        let mut lines = prompts::Prompts::open(file, "id")?;
         let (mut prompts, mut problems) = (Vec::new(), Problems::default());
         while let Some(item) = lines.next().map_err(Failure::text)? {
             let input = item
@@ -57,7 +59,14 @@ impl Samples {
                 file.display()
             )));
         }
-        Ok(Samples { prompts, path, format })
+        Ok(Prompts { all: prompts, format })
+    }
+}
+
+impl Samples {
+    /// `path` is that of `samples.jsonl`.
+    pub(super) fn new(prompts: Prompts, path: PathBuf) -> Self {
+        Samples { prompts, path }
     }
 
     /// Removes the samples of a step and of later ones, which are sampled again. A torn last line goes, too.
@@ -97,15 +106,15 @@ impl Samples {
             ..Default::default()
         };
         let pending: Vec<_> =
-            self.prompts.iter().map(|(_, input)| sampler.sample(input, 1, &params)).collect();
+            self.prompts.all.iter().map(|(_, input)| sampler.sample(input, 1, &params)).collect();
         let mut tokens = Tokens::default();
         let mut lines = String::new();
-        for ((index, (shown, input)), pending) in self.prompts.iter().enumerate().zip(pending) {
+        for ((index, (shown, input)), pending) in self.prompts.all.iter().enumerate().zip(pending) {
             let answer = pending.wait()?;
             let Some(sequence) = answer.sequences.first() else { continue };
             tokens.prefilled += input.len().unwrap_or(0) as u64;
             tokens.sampled += sequence.tokens.len() as u64;
-            let text = encoder.answer_text(&sequence.tokens, is_chat(shown, self.format));
+            let text = encoder.answer_text(&sequence.tokens, is_chat(shown, self.prompts.format));
             lines.push_str(&format!(
                 "{}\n",
                 json!({ "step": step, "index": index, "prompt": shown, "text": text })
@@ -116,8 +125,7 @@ impl Samples {
             .map_err(|error| Failure::text(format!("{}: {error}", self.path.display())))?;
         let when = match step {
             0 => "before the training".to_owned(),
-            1 => "after 1 step".to_owned(),
-            n => format!("after {n} steps"),
+            n => format!("after {}", counted(n, "step")),
         };
         notes::say(&format!("samples {when}: {}", self.path.display()));
         Ok(tokens)

@@ -7,6 +7,7 @@ use tinkex::ServiceClient;
 use tinkex::train::CheckpointRecord;
 
 use super::log::Log;
+use crate::counted::counted;
 use crate::run_folder;
 
 /// Sizes in bytes by the paths of checkpoints.
@@ -21,7 +22,7 @@ pub(super) fn last(folder: &Path) -> String {
         return "no state is saved yet: a resumed run begins anew".into();
     };
     match n_steps {
-        Some(n) => format!("the last saved state is that after {n} steps: {state}"),
+        Some(n) => format!("the last saved state is that after {}: {state}", counted(n, "step")),
         None => format!("the last saved state is {state}"),
     }
 }

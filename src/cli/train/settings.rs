@@ -10,7 +10,7 @@ use tinkex::train::Schedule;
 use tinkex::types::{AdamParams, LoraConfig, TrainingPath};
 
 use super::args::{Args, Lifetime, LossKind, Rate, ReductionKind, ScheduleKind, Warmup};
-use crate::examples::{DataFormat, DataOptions};
+use crate::examples::{DataFormat, DataOptions, check_share};
 use crate::failure::Failure;
 
 /// The small model of the engine, for which some defaults differ: it learns from nothing, so it needs large steps.
@@ -91,10 +91,10 @@ impl Settings {
             None => default.parse().map_err(Failure::usage),
         };
         let test = match (args.eval_split, args.eval_data.as_slice()) {
-            (Some(share), _) if !(0.0 < share && share < 1.0) => {
-                return Err(Failure::usage(format!("--eval-split is {share}: give a share between 0 and 1")));
+            (Some(share), _) => {
+                check_share(share)?;
+                TestData::Split(share)
             }
-            (Some(share), _) => TestData::Split(share),
             (None, []) => TestData::None,
             (None, files) => TestData::Files(files.to_vec()),
         };

@@ -3,14 +3,15 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use tinkex::data::Batches;
 use tinkex::train::Run;
 use tinkex::types::{AdamParams, Datum, ForwardBackwardOutput, LossFn, OptimStepOutput};
 use tinkex::{Pending, ServiceClient};
 
+use super::best::Evaluation;
 use super::dataset::Item;
 use super::log::Log;
 use super::objective::{Objective, Test, n_tokens};
+use super::order::order;
 use super::plan::{Cost, Tokens, is_eval_due};
 use super::progress::{Figures, Progress};
 use super::row::{Fields, integer};
@@ -96,7 +97,7 @@ impl<'a> Trainer<'a> {
         let progress = Progress::new(parts.app, parts.seen, step, parts.chosen.n_steps);
         let now = Instant::now();
         Ok(Trainer {
-            order: order(parts, step)?,
+            order: order(parts.settings, parts.chosen, parts.items.len(), step)?,
             in_flight: VecDeque::new(),
             submitted: summary.totals.tokens,
             before: summary.totals.seconds,
@@ -250,7 +251,7 @@ impl<'a> Trainer<'a> {
         let tokens_per_s = self.speed.add(step.tokens.trained, now);
 
         let (loss, figures) = self.objective.train_row(&step.data, &output, tokenizer)?;
-        let mut test_loss = None;
+        let (mut test_loss, mut last_loss) = (None, None);
         let mut row = Fields::default();
         row.add("epoch", integer(step.number / parts.chosen.batches_per_epoch));
         row.add("progress", (step.number as f64 / parts.chosen.n_steps as f64).into());
@@ -264,7 +265,7 @@ impl<'a> Trainer<'a> {
         if let Some(output) = last_test {
             let (loss, _) = self.objective.test_row(&parts.test, &output, tokenizer)?;
             row.add("tinkex/final_test_loss", loss.into());
-            self.summary.final_test = Some(loss);
+            last_loss = Some(loss);
         }
         let totals = &mut self.summary.totals;
         totals.tokens = totals.tokens + step.tokens;
@@ -301,11 +302,18 @@ impl<'a> Trainer<'a> {
         }
         let n_before = run.checkpoints().len();
         saving::tolerate(run.log(step.number, &row.borrowed()), parts.log)?;
+        let n_done = step.number + 1;
         self.summary.add(step.number, loss, test_loss);
+        let mut test = test_loss.map(|loss| Evaluation { loss, n_done: step.number });
+        if let Some(loss) = last_loss {
+            self.summary.add_final_test(loss, n_done);
+            test = Some(Evaluation { loss, n_done });
+        }
         let figures = Figures {
-            n_done: step.number + 1,
+            n_done,
             loss,
-            test: test_loss,
+            smooth: self.summary.smooth_loss.unwrap_or(loss),
+            test,
             learning_rate: step.adam.learning_rate,
             tokens_per_s,
             usd: total_usd,
@@ -317,8 +325,7 @@ impl<'a> Trainer<'a> {
         if !loss.is_finite() && !self.is_loss_told {
             self.is_loss_told = true;
             parts.log.say(&format!(
-                "warning: the loss of step {} is {loss}: a smaller --lr may help; look for examples that are broken",
-                step.number
+                "warning: the loss of step {n_done} is {loss}: a smaller --lr may help; look for examples that are broken"
             ));
         }
         self.tell_saved(run, n_before);
@@ -339,18 +346,4 @@ impl<'a> Trainer<'a> {
             super::saved::keep_last(self.parts.service, records, n, self.parts.log);
         }
     }
-}
-
-/// The indices of the items of each batch from a step on: a function of the seed and the step alone.
-fn order(parts: &Parts<'_>, step: u64) -> Result<Box<dyn Iterator<Item = Vec<usize>>>, Failure> {
-    let (n, size) = (parts.items.len(), parts.chosen.batch_size);
-    if parts.settings.shuffle {
-        let batches = Batches::new(n, size, parts.settings.seed)?.keep_last(true);
-        return Ok(Box::new(batches.from_step(step).map(|batch| batch.indices)));
-    }
-    let per_epoch = parts.chosen.batches_per_epoch.max(1);
-    Ok(Box::new((step..).map(move |step| {
-        let start = usize::try_from(step % per_epoch).unwrap_or(0) * size;
-        (start..n.min(start + size)).collect()
-    })))
 }

@@ -2,6 +2,7 @@
 
 use tinkex::train::{MetricValue, MetricsLog, Run};
 
+use super::best::{Evaluation, better};
 use super::plan::Tokens;
 use crate::failure::Failure;
 
@@ -18,12 +19,17 @@ pub(super) struct Totals {
 pub(super) struct Summary {
     pub(super) totals: Totals,
     pub(super) last_loss: Option<f64>,
-    /// The smallest loss with its step.
+    /// The mean of the losses, of which later ones count more.
+    pub(super) smooth_loss: Option<f64>,
+    /// The smallest loss with its step, counted from 1.
     pub(super) best_loss: Option<(f64, u64)>,
-    pub(super) best_test: Option<(f64, u64)>,
+    pub(super) best_test: Option<Evaluation>,
     /// Of the model after the last step.
     pub(super) final_test: Option<f64>,
 }
+
+/// The part of a smoothed loss that stays in each step.
+const KEEP: f64 = 0.9;
 
 impl Summary {
     /// The sums of the rows that a resumed run keeps.
@@ -44,21 +50,50 @@ impl Summary {
             let test = value("test/nll").or_else(|| value("test/dpo_loss"));
             if let (Some(step), Some(loss)) = (row.step, loss) {
                 summary.add(step, loss, test);
+                if let Some(loss) = value("tinkex/final_test_loss") {
+                    summary.add_final_test(loss, step + 1);
+                }
             }
-            summary.final_test = value("tinkex/final_test_loss").or(summary.final_test);
         }
         Ok(summary)
     }
 
+    /// Adds a step, with the number that its row has, and the evaluation before it.
     pub(super) fn add(&mut self, step: u64, loss: f64, test: Option<f64>) {
-        let better = |best: Option<(f64, u64)>, value: f64| match best {
-            Some(best) if best.0 <= value || value.is_nan() => Some(best),
-            _ => Some((value, step)),
-        };
         self.last_loss = Some(loss);
-        self.best_loss = better(self.best_loss, loss);
-        if let Some(test) = test {
-            self.best_test = better(self.best_test, test);
+        let smooth = self.smooth_loss.filter(|it| it.is_finite());
+        self.smooth_loss = Some(smooth.map_or(loss, |smooth| KEEP * smooth + (1.0 - KEEP) * loss));
+        self.best_loss = match self.best_loss {
+            Some(best) if best.0 <= loss || loss.is_nan() => Some(best),
+            _ => Some((loss, step + 1)),
+        };
+        if let Some(loss) = test {
+            self.best_test = better(self.best_test, Evaluation { loss, n_done: step });
         }
+    }
+
+    /// Adds the evaluation of the model after the last step.
+    pub(super) fn add_final_test(&mut self, loss: f64, n_done: u64) {
+        self.final_test = Some(loss);
+        self.best_test = better(self.best_test, Evaluation { loss, n_done });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_values_have_steps_that_are_counted_from_1() {
+        let mut summary = Summary::default();
+        for (step, loss, test) in [(0, 3.0, Some(4.0)), (1, 1.0, None), (2, 2.0, Some(2.0))] {
+            summary.add(step, loss, test);
+        }
+        assert_eq!((summary.last_loss, summary.best_loss), (Some(2.0), Some((1.0, 2))));
+        assert_eq!(summary.best_test, Some(Evaluation { loss: 2.0, n_done: 2 }));
+        summary.add_final_test(1.5, 3);
+        assert_eq!(summary.best_test, Some(Evaluation { loss: 1.5, n_done: 3 }));
+        let smooth = summary.smooth_loss.unwrap_or_default();
+        assert!((smooth - (0.9 * (0.9 * 3.0 + 0.1 * 1.0) + 0.1 * 2.0)).abs() < 1e-12, "{smooth}");
     }
 }

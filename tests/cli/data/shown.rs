@@ -63,16 +63,17 @@ fn statistics_count_tokens_and_what_is_too_long() {
     snapbox::assert_data_eq!(
         stats(&["--max-length", "91", "-f", "table"]),
         snapbox::str![[r#"
-PROPERTY        VALUE
-format          text
-lines           100
-examples        100
-tokens          5095
-trained tokens  5095
-lengths         min 2, p50 51, p90 91, p99 100, max 101
-max length      91
-truncated       10
-dropped         0
+PROPERTY            VALUE
+format              text
+lines               100
+examples            100
+tokens              5095
+tokens in an epoch  4995
+trained tokens      4995
+lengths             min 2, p50 51, p90 91, p99 100, max 101
+max length          91
+truncated           10
+dropped             0
 
 "#]]
     );

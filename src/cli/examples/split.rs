@@ -1,0 +1,83 @@
+//! Which lines are held out for the evaluation.
+
+use super::reader::Record;
+use crate::failure::Failure;
+
+/// Refuses a share of which one part would be empty.
+pub(crate) fn check_share(share: f64) -> Result<(), Failure> {
+    if 0.0 < share && share < 1.0 {
+        return Ok(());
+    }
+    let failure = Failure::usage(format!("--eval-split is {share}: give a share between 0 and 1"));
+    let percent = share / 100.0;
+    Err(if 0.0 < percent && percent < 1.0 {
+        failure.with_remedy(format!("--eval-split {percent} for {share}% of the lines"))
+    } else {
+        failure.with_remedy("--eval-split 0.05")
+    })
+}
+
+/// Chooses the lines that are held out by their hashes, so that a line stays on its side when others come or go, and equal
+/// lines are on one side. At least one line is on each side.
+pub(crate) fn held_out(records: &[Record], share: f64) -> Vec<bool> {
+    let hashes: Vec<u64> = records.iter().map(|record| record.raw_hash).collect();
+    held_out_hashes(&hashes, share)
+}
+
+fn held_out_hashes(hashes: &[u64], share: f64) -> Vec<bool> {
+    let part = |hash: u64| (hash >> 11) as f64 / (1_u64 << 53) as f64;
+    let mut is_held: Vec<bool> = hashes.iter().map(|hash| part(*hash) < share).collect();
+    let n_held = is_held.iter().filter(|it| **it).count();
+    let position = |hash: Option<&u64>| hash.and_then(|hash| hashes.iter().position(|it| it == hash));
+    if n_held == 0
+        && 1 < hashes.len()
+        && let Some(i) = position(hashes.iter().min())
+    {
+        is_held[i] = true;
+    }
+    if n_held == hashes.len()
+        && let Some(i) = position(hashes.iter().max())
+    {
+        is_held[i] = false;
+    }
+    is_held
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_stays_on_its_side_of_the_split_when_others_come() {
+        let hashes: Vec<u64> = (0..1000_u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+        let all = held_out_hashes(&hashes, 0.1);
+        let n_held = all.iter().filter(|it| **it).count();
+        assert!((50..200).contains(&n_held), "{n_held}");
+        assert_eq!(held_out_hashes(&hashes[..500], 0.1), all[..500]);
+    }
+
+    #[test]
+    fn each_side_of_a_split_has_a_line() {
+        assert_eq!(held_out_hashes(&[u64::MAX, u64::MAX - 1], 0.5), [false, true]);
+        assert_eq!(held_out_hashes(&[0, 1], 0.5), [true, false]);
+        assert_eq!(held_out_hashes(&[u64::MAX], 0.5), [false]);
+        assert_eq!(held_out_hashes(&[0], 0.5), [false]);
+    }
+
+    #[test]
+    fn a_share_in_percent_is_refused_with_the_one_that_was_meant() {
+        for (share, expected) in [
+            (0.05, None),
+            (10.0, Some("--eval-split 0.1 for 10% of the lines")),
+            (0.0, Some("--eval-split 0.05")),
+            (1.0, Some("--eval-split 0.01 for 1% of the lines")),
+            (f64::NAN, Some("--eval-split 0.05")),
+        ] {
+            let found = match check_share(share) {
+                Err(Failure::Usage { remedy, .. }) => remedy,
+                _ => None,
+            };
+            assert_eq!(found.as_deref(), expected, "{share}");
+        }
+    }
+}
