@@ -38,6 +38,11 @@ impl Doubts {
     }
 }
 
+/// True if the command has said in its own words that something is not there.
+fn is_missing(failure: &Failure) -> bool {
+    matches!(failure, Failure::Text { message, .. } if message.ends_with("does not exist"))
+}
+
 impl Doubt {
     fn may_explain(&self, failure: &Failure) -> bool {
         let is_of = |kinds: fn(&ErrorKind) -> bool| match failure {
@@ -54,7 +59,8 @@ impl Doubt {
             Doubt::Elsewhere { path, .. } => {
                 // A server of another kind may lack the endpoint.
                 is_of(|kind| *kind == ErrorKind::Incompatible)
-                    || is_of(|kind| *kind == ErrorKind::NotFound) && failure.summary().contains(run_of(path))
+                    || failure.summary().contains(run_of(path))
+                        && (is_of(|kind| *kind == ErrorKind::NotFound) || is_missing(failure))
             }
         }
     }

@@ -71,8 +71,10 @@ fn checkpoints_of_the_engine_arrive_as_folders_and_archives_and_are_not_overwrit
     }
     let gone = state.replace("weights/a", "sampler_weights/gone");
     let (status, _, stderr) = download(&gone, &[]);
-    assert!(status == 1 && stderr.contains(&format!("error: {gone} does not exist\n")), "{stderr}");
-    assert!(stderr.contains(&format!("try: `tinkex checkpoint list {local}`")), "{stderr}");
+    let error: Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
+    assert_eq!((status, &error["error"]["message"]), (1, &format!("{gone} does not exist").into()));
+    let remedy = error["error"]["try"].as_str().unwrap();
+    assert!(remedy.starts_with(&format!("`tinkex checkpoint list {local}`")), "{stderr}");
     let (status, stdout, stderr) = download(&state, &["--as", "tar"]);
     assert_eq!(status, 0, "{stderr}");
     let json: Value = serde_json::from_str(&stdout).unwrap();

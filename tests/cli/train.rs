@@ -455,6 +455,7 @@ fn a_folder_that_is_not_empty_is_kept_unless_it_is_overwritten() {
 #[test]
 fn a_run_that_did_not_begin_leaves_no_folder_that_blocks_the_next_attempt() {
     let home = Folder::new("train-not-begun");
+    drop(engine(&home));
     let data = home.join("x.jsonl");
     std::fs::write(&data, "{\"prompt\":\"a\",\"completion\":\"b\"}\n".repeat(4)).unwrap();
     let (data, out) = (data.display().to_string(), home.join("run").display().to_string());

@@ -116,7 +116,7 @@ fn a_dry_run_refuses_what_a_start_refuses_and_neither_leaves_a_folder() {
     for (further, expected) in [
         (["-o", &taken, "--name", "x"], "taken is not empty"),
         (["-o", &below, "--name", "x"], "file is a file"),
-        (["-o", &new, "--prompts", &missing], "none.txt: cannot be read"),
+        (["-o", &new, "--prompts", &missing], "none.txt: cannot be opened"),
         (["-o", &new, "--prompts", file.to_str().unwrap()], "has 0 prompts"),
         (["-o", &new, "--from", "tinker://x:train:0/weights/x"], ""),
     ] {

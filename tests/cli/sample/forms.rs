@@ -52,7 +52,7 @@ fn a_file_without_one_prompt_is_refused_before_anything_is_sent() {
     for format in ["json", "tsv"] {
         let (status, _, stderr) = sample(&fake, "p.txt", "one\n", &["-f", format]);
         assert!(
-            status == 2 && stderr.contains("are JSON Lines") && stderr.contains("try: leave -f out"),
+            status == 2 && stderr.contains("are JSON Lines") && stderr.contains("leave -f out"),
             "{stderr}"
         );
     }
