@@ -32,7 +32,10 @@ const SILENTLY: Duration = Duration::from_secs(1);
 
 /// The engines of the folders that this command has named. They stay until its end.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Engines(Arc<Mutex<Vec<(PathBuf, Arc<Access>)>>>);
+pub(crate) struct Engines(Arc<Mutex<Vec<Opened>>>);
+
+/// A folder and its engine.
+type Opened = (PathBuf, Arc<Access>);
 
 impl Engines {
     /// Starts the engine of a folder, or finds the one that has it open. Unless `may_create` is set, a folder that was named
