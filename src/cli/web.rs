@@ -2,15 +2,41 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+
+use super::connection::ca_bundle;
+
+/// The certificates to trust: those that the user names, or else those of the system if the program is built so.
+pub(crate) fn roots() -> Option<TlsConfig> {
+    let roots = match ca_bundle().map(std::fs::read) {
+        // A bundle that cannot be read is told by the client of the server.
+        Some(pem) => certificates(&pem.unwrap_or_default()),
+        None if cfg!(feature = "native-roots") => RootCerts::PlatformVerifier,
+        None => return None,
+    };
+    Some(TlsConfig::builder().root_certs(roots).build())
+}
+
+fn certificates(pem: &[u8]) -> RootCerts {
+    let certificates = parse_pem(pem).filter_map(|it| match it {
+        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+        _ => None,
+    });
+    RootCerts::Specific(Arc::new(certificates.collect()))
+}
 
 /// An HTTP client whose requests, with their answers, take at most `limit`.
 fn agent(limit: Duration) -> ureq::Agent {
-    ureq::Agent::config_builder()
+    let mut config = ureq::Agent::config_builder()
         .timeout_global(Some(limit))
-        .user_agent(concat!("tinkex/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .new_agent()
+        .user_agent(concat!("tinkex/", env!("CARGO_PKG_VERSION")));
+    if let Some(roots) = roots() {
+        config = config.tls_config(roots);
+    }
+    config.build().new_agent()
 }
 
 /// Fetches a short document.

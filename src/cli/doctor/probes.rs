@@ -1,15 +1,14 @@
 //! Requests that tell what the client's own do not: which layer of a connection fails, and the times of answers.
 
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 use super::finding::{Finding, layer};
 use super::target::Target;
-use crate::connection::ca_bundle;
+use crate::web;
 
 /// Number of requests whose times are measured.
 const N_TRIPS: usize = 5;
@@ -106,14 +105,8 @@ impl Prober {
         if is_engine || target.is_loopback() {
             config = config.proxy(None);
         }
-        let roots = match ca_bundle().map(std::fs::read) {
-            // A bundle that cannot be read is told by the client.
-            Some(pem) => Some(certificates(&pem.unwrap_or_default())),
-            None if cfg!(feature = "native-roots") => Some(RootCerts::PlatformVerifier),
-            None => None,
-        };
-        if let Some(roots) = roots {
-            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+        if let Some(roots) = web::roots() {
+            config = config.tls_config(roots);
         }
         Prober { agent: config.build().into(), url: target.url.clone(), is_https: target.is_https }
     }
@@ -173,15 +166,6 @@ impl Prober {
         let (check, remedy) = layer(&message, self.is_https);
         Finding::fail(check, message, remedy)
     }
-}
-
-/// The certificates of a bundle.
-fn certificates(pem: &[u8]) -> RootCerts {
-    let certificates = parse_pem(pem).filter_map(|it| match it {
-        Ok(PemItem::Certificate(certificate)) => Some(certificate),
-        _ => None,
-    });
-    RootCerts::Specific(Arc::new(certificates.collect()))
 }
 
 /// Free bytes of the file system of a folder.
