@@ -193,6 +193,7 @@ impl App {
         change: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
     ) -> Result<Connection, Failure> {
         let global = &self.global;
+        wording::server_is_at(self.place());
         let engine = match &global.local {
             Some(dir) => Some(self.engines.open(dir.clone(), self.may_create_engine)?),
             None => None,

@@ -12,13 +12,13 @@ use super::failure::Failure;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Doubts(Arc<Mutex<Vec<Doubt>>>);
 
-/// A name that may be a mistake. `runs` are folders of runs that may be meant.
+/// A name that may be a mistake. `option` is where it was given, and `runs` are folders of runs that may be meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Doubt {
     /// A folder that is not that of a run, in the place of a model.
-    NotARun { name: String, runs: Vec<String> },
+    NotARun { name: String, option: &'static str, runs: Vec<String> },
     /// A model whose name is almost that of the folder of a run.
-    Similar { name: String, runs: Vec<String> },
+    Similar { name: String, option: &'static str, runs: Vec<String> },
     /// A run whose checkpoints are looked for where it was not trained. `own` and `asked` are the options that name the
     /// servers.
     Elsewhere { name: String, path: String, own: String, asked: String },
@@ -67,25 +67,30 @@ impl Doubt {
 
     fn explained(&self, failure: Failure) -> Failure {
         match self {
-            Doubt::NotARun { name, runs } => {
+            Doubt::NotARun { name, option, runs } => {
                 let mut problem = format!(
                     "{name} is a folder, but not that of a training run: it has no checkpoints.jsonl"
                 );
                 if failure.summary().contains(name.as_str()) {
                     problem += &format!("; as the name of a model: {}", failure.summary());
                 }
-                Failure::usage(problem).with_remedy(remedy(runs).unwrap_or_else(|| {
+                Failure::usage(problem).with_remedy(remedy(option, runs).unwrap_or_else(|| {
                     "the folder of a run, which `tinkex train` has named, or a model of `tinkex model list`".into()
                 }))
             }
-            Doubt::Similar { runs, .. } => match (remedy(runs), failure.remedy()) {
-                (Some(remedy), Some(old)) => {
-                    let both = format!("{remedy}; or {old}");
-                    failure.with_remedy(both)
-                }
-                (Some(remedy), None) => failure.with_remedy(remedy),
-                (None, _) => failure,
-            },
+            Doubt::Similar { name, option, runs } => {
+                let remedies = [remedy(option, runs), failure.remedy()];
+                let remedies: Vec<String> = remedies.into_iter().flatten().collect();
+                let failure = if is_config(&failure) {
+                    Failure::usage(format!(
+                        "{name} is not the folder of a run, and a model of this name needs a server: {}",
+                        failure.summary()
+                    ))
+                } else {
+                    failure
+                };
+                failure.with_remedy(remedies.join("; or "))
+            }
             Doubt::Elsewhere { name, own, asked, .. } => Failure::text(format!(
                 "the run {name} was trained with{own}; its checkpoints are not where{asked} looks for them"
             ))
@@ -94,15 +99,20 @@ impl Doubt {
     }
 }
 
+/// True if the settings of the client are incomplete, such as the key.
+fn is_config(failure: &Failure) -> bool {
+    matches!(failure, Failure::Api { error, .. } if *error.kind() == ErrorKind::Config)
+}
+
 /// The id of the run in a path, which errors name.
 fn run_of(path: &str) -> &str {
     path.trim_start_matches("tinker://").split(['/', ':']).next().unwrap_or(path)
 }
 
-fn remedy(runs: &[String]) -> Option<String> {
+fn remedy(option: &str, runs: &[String]) -> Option<String> {
     let (last, others) = runs.split_last()?;
     let what = if others.is_empty() { "the folder of a run" } else { "folders of runs" };
-    let names: Vec<String> = others.iter().chain([last]).map(|it| format!("-m {it}")).collect();
+    let names: Vec<String> = others.iter().chain([last]).map(|it| format!("{option} {it}")).collect();
     Some(format!("{}, {what}", names.join(" or ")))
 }
 
@@ -113,8 +123,12 @@ mod tests {
     #[test]
     fn a_failure_is_explained_by_the_doubt_that_it_is_about() {
         let doubts = Doubts::default();
-        doubts.add(Doubt::Similar { name: "cap".into(), runs: vec!["runs/cap".into(), "capital".into()] });
-        doubts.add(Doubt::NotARun { name: "my".into(), runs: Vec::new() });
+        doubts.add(Doubt::Similar {
+            name: "cap".into(),
+            option: "-m",
+            runs: vec!["runs/cap".into(), "capital".into()],
+        });
+        doubts.add(Doubt::NotARun { name: "my".into(), option: "-m", runs: Vec::new() });
         let explained = |failure: Failure| {
             let failure = doubts.explained(failure);
             (failure.summary(), failure.remedy().unwrap_or_default())

@@ -141,6 +141,10 @@ impl Failure {
 
     /// What to do about the failure.
     pub(crate) fn remedy(&self) -> Option<String> {
+        self.own_remedy().map(|text| wording::with_place(&text))
+    }
+
+    fn own_remedy(&self) -> Option<String> {
         match self {
             Failure::Api { error, remedy } => remedy.clone().or_else(|| remedy_of(error).map(str::to_owned)),
             Failure::Text { remedy, .. } | Failure::Usage { remedy, .. } => remedy.clone(),

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::connection::App;
 use super::doubts::Doubt;
@@ -64,10 +64,11 @@ fn found(name: &str, app: &App, member: &str, what: &str) -> Result<(String, App
     let log = folder.join(LOG);
     if !is_run(name) {
         let runs = if name.contains("://") { Vec::new() } else { nearby_runs::similar(name) };
+        let option = if member == "state_path" { "--from" } else { "-m" };
         let doubt = if folder.is_dir() {
-            Some(Doubt::NotARun { name: name.to_owned(), runs })
+            Some(Doubt::NotARun { name: name.to_owned(), option, runs })
         } else {
-            (!runs.is_empty()).then(|| Doubt::Similar { name: name.to_owned(), runs })
+            (!runs.is_empty()).then(|| Doubt::Similar { name: name.to_owned(), option, runs })
         };
         if let Some(doubt) = doubt {
             app.doubts.add(doubt);
@@ -85,14 +86,19 @@ fn found(name: &str, app: &App, member: &str, what: &str) -> Result<(String, App
     // A run of another program has no such file, and its server is that of the environment.
     let Ok(config) = train::config_of(folder) else { return Ok((path.to_owned(), app.clone())) };
     let asked = train::with_place(app, &config);
+    doubt_place(name, path, &config, &asked);
+    Ok((path.to_owned(), asked))
+}
+
+/// Tells the place where the run was trained if what it has saved is not found at another one, that of `app`.
+pub(crate) fn doubt_place(run: &str, path: &str, config: &Map<String, Value>, app: &App) {
     let mut own = app.clone();
     (own.global.local, own.global.base_url) = (None, None);
-    let own = train::with_place(&own, &config).place();
-    if !own.is_empty() && own != asked.place() {
-        let (name, path, asked) = (name.to_owned(), path.to_owned(), asked.place());
+    let own = train::with_place(&own, config).place();
+    if !own.is_empty() && own != app.place() {
+        let (name, path, asked) = (run.to_owned(), path.to_owned(), app.place());
         app.doubts.add(Doubt::Elsewhere { name, path, own, asked });
     }
-    Ok((path.to_owned(), asked))
 }
 
 /// Why a text cannot be the name of a model, if that is seen without a server.

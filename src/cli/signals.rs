@@ -68,8 +68,12 @@ impl Stop {
 
     /// How the process is ended at once, once it was asked to stop: by the same means as before.
     pub(crate) fn again(&self) -> Option<&'static str> {
-        self.signal()
-            .map(|signal| if i32::from(signal) == SIGINT { "Ctrl-C again" } else { "a second signal" })
+        self.signal().map(|_| if self.is_interrupt() { "Ctrl-C again" } else { "a second signal" })
+    }
+
+    /// True if the signal is Ctrl-C, which a person sends.
+    pub(crate) fn is_interrupt(&self) -> bool {
+        self.signal().map(i32::from) == Some(SIGINT)
     }
 
     pub(crate) fn is_asked(&self) -> bool {

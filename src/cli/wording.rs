@@ -39,6 +39,27 @@ pub(crate) fn engine_is_at(url: &str) {
     ENGINES.lock().push(url.to_owned());
 }
 
+/// The options by which another command finds the server that was asked last, each with a space before it.
+static PLACE: Mutex<String> = Mutex::new(String::new());
+
+/// Tells by which options another command finds the server.
+pub(crate) fn server_is_at(place: String) {
+    *PLACE.lock() = place;
+}
+
+/// A remedy whose commands ask the same server.
+pub(crate) fn with_place(remedy: &str) -> String {
+    placed(remedy, &PLACE.lock())
+}
+
+fn placed(remedy: &str, place: &str) -> String {
+    const COMMANDS: [&str; 5] = ["checkpoint list", "run list", "model list", "session list", "doctor"];
+    let command = |text: String, name: &&str| {
+        text.replace(&format!("`tinkex {name}`"), &format!("`tinkex {name}{place}`"))
+    };
+    COMMANDS.iter().fold(remedy.to_owned(), command)
+}
+
 /// The message of an error.
 pub(crate) fn message(error: &Error) -> String {
     own(error.message())
@@ -101,6 +122,14 @@ pub(crate) fn own(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_remedy_asks_the_server_of_the_command() {
+        let of = |remedy| placed(remedy, " --local=w");
+        assert_eq!(of("`tinkex doctor` examines it"), "`tinkex doctor --local=w` examines it");
+        assert_eq!(of("`tinkex checkpoint list --local=x`"), "`tinkex checkpoint list --local=x`");
+        assert_eq!(of("-m MODEL; `tinkex model list`"), "-m MODEL; `tinkex model list --local=w`");
+    }
 
     #[test]
     fn names_of_the_library_become_words_of_the_program() {

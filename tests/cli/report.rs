@@ -304,6 +304,32 @@ fn a_page_that_cannot_be_written_leaves_the_old_one_and_no_draft() {
 }
 
 #[test]
+fn a_page_replaces_only_a_page_and_a_link_and_a_device_stay() {
+    let home = Folder::new("report-replaced");
+    let folder = home.join("run");
+    write_run(&folder, &json!({}), &falling(5));
+    let to = |name: &str| {
+        run(&home, &["report", folder.to_str().unwrap(), "-o", home.join(name).to_str().unwrap()])
+    };
+    std::fs::write(home.join("notes.md"), "mine").unwrap();
+    let (status, _, stderr) = to("notes.md");
+    assert!(status == 2 && stderr.contains("notes.md exists, and is not a page of HTML"), "{stderr}");
+    assert_eq!(std::fs::read_to_string(home.join("notes.md")).unwrap(), "mine");
+    assert_eq!((to("page.html").0, to("page.html").0), (0, 0));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{FileTypeExt, symlink};
+        symlink(home.join("page.html"), home.join("link.html")).unwrap();
+        symlink("/dev/null", home.join("null")).unwrap();
+        assert_eq!((to("link.html").0, to("null").0), (0, 0));
+        let is_link = |name: &str| std::fs::symlink_metadata(home.join(name)).unwrap().is_symlink();
+        assert!(is_link("link.html") && is_link("null"));
+        assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+        check(&std::fs::read_to_string(home.join("page.html")).unwrap());
+    }
+}
+
+#[test]
 fn what_the_training_command_writes_is_shown() {
     let home = Folder::new("report-train");
     let folder = home.join("run");

@@ -130,6 +130,40 @@ fn a_command_whose_engine_others_use_ends_after_them() {
 }
 
 #[test]
+#[cfg(unix)]
+fn ctrl_c_ends_a_training_and_not_the_commands_that_use_its_engine() {
+    let home = Folder::new("shared-engine-interrupt");
+    drop(engine(&home));
+    let local = format!("--local={}", home.join("engine").display());
+    let data = home.join("data.jsonl");
+    std::fs::write(&data, "{\"prompt\":\"a\",\"completion\":\"b\"}\n".repeat(40)).unwrap();
+    let mut host = tinkex(&home);
+    host.args(["train", data.to_str().unwrap(), &local, "-o", home.join("run").to_str().unwrap()]);
+    host.args(["--max-steps", "1000000", "--save-every", "0", "--progress", "json", "--no-report"]);
+    let mut host = host.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut rows = BufReader::new(host.stdout.take().unwrap());
+    rows.read_line(&mut String::new()).unwrap();
+    let drain = std::thread::spawn(move || std::io::copy(&mut rows, &mut std::io::sink()).unwrap());
+    let mut guest = tinkex(&home);
+    guest.args(["chat", &local, "--max-tokens", "2"]).stdin(Stdio::piped());
+    let mut guest = guest.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let ask = |chat: &mut Child| {
+        writeln!(chat.stdin.as_mut().unwrap(), "Hi").unwrap();
+        chat.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    };
+    ask(&mut guest);
+    assert!(Command::new("kill").args(["-INT", &host.id().to_string()]).status().unwrap().success());
+    let mut said = BufReader::new(host.stderr.take().unwrap()).lines().map(Result::unwrap);
+    said.find(|it| it.contains("it ends after them")).unwrap();
+    ask(&mut guest);
+    drop(guest.stdin.take());
+    let guest = guest.wait_with_output().unwrap();
+    assert!(guest.status.success(), "{}", String::from_utf8_lossy(&guest.stderr));
+    assert_eq!(host.wait().unwrap().code(), Some(130));
+    drain.join().unwrap();
+}
+
+#[test]
 fn a_mistyped_folder_is_refused_by_commands_that_look_for_something_and_nothing_is_written() {
     let home = Folder::new("shared-engine-mistyped");
     drop(engine(&home));

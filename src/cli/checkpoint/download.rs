@@ -93,7 +93,7 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     options = options.destination(&destination);
     if !args.force && is_occupied(&destination) {
         let text = format!("{} exists", destination.display());
-        return Err(Failure::text(text).with_remedy("--force replaces it, when the download is complete"));
+        return Err(Failure::text(text).with_remedy("--force replaces it once the new one is complete"));
     }
     let connection = app.connect()?;
     app.stop.defer();
@@ -161,6 +161,12 @@ fn failure(error: tinkex::Error) -> Failure {
     match error.violation().filter(|it| it.path == "as_tar") {
         Some(violation) => Failure::usage(format!("--as tar {}", violation.problem))
             .with_remedy("--as dir, for a folder with the files"),
+        // Another command has made it, or makes it, since this one has looked.
+        None if error.violation().is_some_and(|it| it.path == "destination") => {
+            Failure::text(wording::line(&error)).with_remedy(
+                "the same command once that one has ended, with --force if it is to be replaced; or another folder: -o DIR",
+            )
+        }
         None => Failure::from(error),
     }
 }

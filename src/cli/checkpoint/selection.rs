@@ -47,8 +47,10 @@ impl Selection {
                 let problem = format!(
                     "no checkpoint can match: --after {after} is not earlier than {before}, which {option} means"
                 );
-                Err(Failure::usage(problem)
-                    .with_remedy(format!("exchange the times of --after and {option}")))
+                Err(Failure::usage(problem).with_remedy(match option {
+                    "--before" => "an earlier --after, or a later --before",
+                    _ => "an earlier --after, or a shorter --older-than",
+                }))
             }
             _ => Ok(filter),
         }

@@ -14,7 +14,7 @@ mod svg;
 mod text;
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -39,6 +39,8 @@ pub(crate) struct Args {
     open: bool,
 }
 
+/// How a page begins.
+const HTML: &[u8; 14] = b"<!DOCTYPE html";
 /// Largest page: mail and chats take it, and browsers show it at once.
 const MAX_BYTES: usize = 960_000;
 /// Time after which the program that opens the page is no longer waited for.
@@ -70,6 +72,7 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
         [folder] => folder.join("report.html"),
         _ => "comparison.html".into(),
     });
+    check_replaced(&path)?;
     replace(&path, page.as_bytes())?;
     let shown = path.display().to_string();
     app.out.value(&json!({ "path": shown, "bytes": page.len() }), || shown.clone())?;
@@ -111,8 +114,30 @@ fn fitting(page: impl Fn(usize) -> String) -> String {
     last
 }
 
-/// Replaces a file in one step, so that a browser never reads half a page.
+/// Refuses to replace a file that is no page: most likely its name is a mistake.
+fn check_replaced(path: &Path) -> Result<(), Failure> {
+    let mut start = [0; HTML.len()];
+    let is_other = path.is_file()
+        && std::fs::metadata(path).is_ok_and(|it| 0 < it.len())
+        && File::open(path)
+            .and_then(|mut file| file.read_exact(&mut start))
+            .map_or(true, |()| !start.eq_ignore_ascii_case(HTML));
+    if is_other {
+        return Err(Failure::usage(format!("{} exists, and is not a page of HTML", path.display()))
+            .with_remedy("another file for -o, or remove that one"));
+    }
+    Ok(())
+}
+
+/// Replaces a file in one step, so that a browser never reads half a page. A link stays, and what is not a file, such as a
+/// pipe, is written to.
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let cannot = |error: std::io::Error| Failure::text(format!("cannot write {}: {error}", path.display()));
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if std::fs::metadata(path).is_ok_and(|it| !it.is_file() && !it.is_dir()) {
+        let opened = File::options().write(true).open(path);
+        return opened.and_then(|mut it| it.write_all(bytes)).map_err(cannot);
+    }
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{}.tmp", std::process::id()));
     let draft = PathBuf::from(draft);
@@ -125,7 +150,7 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     write().map_err(|error: std::io::Error| {
         // A draft that cannot be removed only takes room.
         let _ = std::fs::remove_file(&draft);
-        Failure::text(format!("cannot write {}: {error}", path.display()))
+        cannot(error)
     })
 }
 

@@ -1,6 +1,6 @@
 //! A file of prompts: a line of the output for each of them, and a second start goes on where the first one ended.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use tinkex::{Error, ErrorKind};
 
 use super::Args;
 use super::ending::Failed;
-use super::kept;
+use super::kept::{self, Done};
 use super::made::Made;
 use super::progress::Progress;
 use super::sampler::Sampler;
@@ -21,7 +21,7 @@ use crate::args::Format;
 use crate::connection::App;
 use crate::examples::{Problems, file_name};
 use crate::failure::Failure;
-use crate::prompts::{self, Item, Key, Keys, Prompt, Prompts};
+use crate::prompts::{self, Item, Keys, Prompt, Prompts};
 use crate::shell_word::quoted;
 use crate::{train, wording};
 
@@ -47,7 +47,7 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
             let (file, done) = kept::open(path, &made, |differences| refusal(args, path, differences, app))?;
             (Some(file), done)
         }
-        None => (None, HashSet::new()),
+        None => (None, Done::new()),
     };
     if let Some(contents) = contents.as_ref().filter(|it| !it.problems.is_empty()) {
         for line in contents.problems.lines() {
@@ -150,7 +150,7 @@ struct Batch<'a> {
     sender: Sender<(Tag, Result<SampleResponse, Error>)>,
     sink: Sink<'a>,
     /// What the output has from earlier starts.
-    done: HashSet<Key>,
+    done: Done,
     keys: Keys,
     /// What is wrong with lines of this start.
     problems: Problems,
@@ -214,7 +214,10 @@ impl Batch<'_> {
     /// Asks for the answers to a prompt, unless they are there.
     fn begin(&mut self, mut item: Item) -> Result<(), Failure> {
         self.n_lines += 1;
-        if self.done.contains(&item.key()) {
+        if let Some(prompt) = self.done.get(&item.key()) {
+            if prompt.is_some() && *prompt != item.json {
+                self.fatal = Some(changed(&item, self.args));
+            }
             self.n_skipped += 1;
             return Ok(());
         }
@@ -321,6 +324,16 @@ impl Batch<'_> {
 /// The time for `n_left` prompts after `n_now` took so long.
 fn seconds_left(elapsed: Duration, n_now: usize, n_left: usize) -> Option<f64> {
     (0 < n_now).then(|| elapsed.as_secs_f64() / n_now as f64 * n_left as f64)
+}
+
+/// The file of answers has one to another prompt with the same id.
+fn changed(item: &Item, args: &Args) -> Failure {
+    let output = args.batch.output.as_deref().unwrap_or_else(|| Path::new("-")).display();
+    let (place, key) = (&item.place, item.key());
+    Failure::text(format!("{place}: the prompt with the {key} is not the one that {output} has an answer to"))
+        .with_remedy(format!(
+            "another file for -o, another id, or remove the line of that {key} from {output}"
+        ))
 }
 
 fn problem_of(error: &Error) -> Value {

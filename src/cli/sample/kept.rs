@@ -1,6 +1,6 @@
 //! The file of answers: what an earlier start has written is kept, and not asked for again.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -12,11 +12,14 @@ use super::made::Made;
 use crate::failure::Failure;
 use crate::prompts::Key;
 
+/// The prompts that have answers, each as it was, if the answer tells.
+pub(super) type Done = HashMap<Key, Option<Value>>;
+
 /// What a file of answers has.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Kept {
     /// The prompts that have answers.
-    pub(super) done: HashSet<Key>,
+    pub(super) done: Done,
     /// The lines of failed prompts, which are asked for again, and a last line that was cut off, as ranges of bytes.
     others: Vec<Range<u64>>,
     /// The ways in which the answers were made.
@@ -51,7 +54,7 @@ pub(super) fn open(
     path: &Path,
     now: &Made,
     refuses: impl FnOnce(&[String]) -> Option<Failure>,
-) -> Result<(File, HashSet<Key>), Failure> {
+) -> Result<(File, Done), Failure> {
     let name = path.display();
     let failed = |what: &str, error: io::Error| Failure::text(format!("cannot {what} {name}: {error}"));
     let mut file = OpenOptions::new()
@@ -71,7 +74,7 @@ pub(super) fn open(
     }
     let is_file = file.metadata().is_ok_and(|it| it.is_file());
     if !is_file {
-        return Ok((file, HashSet::new()));
+        return Ok((file, Done::new()));
     }
     let kept = examine(BufReader::new(&file))
         .map_err(|problem| Failure::text(format!("{name}:{problem}")).with_remedy("another file for -o"))?;
@@ -143,8 +146,8 @@ fn examine(mut file: impl BufRead) -> Result<Kept, String> {
         }
         let json: Value = serde_json::from_slice(&line).unwrap_or_default();
         match (Key::of_answer(&json), json.get("error")) {
-            (Some(key), None) => {
-                kept.done.insert(key);
+            (Some(key), None) if json["sequences"].is_array() => {
+                kept.done.insert(key, json.get("prompt").cloned());
                 if let Some(made) = Made::of_line(&json)
                     && !kept.made.contains(&made)
                 {
@@ -152,7 +155,7 @@ fn examine(mut file: impl BufRead) -> Result<Kept, String> {
                 }
             }
             (Some(_), Some(_)) => kept.others.push(range),
-            (None, _) => {
+            (None, _) | (Some(_), None) => {
                 return Err(format!("{number}: is not a line of answers, so that the file stays as it is"));
             }
         }
@@ -183,14 +186,19 @@ mod tests {
         ] {
             let kept = examine(text.as_bytes());
             assert_eq!(kept.as_ref().map(Kept::end), Ok(end), "{text}");
-            let expected: HashSet<Key> = is_known.then(|| key("a")).into_iter().collect();
+            let expected: Done = is_known.then(|| (key("a"), None)).into_iter().collect();
             assert_eq!(kept.map(|it| it.done), Ok(expected), "{text}");
         }
     }
 
     #[test]
     fn a_file_of_another_kind_is_refused() {
-        for text in ["hello\n", "{\"messages\":[]}\n", "{\"id\":\"a\"}\n[]\n"] {
+        for text in [
+            "hello\n",
+            "{\"messages\":[]}\n",
+            "{\"id\":\"a\",\"sequences\":[]}\n[]\n",
+            "{\"id\":\"a\",\"prompt\":\"x\"}\n",
+        ] {
             assert!(examine(text.as_bytes()).is_err(), "{text}");
         }
     }

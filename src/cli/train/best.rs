@@ -19,7 +19,7 @@ pub(super) fn better(best: Option<Evaluation>, next: Evaluation) -> Option<Evalu
     }
 }
 
-/// The checkpoint that was saved nearest to a number of steps, the later one of two. `sizes` has the paths of those that
+/// The checkpoint that was saved nearest to a number of steps, the earlier one of two. `sizes` has the paths of those that
 /// the server still has, or nothing if it does not tell.
 pub(super) fn nearest<'a>(
     records: &'a [CheckpointRecord],
@@ -30,7 +30,7 @@ pub(super) fn nearest<'a>(
         let path = path(record);
         path.is_some_and(|path| sizes.is_empty() || sizes.contains_key(&path))
     };
-    let distance = |record: &CheckpointRecord| record.next_batch.map(|n| (n.abs_diff(n_done), n < n_done));
+    let distance = |record: &CheckpointRecord| record.next_batch.map(|n| (n.abs_diff(n_done), n > n_done));
     let near = records.iter().filter(is_there).filter_map(|record| Some((distance(record)?, record)));
     near.min_by_key(|(distance, _)| *distance).map(|(_, record)| record)
 }
@@ -57,7 +57,7 @@ mod tests {
         let records = [20, 40, 60].map(record);
         let near = |n_done, sizes: &Sizes| nearest(&records, n_done, sizes).and_then(|it| it.next_batch);
         let all = Sizes::default();
-        for (n_done, expected) in [(0, 20), (29, 20), (30, 40), (40, 40), (100, 60)] {
+        for (n_done, expected) in [(0, 20), (29, 20), (30, 20), (40, 40), (100, 60)] {
             assert_eq!(near(n_done, &all), Some(expected), "{n_done}");
         }
         let last = Sizes::from([("tinker://r:train:0/sampler_weights/60".to_owned(), 1)]);

@@ -117,9 +117,14 @@ fn resume(dir: &Path, mut given: Given, control: &Args, app: &App) -> Result<(),
     given = given.over(old);
     let args = given.args()?;
     let settings = Settings::of(&args)?;
-    let app = record::with_place(app, &config);
+    let mut app = record::with_place(app, &config);
     if control.print_config {
         return print(settings.to_object(given.to_object(), None), &app);
+    }
+    if let Some((path, _)) = run_folder::last_state(dir) {
+        // What was saved is in a folder that is there.
+        app.may_create_engine = false;
+        run_folder::doubt_place(&dir.display().to_string(), &path, &config, &app);
     }
     moved::check(dir, &settings, &by_user)?;
     let place = Place::Resumed { dir: PathBuf::from(dir), config, force: control.force_resume };

@@ -162,7 +162,7 @@ impl Plan {
             count(facts.n_tokens),
             count(facts.n_trained),
         );
-        let epochs = counted(chosen.epochs, "epoch");
+        let epochs = counted(chosen.n_epochs_begun(), "epoch");
         let schedule = match self.settings.schedule {
             ScheduleKind::Linear => ", falling to 0",
             ScheduleKind::Cosine => ", falling to 0 as a cosine",
@@ -211,7 +211,7 @@ impl Plan {
             "n_examples": self.n_items,
             "n_eval_examples": self.n_test,
             "n_steps": self.chosen.n_steps,
-            "n_epochs": self.chosen.epochs,
+            "n_epochs": self.chosen.n_epochs_begun(),
             "batch_size": self.chosen.batch_size,
             "learning_rate": self.chosen.lr,
             "n_checkpoints": self.n_checkpoints,

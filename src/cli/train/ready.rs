@@ -290,6 +290,7 @@ impl Ready {
             held_out: record
                 .sampler_path
                 .as_ref()
+                .filter(|_| !self.data.test.is_empty())
                 .and_then(|_| held_out::commands(&self.job.given, settings, dir)),
             prompt: self.data.facts.prompt.as_ref(),
             monthly_usd: monthly,

@@ -84,6 +84,13 @@ pub(super) struct Chosen {
     pub(super) warmup_steps: u64,
 }
 
+impl Chosen {
+    /// The number of epochs that are trained, at least in part: the steps may be limited.
+    pub(super) fn n_epochs_begun(&self) -> u64 {
+        self.epochs.min(self.n_steps.div_ceil(self.batches_per_epoch.max(1)))
+    }
+}
+
 impl Settings {
     pub(super) fn of(args: &Args) -> Result<Self, Failure> {
         let lifetime = |given: &Option<Lifetime>, default: &str| match given {

@@ -71,10 +71,23 @@ fn a_file_of_prompts_has_a_line_for_each_and_is_not_asked_for_again() {
     assert_eq!((status, stderr.as_str()), (0, "0 answered, 0 failed, 3 were there\n"));
     assert_eq!(lines(&output), first);
     // A changed prompt without an id is another one.
-    fs::write(&input, "{\"id\":\"a\",\"prompt\":\"y\"}\n{\"prompt\":\"new\"}\n").unwrap();
+    fs::write(&input, "{\"id\":\"a\",\"prompt\":\"x\"}\n{\"prompt\":\"new\"}\n").unwrap();
     let (status, _, stderr) = run(&home, &args);
     assert_eq!((status, stderr.as_str()), (0, "1 answered, 0 failed, 1 were there\n"));
     assert_eq!(lines(&output).len(), 4);
+    // One with an id has an answer that is not its own.
+    fs::write(&input, "{\"id\":\"a\",\"prompt\":\"y\"}\n").unwrap();
+    let (status, _, stderr) = run(&home, &args);
+    assert_eq!(status, 1);
+    let problem =
+        format!("in.jsonl:1: the prompt with the id \"a\" is not the one that {output} has an answer to");
+    assert!(stderr.contains(&problem) && stderr.contains("try: another file for -o"), "{stderr}");
+    assert_eq!(lines(&output).len(), 4);
+    // The prompts themselves are no answers.
+    let own = ["sample", "-i", &input, "-o", &input, &local, "-m", "tinkex/nano"];
+    let (status, _, stderr) = run(&home, &own);
+    assert!(status == 1 && stderr.contains("in.jsonl:1: is not a line of answers"), "{stderr}");
+    assert_eq!(lines(&input).len(), 1);
 }
 
 #[test]
