@@ -120,3 +120,29 @@ fn a_folder_after_local_without_an_equals_sign_is_explained() {
     let (status, _, stderr) = run(&folder, &["train", "--local", &data, "--dry-run"]);
     assert_eq!(status, 0, "{stderr}");
 }
+
+#[test]
+fn a_run_that_begins_with_saved_weights_has_their_rank_and_no_other() {
+    let home = Folder::new("train-rank");
+    let (data, local) = (home.join("x.jsonl"), format!("--local={}", home.join("engine").display()));
+    std::fs::write(&data, "{\"prompt\":\"a\",\"completion\":\"b\"}\n".repeat(4)).unwrap();
+    let [data, first, second] =
+        [data, home.join("first"), home.join("second")].map(|it| it.display().to_string());
+    let common = ["train", &data, &local, "--max-steps", "1", "--no-report"];
+    let (status, _, stderr) = run(&home, &[&common[..], &["-o", &first, "--rank", "4"]].concat());
+    assert_eq!(status, 0, "{stderr}");
+    let from = [&common[..], &["-o", &second, "--from", &first]].concat();
+    let (status, _, stderr) = run(&home, &[&from[..], &["--rank", "8"]].concat());
+    assert!(status == 2 && stderr.contains("has rank 4") && stderr.contains("leave --rank out"), "{stderr}");
+    assert!(!home.join("second").exists());
+    let (status, stdout, stderr) = run(&home, &[&from[..], &["--dry-run"]].concat());
+    assert!(status == 0 && stdout.contains("rank 4"), "{stdout}{stderr}");
+    let (status, _, stderr) = run(&home, &[&from[..], &["--rank", "4"]].concat());
+    assert_eq!(status, 0, "{stderr}");
+    let config = std::fs::read_to_string(home.join("second/config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["rank"], 4);
+    let (status, _, stderr) =
+        run(&home, &[&common[..], &["-o", &first, "--rank", "0", "--dry-run"]].concat());
+    assert!(status == 2 && stderr.contains("--rank"), "{stderr}");
+}

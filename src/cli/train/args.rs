@@ -127,7 +127,7 @@ pub(crate) struct Args {
     pub(super) grad_clip: Option<f64>,
 
     /// Rank of the adapter [default: 32]
-    #[arg(long, value_name = "N", help_heading = "Adapter")]
+    #[arg(long, value_name = "N", help_heading = "Adapter", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) rank: Option<u32>,
     /// Do not train the feed-forward layers
     #[arg(long, help_heading = "Adapter")]

@@ -54,7 +54,7 @@ struct Planned {
 }
 
 impl Job {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub(super) fn run(mut self) -> Result<(), Failure> {
         match &self.place {
             Place::Resumed { dir, .. } => folder::check_free(dir)?,
             Place::New { out: Some(out), overwrite } => folder::check(out, *overwrite)?,
@@ -75,6 +75,7 @@ impl Job {
             (Err(failure), _) => return Err(failure),
         };
         let service = connection.service.clone();
+        self.take_adapter(&service)?;
         let model = self.model(&service)?;
         connection.check_model(&model)?;
         let encoder = Encoder::new(&model, &service, &self.settings.data_options, source.train.format)?;
@@ -125,6 +126,30 @@ impl Job {
         self.check_steps(&chosen)?;
         self.check_same(&config)?;
         Ok(Planned { data, chosen, cost, plan, config, prompts })
+    }
+
+    /// A run that begins with saved weights has the form of their adapter.
+    fn take_adapter(&mut self, service: &ServiceClient) -> Result<(), Failure> {
+        let (Some(from), Place::New { .. }) = (&self.settings.from, &self.place) else { return Ok(()) };
+        // Weights that the server does not know are an error when the run begins.
+        let Ok(info) = service.create_rest_client().get_weights_info_by_tinker_path(from) else {
+            return Ok(());
+        };
+        let lora = &mut self.settings.lora;
+        if let Some(rank) = info.lora_rank {
+            if self.given.get("rank").is_some() && lora.rank != rank {
+                return Err(Failure::usage(format!(
+                    "--rank {}: the adapter of {from} has rank {rank}, which cannot be changed",
+                    lora.rank
+                ))
+                .with_remedy("leave --rank out"));
+            }
+            lora.rank = rank;
+        }
+        lora.train_mlp = info.train_mlp.unwrap_or(lora.train_mlp);
+        lora.train_attn = info.train_attn.unwrap_or(lora.train_attn);
+        lora.train_unembed = info.train_unembed.unwrap_or(lora.train_unembed);
+        Ok(())
     }
 
     fn model(&self, service: &ServiceClient) -> Result<String, Failure> {

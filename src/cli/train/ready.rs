@@ -100,8 +100,11 @@ impl Ready {
             samples.cut(run.next_step())?;
         }
         let from = run.next_step();
-        log.say(&if from == 0 {
+        let is_new = matches!(self.job.place, Place::New { .. });
+        log.say(&if from == 0 && is_new {
             format!("run     {}", dir.display())
+        } else if from == 0 {
+            format!("run     {}, begins again with step 1: no state was saved", dir.display())
         } else {
             let n = self.chosen.n_steps;
             let done = if from < n { "goes on after" } else { "all steps are done:" };
