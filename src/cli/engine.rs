@@ -41,7 +41,7 @@ impl Engines {
     /// Starts the engine of a folder, or finds the one that has it open. Unless `may_create` is set, a folder that was named
     /// must be there: most likely its name is mistyped, and the command would find nothing in a new one.
     pub(crate) fn open(&self, dir: Option<PathBuf>, may_create: bool) -> Result<Arc<Access>, Failure> {
-        if let Some(dir) = dir.as_deref().filter(|dir| !may_create && is_none(dir)) {
+        if let Some(dir) = dir.as_deref().filter(|dir| !may_create && !is_data_folder(dir)) {
             return Err(not_an_engine(dir));
         }
         let dir = dir.map_or_else(default_folder, Ok)?;
@@ -83,14 +83,6 @@ impl Engines {
             server.wait_for_users(Duration::MAX, &never);
         }
     }
-}
-
-/// True if a folder is not that of an engine. One that cannot be looked into may be; opening it tells why not.
-fn is_none(dir: &Path) -> bool {
-    let is_closed = |path: &Path| {
-        std::fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
-    };
-    !is_data_folder(dir) && !is_closed(&dir.join(".tinkex")) && !is_closed(&dir.join(".tinkex/lock"))
 }
 
 /// The failure of a command that looks for something in a folder that holds no engine.

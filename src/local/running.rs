@@ -14,10 +14,10 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::after;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{engine_file, lock_file};
@@ -225,6 +225,8 @@ pub(super) struct Announcement {
     path: PathBuf,
     draft: PathBuf,
     file: File,
+    /// Locked once the engine is unused, so that a program that has opened the file before does not begin to use it.
+    closed: Mutex<Option<File>>,
 }
 
 impl Announcement {
@@ -242,7 +244,7 @@ impl Announcement {
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut file = options.open(&draft)?;
         file.write_all(&text)?;
-        Ok(Announcement { path, draft, file })
+        Ok(Announcement { path, draft, file, closed: Mutex::default() })
     }
 
     /// Lets other programs find the file. Does nothing after [`withdraw`](Self::withdraw).
@@ -261,6 +263,9 @@ impl Announcement {
     /// Waits until no other program uses the engine, and withdraws the file. Returns whether that happened in time. Until
     /// then other programs still find the engine.
     pub(super) fn wait_for_users(&self, timeout: Duration, cancel: &CancelToken) -> bool {
+        if self.closed.lock().is_some() {
+            return true;
+        }
         match self.file.try_lock() {
             Err(TryLockError::WouldBlock) => {}
             // Where files cannot be locked, users cannot be counted.
@@ -269,28 +274,31 @@ impl Announcement {
                 return true;
             }
         }
-        let Ok(file) = self.file.try_clone() else { return false };
+        // Opened anew: a lock belongs to what was opened, and that of a wait that was given up must not stay.
+        let Ok(file) = File::open(&self.path) else { return false };
         let over = cancel.child();
-        let (unused, signal) = (Arc::new(AtomicBool::new(false)), over.clone());
-        let found = unused.clone();
+        let (locked, signal) = (Arc::new(Mutex::new(None)), over.clone());
+        let slot = locked.clone();
         // A lock has no wait with a deadline. The thread ends with the last user.
         let wait = move || {
-            found.store(file.lock().is_ok(), Ordering::Release);
+            if file.lock().is_ok() {
+                *slot.lock() = Some(file);
+            }
             signal.cancel();
         };
         if std::thread::Builder::new().name("tinkex-users".into()).spawn(wait).is_err() {
             return false;
         }
         over.wait_timeout(timeout);
-        let is_unused = unused.load(Ordering::Acquire);
-        if is_unused {
-            self.withdraw();
-        }
-        is_unused
+        let Some(file) = locked.lock().take() else { return false };
+        *self.closed.lock() = Some(file);
+        self.withdraw();
+        true
     }
 }
 
-/// Whether a folder is the data folder of an engine, running or not.
+/// Whether a folder is the data folder of an engine, running or not. A folder that this program may not look into counts as
+/// one: [`Access::open`] tells that it cannot be used.
 ///
 /// # Example: a folder that an engine has used
 /// ```
@@ -304,7 +312,10 @@ impl Announcement {
 /// # Ok::<(), tinkex::Error>(())
 /// ```
 pub fn is_data_folder(dir: &Path) -> bool {
-    lock_file(dir).is_file()
+    match fs::metadata(lock_file(dir)) {
+        Ok(found) => found.is_file(),
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    }
 }
 
 #[cfg(test)]
@@ -368,8 +379,14 @@ mod tests {
         let cancelled = CancelToken::new();
         cancelled.cancel();
         assert!(!announcement.wait_for_users(HANG, &cancelled), "a copy is a user");
-        let leave = std::thread::spawn(move || drop(copy));
+        drop(copy);
+        // The waits that were given up must not keep others out.
+        let deadline = Instant::now() + HANG;
+        let mut looks = std::iter::repeat_with(read).take_while(|_| Instant::now() < deadline);
+        let third = looks.find_map(|it| it).expect("an engine");
+        let leave = std::thread::spawn(move || drop(third));
         assert!(announcement.wait_for_users(HANG, &never));
+        assert!(announcement.wait_for_users(Duration::ZERO, &never), "asked again");
         leave.join().expect("no panic");
         assert!(read().is_none());
         fs::remove_dir_all(folder).expect("the folder");
