@@ -15,6 +15,9 @@ use super::signals::Stop;
 
 /// How often a signal is looked for.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long requests that were sent before a signal may take if the command then ends: one that the server refuses to
+/// serve is repeated for minutes.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// Limit of waiting for the thread that ends the sessions, each of which has time limits of its own.
 const LONGEST_END: Duration = Duration::from_secs(60);
 
@@ -64,7 +67,8 @@ impl Sessions {
         self.ended.cancel();
     }
 
-    /// Ends the sessions and the process after a signal that the command does not handle itself.
+    /// Ends the sessions and the process after a signal that the command does not handle itself, and the requests of one
+    /// that ends soon.
     fn end_after_signal(&self, stop: &Stop) -> Result<(), Failure> {
         stop.hold();
         let (sessions, stop) = (self.clone(), stop.clone());
@@ -77,6 +81,9 @@ impl Sessions {
             if let Some(signal) = stop.signal().filter(|_| !stop.is_deferred()) {
                 sessions.end(CloseStatus::Interrupted);
                 std::process::exit(128 + i32::from(signal));
+            }
+            if stop.is_brief() && !sessions.done.wait_timeout(LAST_ANSWERS) {
+                sessions.end(CloseStatus::Interrupted);
             }
         };
         let started = std::thread::Builder::new().name("tinkex-signals".into()).spawn(look);

@@ -17,6 +17,8 @@ pub(crate) struct Stop {
     armed: Arc<AtomicBool>,
     /// Set if the command itself handles the signal.
     is_deferred: Arc<AtomicBool>,
+    /// Set if the command handles the signal by ending soon.
+    is_brief: Arc<AtomicBool>,
     signal: Arc<AtomicUsize>,
 }
 
@@ -26,6 +28,7 @@ impl Stop {
         let stop = Stop {
             armed: Arc::new(AtomicBool::new(true)),
             is_deferred: Arc::default(),
+            is_brief: Arc::default(),
             signal: Arc::default(),
         };
         for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -45,6 +48,13 @@ impl Stop {
         self.hold();
     }
 
+    /// As [`defer`](Self::defer), for a command that then begins nothing new and ends with the requests that it has sent.
+    /// These have only a short time left.
+    pub(crate) fn defer_briefly(&self) {
+        self.is_brief.store(true, Ordering::Relaxed);
+        self.defer();
+    }
+
     /// From now on the first signal only sets a flag, which a thread looks at that ends the process.
     pub(crate) fn hold(&self) {
         self.armed.store(false, Ordering::Relaxed);
@@ -58,6 +68,11 @@ impl Stop {
     /// True if the command itself handles the signal.
     pub(crate) fn is_deferred(&self) -> bool {
         self.is_deferred.load(Ordering::Relaxed)
+    }
+
+    /// True if the command ends soon after the signal.
+    pub(crate) fn is_brief(&self) -> bool {
+        self.is_brief.load(Ordering::Relaxed)
     }
 
     /// The signal that asks the process to stop.
@@ -94,7 +109,8 @@ mod tests {
             (SIGHUP, Some("a second signal")),
         ] {
             let signal = Arc::new(AtomicUsize::new(signal.try_into().unwrap()));
-            assert_eq!(Stop { armed: Arc::default(), is_deferred: Arc::default(), signal }.again(), again);
+            let [armed, is_deferred, is_brief] = Default::default();
+            assert_eq!(Stop { armed, is_deferred, is_brief, signal }.again(), again);
         }
     }
 }

@@ -22,6 +22,7 @@ impl From<StoreError> for Refusal {
             StoreError::Exists(_) => 409,
             StoreError::Full(_) => 400,
             StoreError::Disk(_) => 500,
+            StoreError::Busy(_) => 503,
         };
         Refusal { status, detail: error.text() }
     }

@@ -126,7 +126,7 @@ impl Drop for Part {
 }
 
 fn disk(error: &io::Error) -> StoreError {
-    StoreError::Disk(format!("the engine's scratch file: {error}"))
+    StoreError::of(error, format!("the engine's scratch file: {error}"))
 }
 
 #[cfg(unix)]

@@ -1,6 +1,6 @@
 //! `tinkex checkpoint delete`.
 
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -211,26 +211,40 @@ fn a_project_limits_what_is_listed_and_deleted() {
     assert_eq!(site.paths().len(), 200);
 }
 
-#[test]
-fn an_interrupt_ends_after_the_deletion_in_flight_and_says_what_was_deleted() {
-    let site = Site::with_checkpoints("delete-interrupt", 20);
+/// Lets the server interrupt the command at its deletion of this number, counted from 0. Returns where the command's
+/// process is told.
+fn interrupt_at(site: &Site, n: usize, signal: &'static str, answer: fn() -> Option<Act>) -> Arc<AtomicU32> {
     let process = Arc::new(AtomicU32::new(0));
     let (known, n_deleted) = (process.clone(), AtomicUsize::new(0));
     site.react(move |seen| {
-        if seen.method == "DELETE" && n_deleted.fetch_add(1, Ordering::Relaxed) == 2 {
+        if seen.method != "DELETE" {
+            return None;
+        }
+        if n_deleted.fetch_add(1, Ordering::Relaxed) == n {
             while known.load(Ordering::Relaxed) == 0 {
                 std::thread::yield_now();
             }
             let id = known.load(Ordering::Relaxed).to_string();
-            Command::new("kill").args(["-INT", &id]).status().unwrap();
+            Command::new("kill").args([signal, &id]).status().unwrap();
         }
-        None
+        answer()
     });
-    let words = ["--older-than", "1d", "--include-public", "-y", "--concurrency", "1", "-f", "json"];
-    let mut command = site.command(&[&DELETE[..], &words].concat());
+    process
+}
+
+fn output_of(site: &Site, words: &[&str], process: &AtomicU32) -> Output {
+    let mut command = site.command(&[&DELETE[..], words].concat());
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     process.store(child.id(), Ordering::Relaxed);
-    let output = child.wait_with_output().unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn an_interrupt_ends_after_the_deletion_in_flight_and_says_what_was_deleted() {
+    let site = Site::with_checkpoints("delete-interrupt", 20);
+    let process = interrupt_at(&site, 2, "-INT", || None);
+    let words = ["--older-than", "1d", "--include-public", "-y", "--concurrency", "1", "-f", "json"];
+    let output = output_of(&site, &words, &process);
     let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), &shown["deleted_count"]), (Some(130), &json!(3)));
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -239,4 +253,19 @@ fn an_interrupt_ends_after_the_deletion_in_flight_and_says_what_was_deleted() {
     let error: Value = serde_json::from_str(error).unwrap();
     assert_eq!((&error["error"]["kind"], &error["error"]["status"]), (&json!("signal"), &json!(130)));
     assert_eq!(site.paths().len(), 17);
+}
+
+#[test]
+fn a_deletion_that_the_server_does_not_serve_is_given_up_soon_after_a_signal() {
+    let site = Site::with_checkpoints("delete-refused", 20);
+    let process = interrupt_at(&site, 0, "-TERM", || Some(Act::status(500, "no disk")));
+    let words = ["--older-than", "1d", "--include-public", "-y", "--concurrency", "1"];
+    let output = output_of(&site, &words, &process);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(143), "{stderr}");
+    assert!(stderr.ends_with("stopped: 0 of 20 checkpoints deleted\n"), "{stderr}");
+    // Not the last answer of the server, after which the deletion would be repeated for minutes.
+    let error = stderr.lines().find(|it| it.starts_with("error: tinker://")).unwrap();
+    assert!(error.contains("closed") && !error.contains("no disk"), "{error}");
+    assert_eq!(site.paths().len(), 20);
 }

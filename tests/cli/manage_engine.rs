@@ -70,3 +70,23 @@ fn runs_and_checkpoints_of_the_engine_are_managed_offline() {
     assert_eq!(length(&left["checkpoints"]), 3);
     assert_eq!(length(&json(&["session", "list"])["sessions"]), 1);
 }
+
+#[test]
+fn what_the_engine_cannot_read_is_named_and_does_not_hide_the_rest() {
+    let home = Folder::new("manage-damaged");
+    let runs = train(&home);
+    let local = format!("--local={}", home.join("engine").display());
+    let folder = |run: &str| home.join("engine").join(run.replace(':', "_"));
+    let (damaged, hidden) = (folder(&runs[0]).join("weights/a"), folder(&runs[1]).join("weights"));
+    std::fs::write(damaged.join("tinkex.json"), "{").unwrap();
+    std::fs::remove_dir_all(&hidden).unwrap();
+    std::fs::write(&hidden, "a file where a folder should be").unwrap();
+    let (status, stdout, stderr) = run(&home, &["checkpoint", "list", "--limit", "0", "-f", "json", &local]);
+    let listed: Value = serde_json::from_str(&stdout).unwrap();
+    // Of 8, one has no description, and three were in the folder that is none.
+    assert_eq!((status, listed["checkpoints"].as_array().unwrap().len()), (0, 4), "{stderr}");
+    for path in [&damaged, &hidden] {
+        let warning = format!("warning: the embedded engine cannot read {}, and leaves", path.display());
+        assert_eq!(stderr.matches(&warning).count(), 1, "{stderr}");
+    }
+}

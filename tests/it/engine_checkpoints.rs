@@ -110,6 +110,28 @@ fn files_exported_for_recipients_are_encrypted_and_stay_so_in_copies_and_archive
 }
 
 #[test]
+fn a_deletion_that_the_disk_refuses_is_told_at_once_and_deletes_nothing() {
+    let setup = setup();
+    let state = setup.training.save_state("a", HOUR).wait().unwrap().path;
+    let drafts = setup.server.data_dir().join(".tinkex/drafts");
+    let elsewhere = setup.server.data_dir().join(".tinkex/moved");
+    // A folder that cannot be moved, also by a user who may do everything.
+    std::fs::rename(&drafts, &elsewhere).unwrap();
+    for is_file in [false, true] {
+        if is_file {
+            std::fs::write(&drafts, "a file where the folder should be").unwrap();
+        }
+        let error = setup.rest.delete_checkpoint_from_tinker_path(&state).unwrap_err();
+        assert_eq!((error.kind(), error.attempts()), (&ErrorKind::Status { code: 500 }, Some(1)), "{error}");
+        assert!(error.to_string().contains("cannot delete"), "{error}");
+        assert_eq!(setup.rest.list_checkpoints(state.run_id()).unwrap().len(), 1);
+    }
+    std::fs::remove_file(&drafts).unwrap();
+    std::fs::rename(&elsewhere, &drafts).unwrap();
+    setup.rest.delete_checkpoint_from_tinker_path(&state).unwrap();
+}
+
+#[test]
 fn the_archive_url_serves_a_tar_of_the_checkpoint_folder() {
     let setup = setup();
     let state = setup.training.save_state("a", HOUR).wait().unwrap().path;

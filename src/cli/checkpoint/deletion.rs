@@ -27,7 +27,7 @@ pub(super) fn delete(
     concurrency: usize,
     app: &App,
 ) -> Vec<Deleted> {
-    app.stop.defer();
+    app.stop.defer_briefly();
     let bar = bar(paths.len(), app);
     let next = AtomicUsize::new(0);
     let failed_for_all: Mutex<Option<Error>> = Mutex::new(None);

@@ -39,6 +39,7 @@ use lease::Lease;
 pub(super) use lease::Refused;
 
 mod lease;
+mod listing;
 
 /// LoRA's alpha: the adapter's output is multiplied by alpha / rank. The network uses the same value.
 const ALPHA: u32 = 32;
@@ -225,6 +226,8 @@ pub(super) enum StoreError {
     Full(String),
     /// An error of the disk; the text names the path.
     Disk(String),
+    /// The same may succeed later.
+    Busy(String),
 }
 
 impl StoreError {
@@ -233,7 +236,23 @@ impl StoreError {
             StoreError::Missing(it)
             | StoreError::Exists(it)
             | StoreError::Full(it)
-            | StoreError::Disk(it) => it,
+            | StoreError::Disk(it)
+            | StoreError::Busy(it) => it,
+        }
+    }
+}
+
+impl StoreError {
+    /// An error of the system. A lack of memory or of file handles ends; a file that may not be written stays so.
+    pub(super) fn of(error: &io::Error, text: String) -> Self {
+        use io::ErrorKind::{Interrupted, OutOfMemory, ResourceBusy, TimedOut, WouldBlock};
+        /// `ENFILE` and `EMFILE`, for which the standard library has no name.
+        const TOO_MANY_FILES: [i32; 2] = [23, 24];
+        let has_no_handle = cfg!(unix) && error.raw_os_error().is_some_and(|it| TOO_MANY_FILES.contains(&it));
+        match error.kind() {
+            Interrupted | OutOfMemory | ResourceBusy | TimedOut | WouldBlock => StoreError::Busy(text),
+            _ if has_no_handle => StoreError::Busy(text),
+            _ => StoreError::Disk(text),
         }
     }
 }
@@ -245,7 +264,7 @@ impl From<Full> for StoreError {
 }
 
 fn disk(path: &Path, doing: &str, error: &io::Error) -> StoreError {
-    StoreError::Disk(format!("cannot {doing} {}: {error}", path.display()))
+    StoreError::of(error, format!("cannot {doing} {}: {error}", path.display()))
 }
 
 /// The folder of all checkpoints, locked against other engines.
@@ -260,6 +279,7 @@ pub(super) struct Store {
     names: Mutex<()>,
     /// Set to false when the file system turns out to be unable to exchange two names.
     can_exchange: AtomicBool,
+    unread: listing::Unread,
 }
 
 impl Store {
@@ -270,7 +290,8 @@ impl Store {
     pub(super) fn open(root: PathBuf) -> Result<Self, Refused> {
         let lease = Lease::take(&root)?;
         let room = Arc::new(Room::unlimited());
-        Ok(Store { root, lease, room, names: Mutex::new(()), can_exchange: AtomicBool::new(true) })
+        let (names, can_exchange, unread) = (Mutex::new(()), AtomicBool::new(true), Default::default());
+        Ok(Store { root, lease, room, names, can_exchange, unread })
     }
 
     /// Limits the disk space of the data folder, in bytes.
@@ -459,7 +480,7 @@ impl Store {
                 return found.map(|it| (meta, it));
             }
         }
-        Err(StoreError::Disk(format!("{} is replaced faster than it can be read", checkpoint.uri())))
+        Err(StoreError::Busy(format!("{} is replaced faster than it can be read", checkpoint.uri())))
     }
 
     /// Names of the files of a checkpoint, without `tinkex.json`.
@@ -555,44 +576,6 @@ impl Store {
         })
     }
 
-    /// All checkpoints that can be read and have not expired.
-    pub(super) fn all(&self) -> Vec<SavedCheckpoint> {
-        let now = SystemTime::now();
-        self.all_with_expired().into_iter().filter(|it| !it.meta.is_expired(now)).collect()
-    }
-
-    fn all_with_expired(&self) -> Vec<SavedCheckpoint> {
-        let runs = folders(&self.root).filter(|it| it != self.lease.folder());
-        runs.flat_map(|run| self.checkpoints_in(&run)).collect()
-    }
-
-    /// The checkpoints of a run that have not expired.
-    pub(super) fn of_run(&self, run_id: &str) -> Vec<SavedCheckpoint> {
-        let Ok(checkpoint) = CheckpointId::new(run_id, Kind::Training, "any") else { return Vec::new() };
-        let folder = self.folder(&checkpoint);
-        let run = folder.ancestors().nth(2).unwrap_or(&self.root);
-        let now = SystemTime::now();
-        let here = |it: &SavedCheckpoint| it.meta.run_id == run_id && !it.meta.is_expired(now);
-        self.checkpoints_in(run).into_iter().filter(here).collect()
-    }
-
-    /// The checkpoints in the folder of a run.
-    fn checkpoints_in(&self, run: &Path) -> Vec<SavedCheckpoint> {
-        let kinds = Kind::ALL.into_iter();
-        let places = kinds.flat_map(|kind| folders(&run.join(kind.segment())).map(move |it| (kind, it)));
-        places.filter_map(|(kind, folder)| self.found(kind, &folder)).collect()
-    }
-
-    fn found(&self, kind: Kind, folder: &Path) -> Option<SavedCheckpoint> {
-        let meta = meta_in(folder)?;
-        let checkpoint = CheckpointId::new(&meta.run_id, kind, folder.file_name()?.to_str()?).ok()?;
-        let files = fs::read_dir(folder).ok()?.flatten();
-        let size_bytes = files.filter_map(|it| Some(it.metadata().ok()?.len())).sum();
-        // Skip a folder that a user copied from another run: its `tinkex.json` names a run other than that of the
-        // parent folder.
-        (self.folder(&checkpoint) == folder).then_some(SavedCheckpoint { checkpoint, meta, size_bytes })
-    }
-
     /// Deletes a checkpoint: first its name, so that readers no longer find it, then its files.
     pub(super) fn delete(&self, checkpoint: &CheckpointId) -> Result<(), StoreError> {
         self.delete_if(checkpoint, |_| true).map(|_| ())
@@ -614,11 +597,15 @@ impl Store {
                 }
                 fs::rename(&folder, &aside.0).map(|()| true)
             });
-            let moved = moved.map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => {
+            let moved = moved.map_err(|error| {
+                // The folder of drafts may be what is missing.
+                let is_gone =
+                    error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&folder).is_err();
+                if is_gone {
                     StoreError::Missing(format!("{} does not exist", checkpoint.uri()))
+                } else {
+                    disk(&folder, "delete", &error)
                 }
-                _ => disk(&folder, "delete", &error),
             })?;
             if !moved {
                 return Ok(false);
@@ -670,7 +657,7 @@ impl Store {
                 return sync_folder(&folder).map_err(|it| disk(&folder, "sync", &it));
             }
         }
-        Err(StoreError::Disk(format!(
+        Err(StoreError::Busy(format!(
             "{} is replaced faster than its description can be changed",
             checkpoint.uri()
         )))
@@ -704,14 +691,6 @@ fn is_expired(folder: &Path, now: SystemTime) -> bool {
 
 fn meta_in(folder: &Path) -> Option<Meta> {
     serde_json::from_slice(&fs::read(folder.join(META)).ok()?).ok()
-}
-
-/// The subfolders of a folder, sorted by name.
-fn folders(within: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    let entries = fs::read_dir(within).into_iter().flatten().flatten();
-    let mut all: Vec<PathBuf> = entries.map(|it| it.path()).filter(|it| it.is_dir()).collect();
-    all.sort();
-    all.into_iter()
 }
 
 /// Writes a new folder. All its files are synced to the disk when this returns.

@@ -216,8 +216,15 @@ fn ok(body: &impl Serialize) -> Response {
     respond(200, body)
 }
 
+/// The refusal of a request. After status 500 the same request would fail again, because a file may not be written, or
+/// because of a fault of the engine; without the header, clients would repeat it for minutes. What may end by itself
+/// has status 503.
 fn refusal(status: u16, detail: &str) -> Response {
-    respond(status, &json!({ "detail": detail }))
+    let mut response = respond(status, &json!({ "detail": detail }));
+    if status == 500 {
+        response.headers_mut().insert("x-should-retry", header::HeaderValue::from_static("false"));
+    }
+    response
 }
 
 /// Refusal of an invalid body (status 422), in the format that other servers of the protocol use.

@@ -431,7 +431,7 @@ fn answer(body: &impl Serialize) -> Outcome {
 fn failed(error: StoreError) -> Outcome {
     match error {
         StoreError::Missing(_) | StoreError::Exists(_) | StoreError::Full(_) => Outcome::user(error.text()),
-        StoreError::Disk(text) => Outcome::server(text),
+        StoreError::Disk(text) | StoreError::Busy(text) => Outcome::server(text),
     }
 }
 
