@@ -136,7 +136,7 @@ fn remedy_of(message: &str, dir: &Path) -> Option<String> {
 }
 
 /// The folder of the engine if `--local` names none, so that one command finds what another has saved.
-fn default_folder() -> Result<PathBuf, Failure> {
+pub(crate) fn default_folder() -> Result<PathBuf, Failure> {
     let of = |name| std::env::var_os(name).filter(|it| !it.is_empty()).map(PathBuf::from);
     let data = of("XDG_DATA_HOME").or_else(|| of("HOME").map(|home| home.join(".local/share")));
     let data =

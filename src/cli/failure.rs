@@ -21,7 +21,7 @@ pub(crate) enum Failure {
     /// The command line is not valid. Status 2.
     Arguments(Refusal),
     /// Some of several items failed; each was reported before. Status 3, or 1 if all failed.
-    Items { n_failed: usize, n_items: usize },
+    Items { n_failed: usize, n_items: usize, remedy: Option<String> },
     /// A limit of the budget was reached, and the state is saved. Status 4.
     Budget(String),
     /// The command stopped because of a signal, after it had saved its state. Status 128 plus the signal.
@@ -41,6 +41,20 @@ impl Failure {
         Failure::Usage { message: message.into(), remedy: None }
     }
 
+    /// Some of several items failed, each of which was reported with [`report_item`](Self::report_item).
+    pub(crate) fn items(n_failed: usize, n_items: usize) -> Self {
+        Failure::Items { n_failed, n_items, remedy: None }
+    }
+
+    /// The failure of writing to stdout, of a command that has done its work: what was done is told here in its place.
+    pub(crate) fn after(self, done: &str) -> Self {
+        match self {
+            Failure::Text { message, .. } => Failure::text(format!("{message}; this was done: {done}"))
+                .with_remedy("do not repeat the command: only its output is lost"),
+            other => other,
+        }
+    }
+
     /// Says what to do about it.
     pub(crate) fn with_remedy(self, text: impl Into<String>) -> Self {
         let remedy = Some(text.into());
@@ -48,6 +62,7 @@ impl Failure {
             Failure::Api { error, .. } => Failure::Api { error, remedy },
             Failure::Text { message, .. } => Failure::Text { message, remedy },
             Failure::Usage { message, .. } => Failure::Usage { message, remedy },
+            Failure::Items { n_failed, n_items, .. } => Failure::Items { n_failed, n_items, remedy },
             other => other,
         }
     }
@@ -62,7 +77,7 @@ impl Failure {
                 message.clone()
             }
             Failure::Arguments(refusal) => refusal.message(),
-            Failure::Items { n_failed, n_items } => format!("{n_failed} of {n_items} failed"),
+            Failure::Items { n_failed, n_items, .. } => format!("{n_failed} of {n_items} failed"),
             Failure::Signal(signal) => format!("ended by signal {signal}"),
             Failure::PipeClosed => "stdout is closed".into(),
             Failure::Negative => "negative".into(),
@@ -87,6 +102,23 @@ impl Failure {
             self.lines().iter().for_each(|line| notes::write(line));
         }
         ExitCode::from(self.status())
+    }
+
+    /// Writes to stderr why one of several items failed: for a person in a line, for a program as JSON that also has the
+    /// item as `path`. What ends the command is reported after that.
+    pub(crate) fn report_item(&self, item: &str, as_json: bool) {
+        if !as_json {
+            notes::write(&self.line_of_item(item));
+        } else if let Some(mut json) = self.to_json() {
+            json["error"]["path"] = item.into();
+            notes::write(&json.to_string());
+        }
+    }
+
+    /// Servers often name the item themselves.
+    fn line_of_item(&self, item: &str) -> String {
+        let problem = self.summary();
+        if problem.contains(item) { format!("error: {problem}") } else { format!("error: {item}: {problem}") }
     }
 
     /// The lines for a person.
@@ -147,7 +179,9 @@ impl Failure {
     fn own_remedy(&self) -> Option<String> {
         match self {
             Failure::Api { error, remedy } => remedy.clone().or_else(|| remedy_of(error).map(str::to_owned)),
-            Failure::Text { remedy, .. } | Failure::Usage { remedy, .. } => remedy.clone(),
+            Failure::Text { remedy, .. } | Failure::Usage { remedy, .. } | Failure::Items { remedy, .. } => {
+                remedy.clone()
+            }
             Failure::Arguments(refusal) => Some(refusal.remedy()),
             _ => None,
         }
@@ -164,7 +198,7 @@ impl Failure {
             }
             Failure::Api { .. } | Failure::Text { .. } | Failure::Negative => 1,
             Failure::Usage { .. } | Failure::Arguments(_) => 2,
-            Failure::Items { n_failed, n_items } => {
+            Failure::Items { n_failed, n_items, .. } => {
                 if n_failed < n_items {
                     3
                 } else {
@@ -186,7 +220,14 @@ impl From<Error> for Failure {
 
 /// The messages of the errors that led to this one.
 fn causes(error: &Error) -> impl Iterator<Item = String> {
-    std::iter::successors(error.cause(), |it| it.cause()).map(wording::message)
+    // A cause that says what was said before it tells nothing.
+    let mut said = vec![wording::line(error)];
+    std::iter::successors(error.cause(), |it| it.cause()).filter_map(move |cause| {
+        let cause = wording::message(cause);
+        let is_known = said.iter().any(|it| it.contains(cause.as_str()));
+        said.push(cause.clone());
+        (!is_known).then_some(cause)
+    })
 }
 
 /// What usually helps against an error of the library.
@@ -215,8 +256,8 @@ mod tests {
         let cases = [
             (Failure::text("x"), 1),
             (Failure::usage("x"), 2),
-            (Failure::Items { n_failed: 1, n_items: 2 }, 3),
-            (Failure::Items { n_failed: 2, n_items: 2 }, 1),
+            (Failure::items(1, 2), 3),
+            (Failure::items(2, 2), 1),
             (Failure::Budget("x".into()), 4),
             (Failure::Signal(2), 130),
             (Failure::Signal(15), 143),
@@ -234,11 +275,21 @@ mod tests {
         let error = json(Failure::usage("no").with_remedy("yes"));
         assert_eq!((&error["message"], &error["try"]), (&json!("no"), &json!("yes")));
         assert_eq!((&error["kind"], &error["status"]), (&json!("usage"), &json!(2)));
-        assert_eq!(json(Failure::Items { n_failed: 1, n_items: 2 })["message"], "1 of 2 failed");
+        assert_eq!(json(Failure::items(1, 2))["message"], "1 of 2 failed");
         assert_eq!(json(Failure::Budget("enough".into()))["status"], 4);
         assert_eq!(json(Failure::Signal(15))["status"], 143);
         assert_eq!((json(Failure::Negative), json(Failure::PipeClosed)), (Value::Null, Value::Null));
         let lines = Failure::text("no").with_remedy("yes").lines();
         assert_eq!(lines, ["error: no", "  try: yes"]);
+    }
+
+    #[test]
+    fn a_line_names_the_item_once() {
+        for (problem, expected) in [
+            ("tinker://r/weights/x does not exist", "error: tinker://r/weights/x does not exist"),
+            ("not yours", "error: tinker://r/weights/x: not yours"),
+        ] {
+            assert_eq!(Failure::text(problem).line_of_item("tinker://r/weights/x"), expected);
+        }
     }
 }

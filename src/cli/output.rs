@@ -101,6 +101,12 @@ impl Out {
         }
     }
 
+    /// Writes what a command has changed. If that cannot be written, the failure says what was done.
+    pub(crate) fn done(&self, json: &Value, done: impl Into<String>) -> Result<(), Failure> {
+        let done = done.into();
+        self.value(json, || done.clone()).map_err(|failure| failure.after(&done))
+    }
+
     fn json(&self, json: &Value) -> Result<(), Failure> {
         self.line(&format!("{json:#}"))
     }

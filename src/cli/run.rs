@@ -12,6 +12,7 @@ use super::limit::{self, Limit};
 use super::moments::parse_date;
 use super::output::Records;
 use super::table::Column;
+use super::{project, run_id};
 
 /// Entries of a page.
 const PAGE: u32 = 100;
@@ -48,7 +49,7 @@ struct List {
 
 #[derive(Debug, clap::Args)]
 struct Info {
-    /// Id of the run
+    /// Id of the run, its folder, or a path of it or of a checkpoint of it
     #[arg(value_name = "RUN_ID")]
     run: String,
     /// Also list its checkpoints
@@ -117,7 +118,8 @@ fn list_runs(args: &List, app: &App) -> Result<(), Failure> {
     let is_filtered = args.model.is_some() || args.since.is_some();
     // A filtered list needs entries after those of the limit.
     let page = if is_filtered { PAGE } else { limit::page_size(limit, PAGE) };
-    let mut listing = connection.service.create_rest_client().list_training_runs().page_size(page);
+    let rest = connection.service.create_rest_client();
+    let mut listing = rest.list_training_runs().page_size(page);
     if let Some(project) = &app.global.project {
         listing = listing.project_id(project);
     }
@@ -129,6 +131,7 @@ fn list_runs(args: &List, app: &App) -> Result<(), Failure> {
     let rows = runs.iter().map(|run| args.columns.iter().map(|it| it.cell(run, cells)).collect()).collect();
     let json = tinkex::report_json::runs(&runs);
     app.out.records(&Records { columns: &columns, rows, json, list: "runs" })?;
+    project::note_if_empty(runs.is_empty() && !is_filtered, "run", &rest, app);
     if has_more {
         let total = listing.total_count().filter(|_| !is_filtered);
         app.note(&limit::note(runs.len(), total, "runs"));
@@ -144,10 +147,12 @@ fn is_wanted(run: &TrainingRun, model: Option<&str>, since: Option<SystemTime>) 
 }
 
 fn info(args: &Info, app: &App) -> Result<(), Failure> {
+    let (id, app) = run_id::of(&args.run, app)?;
+    let app = &app;
     let connection = app.connect()?;
     let rest = connection.service.create_rest_client();
-    let run = rest.get_training_run(&args.run)?;
-    let checkpoints = if args.checkpoints { Some(rest.list_checkpoints(&args.run)?) } else { None };
+    let run = rest.get_training_run(&id)?;
+    let checkpoints = if args.checkpoints { Some(rest.list_checkpoints(&id)?) } else { None };
     let mut json = tinkex::report_json::run(&run);
     if let Some(checkpoints) = &checkpoints {
         json["checkpoints"] = tinkex::report_json::checkpoints(None, checkpoints)["checkpoints"].take();

@@ -1,14 +1,14 @@
 //! A folder of a training run in place of a model or a state: its last weights to sample from, or its last state, on
 //! the server of the run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::connection::App;
 use super::doubts::Doubt;
 use super::failure::Failure;
-use super::{nearby_runs, train};
+use super::{engine, nearby_runs, train};
 
 /// The file that makes a folder that of a run.
 pub(crate) const LOG: &str = "checkpoints.jsonl";
@@ -94,10 +94,25 @@ fn found(name: &str, app: &App, member: &str, what: &str) -> Result<(String, App
 pub(crate) fn doubt_place(run: &str, path: &str, config: &Map<String, Value>, app: &App) {
     let mut own = app.clone();
     (own.global.local, own.global.base_url) = (None, None);
-    let own = train::with_place(&own, config).place();
-    if !own.is_empty() && own != app.place() {
+    let own_app = train::with_place(&own, config);
+    let own = own_app.place();
+    if !own.is_empty() && !is_same_place(&own_app, app) {
         let (name, path, asked) = (run.to_owned(), path.to_owned(), app.place());
         app.doubts.add(Doubt::Elsewhere { name, path, own, asked });
+    }
+}
+
+/// True if the options of two commands name the same server or the same folder, in whatever way it is written.
+fn is_same_place(one: &App, other: &App) -> bool {
+    let folder = |dir: &Option<PathBuf>| {
+        let dir = dir.clone().map_or_else(engine::default_folder, Ok).ok()?;
+        std::fs::canonicalize(&dir).or_else(|_| std::path::absolute(&dir)).ok()
+    };
+    let url = |app: &App| app.global.base_url.as_deref().map(|it| it.trim_end_matches('/').to_owned());
+    match (&one.global.local, &other.global.local) {
+        (Some(one), Some(other)) => folder(one) == folder(other),
+        (None, None) => url(one) == url(other),
+        _ => false,
     }
 }
 

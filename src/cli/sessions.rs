@@ -95,7 +95,7 @@ impl Sessions {
 pub(crate) fn status_of(result: &Result<(), Failure>) -> CloseStatus {
     match result {
         Ok(()) | Err(Failure::PipeClosed | Failure::Negative | Failure::Budget(_)) => CloseStatus::Success,
-        Err(Failure::Items { n_failed, n_items }) if n_failed < n_items => CloseStatus::Success,
+        Err(Failure::Items { n_failed, n_items, .. }) if n_failed < n_items => CloseStatus::Success,
         Err(Failure::Signal(_)) => CloseStatus::Interrupted,
         Err(_) => CloseStatus::Errored,
     }
@@ -110,8 +110,8 @@ mod tests {
         for (result, expected) in [
             (Ok(()), CloseStatus::Success),
             (Err(Failure::PipeClosed), CloseStatus::Success),
-            (Err(Failure::Items { n_failed: 1, n_items: 2 }), CloseStatus::Success),
-            (Err(Failure::Items { n_failed: 2, n_items: 2 }), CloseStatus::Errored),
+            (Err(Failure::items(1, 2)), CloseStatus::Success),
+            (Err(Failure::items(2, 2)), CloseStatus::Errored),
             (Err(Failure::text("x")), CloseStatus::Errored),
             (Err(Failure::usage("x")), CloseStatus::Errored),
             (Err(Failure::Signal(2)), CloseStatus::Interrupted),

@@ -64,10 +64,20 @@ fn checkpoints_of_the_engine_arrive_as_folders_and_archives_and_are_not_overwrit
         assert_eq!(json["destination"], destination.display().to_string());
         assert!(0 < json["file_size_bytes"].as_u64().unwrap());
         assert!(destination.join(file).is_file(), "{stderr}");
+        assert_eq!(json["already_there"], false);
+        // Once more: it is complete.
+        let (status, stdout, stderr) = download(path, &[]);
+        let mut again: Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!((status, again["already_there"].take()), (0, true.into()), "{stderr}");
+        assert_eq!(again["file_size_bytes"], json["file_size_bytes"]);
+        assert!(stderr.contains("complete already"), "{stderr}");
+        // A file that someone has changed.
+        fs::write(destination.join(file), "x").unwrap();
         let (status, stdout, stderr) = download(path, &[]);
         assert_eq!((status, stdout.as_str()), (1, ""));
         assert!(stderr.contains("exists") && stderr.contains("--force"), "{stderr}");
         assert_eq!(download(path, &["--force"]).0, 0);
+        assert!(1 < fs::metadata(destination.join(file)).unwrap().len());
     }
     let gone = state.replace("weights/a", "sampler_weights/gone");
     let (status, _, stderr) = download(&gone, &[]);
@@ -81,7 +91,8 @@ fn checkpoints_of_the_engine_arrive_as_folders_and_archives_and_are_not_overwrit
     let archive = json["destination"].as_str().unwrap();
     assert!(archive.ends_with("_weights_a.tar"));
     assert_eq!(fs::metadata(archive).unwrap().len(), json["file_size_bytes"].as_u64().unwrap());
-    assert_eq!(fs::read_dir(&output).unwrap().count(), 3);
+    let names = fs::read_dir(&output).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(|it| !it.starts_with('.')).count(), 3);
 }
 
 #[test]
@@ -252,7 +263,8 @@ fn a_download_from_the_engine_that_is_cut_again_and_again_goes_on_where_it_stopp
         let done = command.output().unwrap();
         let stderr = String::from_utf8(done.stderr).unwrap();
         assert!(done.status.success(), "{stderr}");
-        fs::read(fs::read_dir(&output).unwrap().next().unwrap().unwrap().path()).unwrap()
+        let mut files = fs::read_dir(&output).unwrap().map(|it| it.unwrap().path());
+        fs::read(files.find(|it| it.extension().is_some_and(|it| it == "tar")).unwrap()).unwrap()
     };
     let cut = download(&url, "cut");
     assert!(cut == download(server.url(), "whole"), "the archives differ");
@@ -303,6 +315,52 @@ fn a_disk_that_is_full_is_named_with_the_file_and_the_download_goes_on_when_ther
     assert_eq!(storage.requests().last().unwrap().offset(), Some(kept));
     assert_eq!(fs::metadata(site.home.join(TAR)).unwrap().len(), SIZE);
     assert!(!site.home.join(format!("{TAR}.part")).exists());
+}
+
+#[test]
+fn a_checkpoint_that_was_saved_anew_under_its_path_is_not_taken_for_the_download() {
+    let storage = Storage::start(|asked| Reply::to(asked, &Content::of("archive"), "\"v\""));
+    let site = Site::new("download-anew");
+    let (url, day) = (storage.url("/archive.tar"), Arc::new(AtomicUsize::new(1)));
+    let today = day.clone();
+    site.react(move |seen| {
+        let expires = Timestamp::from(SystemTime::now() + Duration::from_secs(900)).to_string();
+        let time = format!("2026-11-{:02}T00:00:00Z", today.load(Ordering::SeqCst));
+        let list =
+            json!({ "checkpoints": [{ "tinker_path": PATH, "checkpoint_id": "weights/a", "time": time }] });
+        match seen.path.split('?').next()?.rsplit('/').next()? {
+            "archive" => Some(Act::json(json!({ "url": url, "expires": expires }))),
+            "checkpoints" => Some(Act::json(list)),
+            _ => None,
+        }
+    });
+    let words = ["checkpoint", "download", PATH, "--as", "tar"];
+    let download = || site.run(&words);
+    let n_archives = || storage.requests().len();
+    assert_eq!(download().0, 0);
+    let (first, (status, stdout, stderr)) = (n_archives(), download());
+    assert_eq!((status, n_archives()), (0, first), "{stderr}");
+    assert!(stdout.contains(&format!("/{TAR}\n")) && stderr.contains("complete already"), "{stdout}{stderr}");
+    day.store(2, Ordering::SeqCst);
+    let (status, stdout, stderr) = download();
+    assert_eq!((status, stdout.as_str()), (1, ""), "{stderr}");
+    assert!(stderr.contains("newer") && stderr.contains("try: --force"), "{stderr}");
+    // A file of the same name whose origin is not known.
+    fs::remove_file(site.home.join(TAR)).unwrap();
+    fs::write(site.home.join(TAR), "archive").unwrap();
+    assert_eq!(download().0, 1);
+}
+
+#[test]
+fn a_file_in_the_place_of_the_folder_is_named_as_it_was_given() {
+    let site = Site::new("download-file");
+    fs::write(site.home.join("out"), "").unwrap();
+    let (status, _, stderr) = site.run(&["checkpoint", "download", PATH, "-o", "out"]);
+    assert_eq!(status, 2, "{stderr}");
+    assert!(stderr.contains("-o out is a file") && !stderr.contains(".part"), "{stderr}");
+    let (status, _, stderr) = site.run(&["checkpoint", "download", PATH, "-o", "out/below"]);
+    assert!(status == 1 && stderr.contains("folder out/below: ") && !stderr.contains(".part"), "{stderr}");
+    assert_eq!(site.server.requests().len(), 0);
 }
 
 #[test]

@@ -243,8 +243,17 @@ fn the_lifetime_of_several_checkpoints_is_set_or_removed() {
     let shown: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((status, &shown["updated_count"]), (3, &json!(1)));
     assert_eq!(shown["failed"][0]["tinker_path"], bad);
-    assert!(stderr.contains("no such checkpoint"), "{stderr}");
+    let errors: Vec<Value> = stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((errors.len(), &errors[0]["error"]["path"]), (2, &json!(bad)), "{stderr}");
+    assert!(errors[0]["error"]["message"].as_str().unwrap().contains("no such checkpoint"), "{stderr}");
+    assert!(errors[1]["error"]["try"].as_str().unwrap().contains("--ignore-missing"), "{stderr}");
     assert_eq!(site.run(&["checkpoint", "set-ttl", bad, "--remove"]).0, 1);
+    let never = ["checkpoint", "set-ttl", good, bad, "--ttl", "never", "--ignore-missing"];
+    let (status, stdout, stderr) = site.run(&never);
+    assert_eq!((status, stdout.as_str()), (0, "1 of 2 checkpoints is kept until it is deleted\n"));
+    assert_eq!(stderr, "note: 1 of 2 checkpoints did not exist\n");
+    assert_eq!(sent(&site), json!({ "ttl_seconds": null }));
+    assert_eq!(site.json(&never)["missing"], json!([bad]));
     for wrong in [&["--ttl", "5m"][..], &["--ttl", "1h", "--remove"], &[]] {
         assert_eq!(site.run(&[&["checkpoint", "set-ttl", good], wrong].concat()).0, 2, "{wrong:?}");
     }

@@ -78,7 +78,7 @@ fn a_dry_run_shows_what_would_be_deleted_its_size_and_its_price() {
     let gone = path.replace("step-", "gone-");
     let (status, stdout, stderr) = site.run(&[&DELETE[..], &[&path, &gone, "--dry-run"]].concat());
     assert_eq!((status, stdout.lines().count()), (3, 2), "{stderr}");
-    assert!(stderr.contains(&format!("{gone}: does not exist\n")), "{stderr}");
+    assert!(stderr.contains(&format!("error: {gone} does not exist\n")), "{stderr}");
     let (status, _, stderr) = site.run(&[&DELETE[..], &["--older-than", "5", "--dry-run"]].concat());
     assert!(status == 2 && stderr.contains("with a unit"), "{stderr}");
     let (status, ..) =
@@ -100,8 +100,17 @@ fn deletions_that_all_fail_end_with_status_1_and_some_with_3() {
     assert_eq!((status, &shown["deleted_count"]), (1, &json!(0)));
     assert_eq!(shown["failed"].as_array().unwrap().len(), 19);
     assert!(shown["failed"][0]["error"].as_str().unwrap().contains("not yours"), "{shown}");
-    assert!(stderr.contains("19 of 19 failed"), "{stderr}");
+    // After the note about the public one, a line for each failed item, and the last one is that of the command.
+    let (note, stderr) = stderr.split_once('\n').unwrap();
+    assert!(note.starts_with("note: 1 public checkpoint"), "{note}");
+    let errors: Vec<Value> =
+        stderr.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["error"].take()).collect();
+    assert_eq!((errors.len(), &errors[19]["message"]), (20, &json!("19 of 19 failed")), "{stderr}");
+    assert_eq!((&errors[0]["path"], &errors[0]["code"]), (&shown["failed"][0]["tinker_path"], &json!(403)));
     // In the words of the program, whose user knows no method.
+    let message = errors[0]["message"].as_str().unwrap();
+    assert!(message.starts_with("delete checkpoint failed: HTTP 403: not yours"), "{message}");
+    let (_, _, stderr) = site.run(&all[..all.len() - 2]);
     assert!(stderr.contains("step-0003: delete checkpoint failed: HTTP 403: not yours"), "{stderr}");
     site.react(|seen| refuse(seen).filter(|_| seen.path.ends_with("step-0003")));
     let (status, stdout, stderr) = site.run(&[&DELETE[..], &["--type", "training", "-y"]].concat());
@@ -180,6 +189,27 @@ fn checkpoints_that_are_gone_can_be_ignored() {
     let (status, _, stderr) = site.run(&words);
     assert!(status == 1 && stderr.contains("try: --ignore-missing"), "{stderr}");
     assert_eq!(site.run(&[&words[..], &["--dry-run", "--ignore-missing"]].concat()).0, 0);
+    for dry_run in [&[][..], &["--dry-run"]] {
+        let (status, _, stderr) = site.run(&[&words[..], &["-f", "json"], dry_run].concat());
+        let errors: Vec<Value> = stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        assert_eq!((status, errors.len(), &errors[0]["error"]["path"]), (1, 3, &json!(gone)), "{stderr}");
+        assert!(errors[2]["error"]["try"].as_str().unwrap().starts_with("--ignore-missing"), "{stderr}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_behind_stdout_does_not_hide_what_was_deleted() {
+    for format in ["tsv", "json"] {
+        let site = Site::with_checkpoints("delete-full", 3);
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let words = [&DELETE[..], &["--older-than", "1d", "--include-public", "-y", "-f", format]].concat();
+        let output = site.command(&words).stdout(full).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), site.paths().len()), (Some(1), 0), "{stderr}");
+        assert!(stderr.contains("cannot write to stdout: No space left"), "{stderr}");
+        assert!(stderr.contains("this was done: Deleted 3 checkpoints, 3.0 GB"), "{stderr}");
+    }
 }
 
 #[test]
@@ -209,6 +239,10 @@ fn a_project_limits_what_is_listed_and_deleted() {
     let words = [&DELETE[..], &["--older-than", "1d", "--project", "p", "-y"]].concat();
     assert_eq!(site.json(&words)["deleted_count"], 50);
     assert_eq!(site.paths().len(), 200);
+    let runs = site.json(&["checkpoint", "list", "--by-run"])["runs"].take();
+    let of = |i: usize| (&runs[i]["checkpoint_count"], &runs[i]["size_bytes"]);
+    assert_eq!((of(0), of(1)), ((&json!(100), &json!(100e9 as u64)), (&json!(100), &json!(100e9 as u64))));
+    assert_eq!(runs[0]["training_run_id"], "0f0e0d0c-0000-4000-8000-000000000000:train:0");
 }
 
 /// Lets the server interrupt the command at its deletion of this number, counted from 0. Returns where the command's

@@ -134,6 +134,21 @@ fn runs_are_filtered_by_model_and_last_use_before_the_limit() {
 }
 
 #[test]
+fn a_list_that_is_empty_because_of_its_project_names_the_projects_that_are_known() {
+    let site = Site::new("run-project");
+    site.react(|seen| {
+        let is_search = seen.path.contains("/sessions/search");
+        let sessions = json!({ "sessions": [{ "session_id": "s", "project_id": "mine" }] });
+        let runs = json!({ "training_runs": [], "cursor": { "offset": 0, "limit": 100, "total_count": 0 } });
+        Some(Act::json(if is_search { sessions } else { runs }))
+    });
+    let (status, _, stderr) = site.run(&["run", "list", "--project", "mein"]);
+    let note = "note: no run is in the project mein; your sessions are in the projects mine\n";
+    assert_eq!((status, stderr.as_str()), (0, note));
+    assert_eq!(site.run(&["run", "list"]).2, "");
+}
+
+#[test]
 fn a_run_is_shown_with_its_checkpoints() {
     let site = Site::with_checkpoints("run-info", 3);
     site.react(|seen| {
@@ -144,6 +159,25 @@ fn a_run_is_shown_with_its_checkpoints() {
     let shown = site.json(&["run", "info", id, "--checkpoints"]);
     assert_eq!((&shown["lora_rank"], shown["checkpoints"].as_array().unwrap().len()), (&json!(32), 3));
     assert_eq!(site.json(&["run", "info", id]).get("checkpoints"), None);
+    // The run is also known by its folder, and by a path of it.
+    std::fs::create_dir_all(site.home.join("runs/mine")).unwrap();
+    let path = format!("tinker://{id}/weights/step-0001");
+    std::fs::write(site.home.join("runs/mine/checkpoints.jsonl"), json!({ "state_path": path }).to_string())
+        .unwrap();
+    for name in ["runs/mine", &path, &format!("tinker://{id}")] {
+        assert_eq!(
+            site.json(&["run", "info", name, "--checkpoints"])["checkpoints"].as_array().unwrap().len(),
+            3
+        );
+        let listed = site.json(&["checkpoint", "list", "--run-id", name]);
+        assert_eq!((&listed["run_id"], listed["checkpoints"].as_array().unwrap().len()), (&json!(id), 3));
+        let plan = site.json(&["checkpoint", "delete", "--run-id", name, "--type", "sampler", "--dry-run"]);
+        assert_eq!(plan["delete"].as_array().unwrap().len(), 1, "{name}");
+    }
+    for wrong in ["runs", "runs/other", "tinker://x/y/z"] {
+        let (status, _, stderr) = site.run(&["run", "info", wrong]);
+        assert!(status == 2 && stderr.contains("try: `tinkex run list` shows the ids"), "{stderr}");
+    }
     let (_, tsv, _) = site.run(&["run", "info", id, "--checkpoints"]);
     assert!(tsv.contains("LoRA\tRank 32\n") && tsv.contains("weights/step-0001\ttraining"), "{tsv}");
     site.react(|_| Some(Act::status(404, r#"{"detail":"unknown run"}"#)));

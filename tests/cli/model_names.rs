@@ -61,6 +61,14 @@ fn each_run_is_measured_on_its_own_engine_and_other_models_where_the_first_run_i
         );
         assert!(stderr.ends_with(&expected), "{words:?} {stderr}");
     }
+
+    // The same folder, written otherwise: what was saved is gone.
+    let (status, _, stderr) =
+        run_in(&home, &["checkpoint", "delete", "--run-id", "capital", "--yes", "--local=./a"]);
+    assert_eq!(status, 0, "{stderr}");
+    let (status, _, stderr) = run_in(&home, &["checkpoint", "download", "capital", "--local=a"]);
+    assert_eq!(status, 1, "{stderr}");
+    assert!(stderr.contains("does not exist") && !stderr.contains("was trained with"), "{stderr}");
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! `tinkex checkpoint copy`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde_json::json;
 use tinkex::types::{AccessToken, CheckpointPath, CopyOptions, Ttl};
@@ -13,12 +12,12 @@ use crate::failure::Failure;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Path of the checkpoint; the copy goes into the project of --project
+    /// Path of the checkpoint; the copy goes into the project of --project, in a new run that belongs to no session
     #[arg(value_name = "PATH", value_parser = parse_path)]
     path: CheckpointPath,
     /// Lifetime of the copy, such as 30d [default: until it is deleted]
     #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
-    ttl: Option<Duration>,
+    ttl: Option<Ttl>,
     /// File with the access token of the owner, for checkpoints of other users
     #[arg(long, value_name = "FILE")]
     access_token_file: Option<PathBuf>,
@@ -35,7 +34,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         None => None,
     };
     let options = CopyOptions {
-        ttl: args.ttl.map_or(Ttl::Never, Ttl::After),
+        ttl: args.ttl.unwrap_or(Ttl::Never),
         weights_access_token: token,
         ..CopyOptions::default()
     };
@@ -48,5 +47,5 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let connection = app.connect()?;
     let copy = connection.service.create_rest_client().copy_weights(args.path.clone(), &options)?;
     let json = json!({ "source_path": args.path.as_str(), "tinker_path": copy.as_str() });
-    app.out.value(&json, || copy.to_string())
+    app.out.done(&json, copy.as_str())
 }

@@ -10,12 +10,12 @@ use tinkex::{RestClient, report_json};
 
 use super::deletion::Deleted;
 use super::selection::{Filter, Selection, monthly_usd, total_size};
-use super::{deletion, list, parse_path};
+use super::{deletion, list, parse_path, problem};
 use crate::cells::usd;
 use crate::connection::App;
 use crate::failure::Failure;
 use crate::moments::size;
-use crate::{args, notes};
+use crate::{args, notes, project};
 
 /// Time limit of asking the server for its rate.
 const RATE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,9 +57,10 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         return Err(Failure::usage("cannot ask whether to delete without a terminal")
             .with_remedy("add --yes, or --dry-run to see what would be deleted"));
     }
+    let (run_id, app) = &args.selection.run(app)?;
     let connection = app.connect()?;
     let rest = connection.service.create_rest_client();
-    let (plan, n_public) = args.plan(&rest, &filter, app)?;
+    let (plan, n_public) = args.plan(&rest, &filter, run_id.as_deref(), app)?;
     if 0 < n_public {
         app.note(&format!("note: {} left out; --include-public deletes public ones, too", public(n_public)));
     }
@@ -69,6 +70,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let paths = plan.paths_to_delete();
     if paths.is_empty() {
         app.note("no checkpoint matches");
+        project::note_if_empty(args.paths.is_empty() && run_id.is_none(), "such checkpoint", &rest, app);
     } else if !args.yes {
         notes::write(&question_details(&plan, app));
         let n = paths.len();
@@ -81,14 +83,15 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let results = deletion::delete(&rest, paths, args.concurrency.get(), app);
     let (results, missing) = deletion::without_missing(results, args.ignore_missing);
     let missing: Vec<&str> = missing.iter().map(CheckpointPath::as_str).collect();
-    let n_failed = deletion::report(&results);
+    let n_failed = deletion::report(&results, app);
     let n_deleted = results.len() - n_failed;
     let mut json = deletion::json(&results);
     args.complete(&mut json, n_public, &missing);
-    app.out.value(&json, || match deleted_size(&plan, &results) {
+    let done = match deleted_size(&plan, &results) {
         Some(bytes) if 0 < n_deleted => format!("Deleted {}, {}", counted(n_deleted), size(bytes)),
         _ => format!("Deleted {}", counted(n_deleted)),
-    })?;
+    };
+    app.out.done(&json, done)?;
     if !missing.is_empty() {
         app.note(&format!("note: {} of {} did not exist", missing.len(), counted(n_items)));
     }
@@ -96,7 +99,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         app.note(&format!("stopped: {n_deleted} of {} deleted", counted(n_items)));
         return Err(Failure::Signal(signal));
     }
-    if n_failed == 0 { Ok(()) } else { Err(Failure::Items { n_failed, n_items }) }
+    problem::of_all(n_failed, n_items, results.iter().filter_map(|(_, result)| result.as_ref().err()))
 }
 
 impl Args {
@@ -105,10 +108,11 @@ impl Args {
         &self,
         rest: &RestClient,
         filter: &Filter,
+        run_id: Option<&str>,
         app: &App,
     ) -> Result<(CheckpointPlan, usize), Failure> {
         if self.paths.is_empty() {
-            return match list::all(rest, self.selection.run_id.as_deref(), app) {
+            return match list::all(rest, run_id, app) {
                 Err(Failure::Api { error, .. }) if self.ignore_missing && error.is_not_found() => {
                     Ok(Default::default())
                 }
@@ -194,14 +198,17 @@ fn show(plan: CheckpointPlan, n_public: usize, args: &Args, app: &App) -> Result
         list::write(&plan.delete, None, app)?;
     }
     app.note(&format!("would delete {}", summary(&plan, price)));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if args.ignore_missing {
+        app.note(&format!("note: {} of {} do not exist", missing.len(), counted(asked.len())));
+        return Ok(());
+    }
     for path in &missing {
-        notes::write(&format!("{path}: does not exist"));
+        Failure::text(format!("{path} does not exist")).report_item(path, app.out.is_json());
     }
-    if missing.is_empty() || args.ignore_missing {
-        Ok(())
-    } else {
-        Err(Failure::Items { n_failed: missing.len(), n_items: asked.len() })
-    }
+    Err(Failure::items(missing.len(), asked.len()).with_remedy(problem::IGNORE_MISSING))
 }
 
 fn question_details(plan: &CheckpointPlan, app: &App) -> String {
@@ -258,7 +265,7 @@ fn price(plan: &CheckpointPlan, app: &App) -> Option<f64> {
     monthly_usd(total_size(&plan.delete), &admin.get_current_checkpoint_storage_usage(None).ok()?)
 }
 
-fn counted(n: usize) -> String {
+pub(super) fn counted(n: usize) -> String {
     if n == 1 { "1 checkpoint".to_owned() } else { format!("{n} checkpoints") }
 }
 

@@ -14,7 +14,7 @@ use crate::args::Progress;
 use crate::connection::App;
 use crate::notes;
 
-/// Failures that are written to stderr.
+/// Failures that are written to stderr for a person.
 const SHOWN: usize = 20;
 
 pub(super) type Deleted = (CheckpointPath, tinkex::Result<()>);
@@ -79,20 +79,18 @@ pub(super) fn json(results: &[Deleted]) -> Value {
     json
 }
 
-/// Writes the failures to stderr; returns their number.
-pub(super) fn report(results: &[Deleted]) -> usize {
-    let failures = results.iter().filter_map(|(path, result)| Some((path, result.as_ref().err()?)));
-    let n = failures.clone().count();
-    for (path, error) in failures.clone().take(SHOWN) {
-        problem::write(path, error);
+/// Writes the failures to stderr: a person reads the first ones. Returns their number.
+pub(super) fn report(results: &[Deleted], app: &App) -> usize {
+    let failures: Vec<_> =
+        results.iter().filter_map(|(path, result)| Some((path, result.as_ref().err()?))).collect();
+    let n_shown = if app.out.is_json() { failures.len() } else { SHOWN };
+    for (path, error) in failures.iter().take(n_shown) {
+        problem::report(path, error, app);
     }
-    if SHOWN < n {
-        notes::write(&format!("... and {} more; -f json lists all", n - SHOWN));
+    if n_shown < failures.len() {
+        notes::write(&format!("... and {} more; -f json lists all", failures.len() - n_shown));
     }
-    if failures.clone().any(|(_, error)| error.is_not_found()) {
-        notes::write("  try: --ignore-missing, if it does not matter what is gone already");
-    }
-    n
+    failures.len()
 }
 
 fn concerns_all(error: &Error) -> bool {

@@ -2,29 +2,28 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
-use parking_lot::Mutex;
-use tinkex::download::{DownloadOptions, DownloadPhase, DownloadProgress, Downloaded};
+use serde_json::Value;
+use tinkex::download::{DownloadOptions, Downloaded};
 use tinkex::sync::CancelToken;
 use tinkex::types::{Checkpoint, CheckpointPath};
 use tinkex::{ErrorKind, RestClient, report_json};
 
-use super::parse_path;
-use crate::args::Progress;
+use super::download_progress::Display;
+use super::{parse_path, receipt};
+use crate::cells::Cells;
 use crate::connection::App;
 use crate::failure::Failure;
 use crate::run_folder::weights_of;
 use crate::shell_word::quoted;
-use crate::{moments, notes, wording};
+use crate::wording;
 
 /// Time after which the thread that waits for the download looks for a signal again.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Shortest time between two plain lines of progress.
-const LINE_PERIOD: Duration = Duration::from_secs(10);
+const REPLACE: &str = "--force replaces it once the new one is complete";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -76,9 +75,33 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
         return Err(Failure::usage(problem).with_remedy("`tinkex checkpoint list` shows the paths"));
     }
     let path = parse_path(path).map_err(Failure::text)?;
+    let parent = args.output.as_deref().unwrap_or(Path::new("."));
+    let destination = parent.join(name_of(&path, args.form == Form::Tar));
+    let is_occupied = !args.force && is_occupied(&destination);
+    let receipt = is_occupied.then(|| receipt::read(&destination, &path)).flatten();
+    if is_occupied && receipt.is_none() {
+        let text = format!("{} exists, and is not known to be the complete download", destination.display());
+        return Err(Failure::text(text).with_remedy(REPLACE));
+    }
+    make_parent(parent)?;
+    let connection = app.connect()?;
+    let rest = connection.service.create_rest_client();
+    let version = receipt::version(&rest, &path)?;
+    if let Some(receipt) = receipt {
+        if !receipt::is_current(&receipt, &version) {
+            let text = format!("{} exists, and the server has a newer {path}", destination.display());
+            return Err(Failure::text(text).with_remedy(REPLACE));
+        }
+        app.note(&format!(
+            "note: {} was complete already; --force downloads it again",
+            destination.display()
+        ));
+        return write(receipt["result"].clone(), &destination, true, app);
+    }
     let cancel = CancelToken::new();
     let display = Arc::new(Display::new(app));
-    let mut options = DownloadOptions::default()
+    let options = DownloadOptions::default()
+        .destination(&destination)
         .force(args.force)
         .resume(!args.no_resume)
         .concurrency(args.concurrency)
@@ -88,16 +111,7 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
             let display = display.clone();
             move |progress| display.show(progress)
         });
-    let parent = args.output.as_deref().unwrap_or(Path::new("."));
-    let destination = parent.join(name_of(&path, args.form == Form::Tar));
-    options = options.destination(&destination);
-    if !args.force && is_occupied(&destination) {
-        let text = format!("{} exists", destination.display());
-        return Err(Failure::text(text).with_remedy("--force replaces it once the new one is complete"));
-    }
-    let connection = app.connect()?;
     app.stop.defer();
-    let rest = connection.service.create_rest_client();
     let result = wait(&rest, &path, &options, &cancel, app);
     display.clear();
     if let Some(signal) = app.stop.signal().filter(|_| result.is_err()) {
@@ -110,17 +124,41 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
             let list = format!("`tinkex checkpoint list{}` shows the paths", app.place());
             return Err(Failure::text(format!("{path} does not exist")).with_remedy(list));
         }
-        result => result.map_err(failure)?,
+        result => result.map_err(|error| failure(error, &destination))?,
     };
     let json = report_json::downloaded(&downloaded);
-    let Downloaded { path, size_bytes, .. } = downloaded;
-    let destination = json["destination"].as_str().unwrap_or_default().to_owned();
-    let size = match app.out.format() {
-        crate::args::Format::Table => moments::size(size_bytes),
-        _ => size_bytes.to_string(),
-    };
-    let rows = vec![("Checkpoint", path.as_str().to_owned()), ("Destination", destination), ("Size", size)];
-    app.out.properties(rows, json)
+    if let Err(error) = receipt::write(&destination, &version, &json) {
+        app.note(&format!("note: this command cannot tell later that the download is complete: {error}"));
+    }
+    write(json, &destination, false, app)
+}
+
+/// Writes what was downloaded, now or earlier.
+fn write(mut json: Value, folder: &Path, was_there: bool, app: &App) -> Result<(), Failure> {
+    // It may have been moved since then.
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    json["destination"] = absolute.display().to_string().into();
+    let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
+    let (path, destination) = (text("checkpoint_path"), text("destination"));
+    let size = Cells::of(app).size(json["file_size_bytes"].as_u64());
+    let done = format!("{path} is complete at {destination}");
+    json["already_there"] = was_there.into();
+    let rows = vec![("Checkpoint", path), ("Destination", destination), ("Size", size)];
+    app.out.properties(rows, json).map_err(|failure| failure.after(&done))
+}
+
+/// Makes the folder of `-o`, so that a folder that cannot be made is named as the user has named it.
+fn make_parent(folder: &Path) -> Result<(), Failure> {
+    let shown = folder.display();
+    if folder.is_file() {
+        let above = folder.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let remedy = format!("-o {}, the folder of that file", quoted(&above.display().to_string()));
+        return Err(Failure::usage(format!("-o {shown} is a file, and must be a folder")).with_remedy(remedy));
+    }
+    std::fs::create_dir_all(folder).map_err(|error| {
+        Failure::text(format!("cannot create the folder {shown}: {error}"))
+            .with_remedy("-o with a folder in which you may write")
+    })
 }
 
 /// Downloads on another thread, while this one waits for a signal.
@@ -157,13 +195,20 @@ fn is_missing(rest: &RestClient, path: &CheckpointPath, error: &tinkex::Error) -
         }
 }
 
-fn failure(error: tinkex::Error) -> Failure {
+/// The failure of the download, without the folder beside the destination if that cannot even be made.
+fn failure(error: tinkex::Error, destination: &Path) -> Failure {
+    let line = wording::line(&error);
+    let shown = destination.display();
+    if let Some((_, problem)) = line.split_once(&format!("cannot create {shown}.part: ")) {
+        return Failure::text(format!("cannot create {shown}: {problem}"))
+            .with_remedy("-o with a folder in which you may write");
+    }
     match error.violation().filter(|it| it.path == "as_tar") {
         Some(violation) => Failure::usage(format!("--as tar {}", violation.problem))
             .with_remedy("--as dir, for a folder with the files"),
         // Another command has made it, or makes it, since this one has looked.
         None if error.violation().is_some_and(|it| it.path == "destination") => {
-            Failure::text(wording::line(&error)).with_remedy(
+            Failure::text(line).with_remedy(
                 "the same command once that one has ended, with --force if it is to be replaced; or another folder: -o DIR",
             )
         }
@@ -201,97 +246,6 @@ fn command(args: &Args, app: &App) -> String {
     words.join(" ") + &app.place()
 }
 
-/// Shows the progress on stderr.
-#[derive(Debug)]
-enum Display {
-    Bar(ProgressBar),
-    Lines(Mutex<Option<Instant>>),
-    Nothing,
-}
-
-impl Display {
-    fn new(app: &App) -> Self {
-        let has_bar = match app.global.progress {
-            Progress::Bar => true,
-            Progress::Auto => notes::are_read(),
-            Progress::Plain | Progress::Json | Progress::None => false,
-        };
-        let has_lines = matches!(app.global.progress, Progress::Auto | Progress::Plain);
-        match (has_bar, has_lines) {
-            _ if app.global.quiet => Display::Nothing,
-            (true, _) => {
-                let bar = notes::add(ProgressBar::new_spinner());
-                bar.enable_steady_tick(Duration::from_millis(200));
-                Display::Bar(bar)
-            }
-            (false, true) => Display::Lines(Mutex::new(None)),
-            (false, false) => Display::Nothing,
-        }
-    }
-
-    fn show(&self, progress: &DownloadProgress) {
-        match self {
-            Display::Bar(bar) => {
-                if let Some(total) = progress.total_bytes
-                    && bar.length() != Some(total)
-                {
-                    bar.set_length(total);
-                    let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-                    if let Ok(style) = ProgressStyle::with_template(template) {
-                        bar.set_style(style);
-                    }
-                }
-                bar.set_position(progress.n_bytes);
-                bar.set_message(phase(progress));
-            }
-            Display::Lines(last) => {
-                let now = Instant::now();
-                let is_due = {
-                    let mut last = last.lock();
-                    let is_due = last.is_none_or(|last| LINE_PERIOD <= now.duration_since(last));
-                    if is_due {
-                        *last = Some(now);
-                    }
-                    is_due
-                };
-                if is_due || matches!(progress.phase, DownloadPhase::Retrying(_)) {
-                    notes::write(&line(progress));
-                }
-            }
-            Display::Nothing => {}
-        }
-    }
-
-    fn clear(&self) {
-        if let Display::Bar(bar) = self {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-fn phase(progress: &DownloadProgress) -> String {
-    match &progress.phase {
-        DownloadPhase::Preparing => "preparing".to_owned(),
-        DownloadPhase::Receiving => match progress.total_files {
-            Some(total) if 1 < total => format!("downloading ({} of {total} files)", progress.n_files),
-            _ => "downloading".to_owned(),
-        },
-        DownloadPhase::Retrying(error) => format!("trying again: {}", wording::line(error)),
-        DownloadPhase::Verifying => "verifying".to_owned(),
-        DownloadPhase::Unpacking => "unpacking".to_owned(),
-        _ => "working".to_owned(),
-    }
-}
-
-fn line(progress: &DownloadProgress) -> String {
-    let size = match (progress.n_bytes, progress.total_bytes) {
-        (0, None) => String::new(),
-        (n, None) => format!(": {}", moments::size(n)),
-        (n, Some(total)) => format!(": {} of {}", moments::size(n), moments::size(total)),
-    };
-    format!("{}{size}", phase(progress))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -305,16 +259,5 @@ mod tests {
         ] {
             assert_eq!(name_of(&path.parse().unwrap(), is_archive), name);
         }
-    }
-
-    #[test]
-    fn a_line_of_progress_says_what_is_known() {
-        let mut progress = DownloadProgress::default();
-        assert_eq!(line(&progress), "preparing");
-        progress.phase = DownloadPhase::Receiving;
-        (progress.n_bytes, progress.total_bytes) = (1 << 20, Some(1 << 21));
-        assert!(line(&progress).starts_with("downloading: "), "{}", line(&progress));
-        (progress.n_files, progress.total_files) = (1, Some(3));
-        assert!(line(&progress).contains("1 of 3 files"));
     }
 }

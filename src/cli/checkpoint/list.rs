@@ -6,12 +6,14 @@ use std::collections::HashSet;
 use tinkex::types::{Checkpoint, CheckpointType, TrainingRun};
 use tinkex::{ErrorKind, RestClient, report_json};
 
+use super::by_run;
 use super::selection::{Selection, time};
 use crate::cells::{Cells, yes_or_no};
 use crate::connection::App;
 use crate::failure::Failure;
 use crate::limit::{self, Limit};
 use crate::output::Records;
+use crate::project;
 use crate::table::Column;
 
 /// Entries of a page; the server sends fewer if it wants to.
@@ -27,6 +29,9 @@ pub(crate) struct Args {
     /// Order: newest first, or largest first [default: as the server sends them]
     #[arg(long, value_name = "KEY")]
     sort: Option<Sort>,
+    /// List the runs, with the number and the size of their checkpoints, largest first
+    #[arg(long, conflicts_with = "sort")]
+    by_run: bool,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -37,13 +42,17 @@ enum Sort {
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let filter = args.selection.filter()?;
+    let (run_id, app) = &args.selection.run(app)?;
     let connection = app.connect()?;
     let rest = connection.service.create_rest_client();
-    let run_id = args.selection.run_id.as_deref();
+    let run_id = run_id.as_deref();
     let limit = args.limit.of(app.out.format());
     // The first ones of an order or of a selection can be anywhere in the list.
-    let needs_all =
-        run_id.is_some() || !filter.is_empty() || args.sort.is_some() || app.global.project.is_some();
+    let needs_all = args.by_run
+        || run_id.is_some()
+        || !filter.is_empty()
+        || args.sort.is_some()
+        || app.global.project.is_some();
     let (mut checkpoints, total) = if needs_all {
         let checkpoints = filter.matching(all(&rest, run_id, app)?);
         let total = u64::try_from(checkpoints.len()).ok();
@@ -51,6 +60,17 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     } else {
         newest(&rest, limit)?
     };
+    project::note_if_empty(checkpoints.is_empty(), "checkpoint", &rest, app);
+    if args.by_run {
+        let mut runs = by_run::divided(checkpoints);
+        let n = runs.len();
+        runs.truncate(limit);
+        by_run::write(&runs, app)?;
+        if runs.len() < n {
+            app.note(&limit::note(runs.len(), u64::try_from(n).ok(), "runs"));
+        }
+        return Ok(());
+    }
     match args.sort {
         Some(Sort::Time) => checkpoints.sort_by_key(|it| Reverse(time(it))),
         Some(Sort::Size) => checkpoints.sort_by_key(|it| Reverse(it.size_bytes)),

@@ -1,13 +1,16 @@
 //! `tinkex checkpoint`.
 
+mod by_run;
 mod copy;
 mod delete;
 mod deletion;
 mod download;
+mod download_progress;
 mod info;
 pub(super) mod list;
 mod problem;
 mod push_hf;
+mod receipt;
 mod selection;
 mod set_ttl;
 mod visibility;

@@ -3,8 +3,8 @@
 use tinkex::Error;
 use tinkex::types::CheckpointPath;
 
+use crate::connection::App;
 use crate::failure::Failure;
-use crate::notes;
 
 /// The reason in the words of this program.
 pub(super) fn of(error: &Error) -> String {
@@ -12,32 +12,23 @@ pub(super) fn of(error: &Error) -> String {
 }
 
 /// Writes the reason to stderr, with the path.
-pub(super) fn write(path: &CheckpointPath, error: &Error) {
-    notes::write(&line(path, &of(error)));
+pub(super) fn report(path: &CheckpointPath, error: &Error, app: &App) {
+    Failure::from(error.clone()).report_item(path.as_str(), app.out.is_json());
 }
 
-/// Servers often name the path themselves.
-fn line(path: &CheckpointPath, problem: &str) -> String {
-    if problem.contains(path.as_str()) {
-        format!("error: {problem}")
-    } else {
-        format!("error: {path}: {problem}")
-    }
-}
+/// What to do if what does not exist is among several checkpoints.
+pub(super) const IGNORE_MISSING: &str = "--ignore-missing, if it does not matter what is gone already";
 
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_names_the_path_once() {
-        let path: CheckpointPath = "tinker://r/weights/x".parse().unwrap();
-        for (problem, expected) in [
-            ("tinker://r/weights/x does not exist", "error: tinker://r/weights/x does not exist"),
-            ("not yours", "error: tinker://r/weights/x: not yours"),
-        ] {
-            assert_eq!(line(&path, problem), expected);
-        }
+/// The result of work on several checkpoints whose errors were reported.
+pub(super) fn of_all<'a>(
+    n_failed: usize,
+    n_items: usize,
+    errors: impl IntoIterator<Item = &'a Error>,
+) -> Result<(), Failure> {
+    if n_failed == 0 {
+        return Ok(());
     }
+    let failure = Failure::items(n_failed, n_items);
+    let is_any_missing = errors.into_iter().any(Error::is_not_found);
+    Err(if is_any_missing { failure.with_remedy(IGNORE_MISSING) } else { failure })
 }

@@ -6,15 +6,17 @@ use std::time::{Duration, SystemTime};
 
 use tinkex::types::{Checkpoint, CheckpointPlan, CheckpointType, StorageUsage};
 
+use crate::connection::App;
 use crate::failure::Failure;
 use crate::moments::{minute, parse_age, parse_date};
+use crate::run_id;
 
 /// The options that choose checkpoints. Lists and deletions have the same ones, so that a list shows what a deletion is
 /// about.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Selection {
-    /// Only checkpoints of this training run [default: of all runs, or of those of --project]
-    #[arg(long, value_name = "ID")]
+    /// Only checkpoints of this training run: its id, its folder, or a path of it [default: of all runs, or of those of --project]
+    #[arg(long, value_name = "ID|RUN")]
     pub(super) run_id: Option<String>,
     /// Only checkpoints of this kind
     #[arg(long = "type", value_name = "KIND")]
@@ -34,6 +36,13 @@ pub(super) struct Selection {
 }
 
 impl Selection {
+    /// The id of the run that is chosen, and the options with its server.
+    pub(super) fn run(&self, app: &App) -> Result<(Option<String>, App), Failure> {
+        let Some(name) = &self.run_id else { return Ok((None, app.clone())) };
+        let (id, app) = run_id::of(name, app)?;
+        Ok((Some(id), app))
+    }
+
     pub(super) fn filter(&self) -> Result<Filter, Failure> {
         let out_of_range = || Failure::usage("--older-than is out of range").with_remedy("--older-than 30d");
         let oldest = |age| SystemTime::now().checked_sub(age).ok_or_else(out_of_range);

@@ -31,5 +31,5 @@ pub(crate) fn run(args: &Args, public: bool, app: &App) -> Result<(), Failure> {
         result => result.map(|()| "")?,
     };
     let json = json!({ "tinker_path": args.path.as_str(), "public": public });
-    app.out.value(&json, || format!("{} is {word}{already}", args.path))
+    app.out.done(&json, format!("{} is {word}{already}", args.path))
 }

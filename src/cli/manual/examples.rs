@@ -52,7 +52,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
     (
         "checkpoint list",
         &[
-            "tinkex checkpoint list --limit 0",
+            "tinkex checkpoint list --by-run",
             "tinkex checkpoint list --older-than 30d --sort size",
             "tinkex checkpoint list --run-id 0a1b2c3d:train:0 -f json",
         ],

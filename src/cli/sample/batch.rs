@@ -103,12 +103,17 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         }
     }
     app.note(&batch.state());
-    for line in batch.failed.advice(&file_name(input), args.batch.output.is_some()) {
-        app.note(&line);
-    }
+    let advice = batch.failed.advice(&file_name(input), args.batch.output.is_some());
     match batch.failed.n() {
         0 => Ok(()),
-        n_failed => Err(Failure::Items { n_failed, n_items: batch.n_lines }),
+        // A program reads what to do where it reads the failure.
+        n_failed if app.out.is_json() && !advice.is_empty() => {
+            Err(Failure::items(n_failed, batch.n_lines).with_remedy(advice.join("; ")))
+        }
+        n_failed => {
+            advice.iter().for_each(|line| app.note(line));
+            Err(Failure::items(n_failed, batch.n_lines))
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use super::connection::App;
 use super::failure::Failure;
 use super::limit::{self, Limit};
 use super::output::Records;
+use super::project;
 use super::table::Column;
 
 #[derive(Debug, clap::Args)]
@@ -85,6 +86,7 @@ fn list(args: &List, app: &App) -> Result<(), Failure> {
     let json = report_json::sessions(&ids);
     let columns = [Column::never_cut("Session ID")];
     app.out.records(&Records { columns: &columns, rows, json, list: "sessions" })?;
+    project::note_if_empty(ids.is_empty(), "session", &rest, app);
     if has_more {
         app.note(&limit::note(ids.len(), listing.total_count(), "sessions"));
     }
@@ -108,5 +110,5 @@ fn assign(args: &Assign, app: &App) -> Result<(), Failure> {
     let connection = app.connect()?;
     connection.service.create_rest_client().assign_session_project(&args.session, &args.project)?;
     let json = json!({ "session_id": args.session, "project_id": args.project });
-    app.out.value(&json, || format!("{} is in the project {}", args.session, args.project))
+    app.out.done(&json, format!("{} is in the project {}", args.session, args.project))
 }

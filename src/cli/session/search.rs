@@ -10,6 +10,7 @@ use crate::connection::App;
 use crate::failure::Failure;
 use crate::limit::{self, Limit};
 use crate::output::Records;
+use crate::project;
 use crate::table::Column;
 
 #[derive(Debug, clap::Args)]
@@ -65,7 +66,8 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let limit = args.limit.of(app.out.format());
     let search = args.search(app.global.project.as_deref(), limit)?;
     let connection = app.connect()?;
-    let found = connection.service.create_rest_client().search_sessions(search);
+    let rest = connection.service.create_rest_client();
+    let found = rest.search_sessions(search);
     let mut page = SessionPage::default();
     let has_more;
     (page.sessions, has_more) = limit::first(found, limit)?;
@@ -85,6 +87,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let rows = page.sessions.iter().map(row).collect();
     let json = report_json::found_sessions(&page);
     app.out.records(&Records { columns: &COLUMNS, rows, json, list: "sessions" })?;
+    project::note_if_empty(page.sessions.is_empty(), "such session", &rest, app);
     if has_more {
         app.note(&limit::note(page.sessions.len(), None, "sessions"));
     }

@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     })?;
     let destination = file.display().to_string();
     let json = json!({ "session_id": args.session, "destination": destination, "file_size_bytes": size });
-    app.out.value(&json, || destination)
+    app.out.done(&json, destination)
 }
 
 /// Default file of a trace. An id with a slash must not lead out of this folder.

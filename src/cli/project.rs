@@ -1,0 +1,50 @@
+//! The project of `--project`, when nothing in it is found.
+
+use std::collections::BTreeSet;
+
+use tinkex::RestClient;
+use tinkex::types::{SessionOwner, SessionSearch};
+
+use super::connection::App;
+
+/// Sessions whose projects are looked at.
+const LOOKED_AT: u32 = 200;
+
+/// Says that a list is empty because of the project, whose id may be mistyped: servers do not tell that. The projects that
+/// are known are those of the user's sessions.
+pub(crate) fn note_if_empty(is_empty: bool, what: &str, rest: &RestClient, app: &App) {
+    let Some(project) = app.global.project.as_deref().filter(|_| is_empty) else { return };
+    let search = SessionSearch { owner: SessionOwner::Own, limit: LOOKED_AT, ..Default::default() };
+    let most = usize::try_from(LOOKED_AT).unwrap_or(usize::MAX);
+    // A server without this search has nothing to tell.
+    let sessions = rest.search_sessions(search).take(most).map_while(Result::ok);
+    let known: BTreeSet<String> = sessions.filter_map(|it| it.project_id).collect();
+    app.note(&note(project, what, &known));
+}
+
+fn note(project: &str, what: &str, known: &BTreeSet<String>) -> String {
+    let others: Vec<&str> = known.iter().map(String::as_str).filter(|it| *it != project).collect();
+    let known = match (known.contains(project), others.as_slice()) {
+        (true, _) => "; it has sessions".to_owned(),
+        (false, []) => String::new(),
+        (false, others) => format!("; your sessions are in the projects {}", others.join(", ")),
+    };
+    format!("note: no {what} is in the project {project}{known}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn projects_that_may_be_meant_are_named() {
+        let known = |ids: &[&str]| ids.iter().map(|it| it.to_string()).collect::<BTreeSet<_>>();
+        let of = |ids| note("p", "run", &known(ids));
+        assert_eq!(of(&[]), "note: no run is in the project p");
+        assert_eq!(
+            of(&["a", "b"]),
+            "note: no run is in the project p; your sessions are in the projects a, b"
+        );
+        assert_eq!(of(&["a", "p"]), "note: no run is in the project p; it has sessions");
+    }
+}
