@@ -86,9 +86,9 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     make_parent(parent)?;
     let connection = app.connect()?;
     let rest = connection.service.create_rest_client();
-    let version = receipt::version(&rest, &path)?;
+    let version = receipt::version(&rest, &path);
     if let Some(receipt) = receipt {
-        if !receipt::is_current(&receipt, &version) {
+        if !receipt::is_current(&receipt, &version?) {
             let text = format!("{} exists, and the server has a newer {path}", destination.display());
             return Err(Failure::text(text).with_remedy(REPLACE));
         }
@@ -98,6 +98,8 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
         ));
         return write(receipt["result"].clone(), &destination, true, app);
     }
+    // The download has its own error if the server does not answer.
+    let version = version.unwrap_or(Value::Null);
     let cancel = CancelToken::new();
     let display = Arc::new(Display::new(app));
     let options = DownloadOptions::default()

@@ -27,9 +27,10 @@ pub(super) fn version(rest: &RestClient, path: &CheckpointPath) -> Result<Value>
     ))
 }
 
-/// True if what was downloaded is what the server has. What it no longer has is not replaced by anything.
+/// True if what was downloaded is what the server has, as far as both are known. What the server no longer has is not
+/// replaced by anything.
 pub(super) fn is_current(receipt: &Value, version: &Value) -> bool {
-    version.is_null() || receipt["version"] == *version
+    version.is_null() || receipt["version"].is_null() || receipt["version"] == *version
 }
 
 /// Writes the receipt of a download; `result` is what the command prints about it.
