@@ -105,8 +105,7 @@ pub(crate) fn explained(failure: Failure, app: &App) -> Failure {
         wording::server_is_at(app.place());
         let is_secure = |error: &Error| !error.is_connection() || error.message().contains("certificate");
         if answer.is_some_and(|it| it.as_ref().is_none_or(is_secure)) {
-            return failure
-                .with_remedy(format!("--base-url={}; the server expects TLS", quoted(&address)));
+            return failure.with_remedy(format!("--base-url={}; the server expects TLS", quoted(&address)));
         }
     } else if lacks_call {
         let answer = ask(app, None).flatten();
