@@ -34,14 +34,30 @@ fn parse_address(text: &str) -> Result<String, String> {
     let text = text.trim();
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
     match rest {
-        None => {
-            Err(format!("must begin with http:// or https://, as in http://{}", text.trim_start_matches('/')))
-        }
+        None => Err(match whole_address(text) {
+            Some(whole) => format!("must begin with http:// or https://, as in {whole}"),
+            None => "must begin with http:// or https://, as in http://127.0.0.1:8000".into(),
+        }),
         Some(rest) if rest.is_empty() || rest.starts_with(['/', ':']) => {
             Err("has no name of a server".into())
         }
         Some(_) => Ok(text.to_owned()),
     }
+}
+
+/// The address that an incomplete one probably means: that of its host and port over HTTP.
+fn whole_address(text: &str) -> Option<String> {
+    let is_scheme = |it: &str| !it.is_empty() && it.chars().all(|it| it.is_ascii_alphabetic());
+    let rest = text.split_once(":/").filter(|it| is_scheme(it.0)).map_or(text, |it| it.1);
+    let is_secure = text.to_lowercase().starts_with("https");
+    let rest = rest.trim_start_matches('/').split(['/', '?', '#']).next()?;
+    let host = rest.rsplit('@').next()?;
+    let name = host.split(':').next().unwrap_or_default();
+    let port = host.strip_prefix(name).unwrap_or_default();
+    let is_plain = |it: char| it.is_ascii_alphanumeric() || ".-".contains(it);
+    let has_port = port.is_empty() || port.strip_prefix(':').is_some_and(|it| it.parse::<u16>().is_ok());
+    let is_host = !name.is_empty() && name.chars().all(is_plain) && has_port;
+    is_host.then(|| format!("{}://{host}", if is_secure { "https" } else { "http" }))
 }
 
 /// Reads a time limit.
@@ -186,6 +202,25 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_is_suggested_is_one_that_is_taken() {
+        for (text, suggested) in [
+            ("nonsense://x", "http://x"),
+            ("localhost:8000", "http://localhost:8000"),
+            ("//a.example/b", "http://a.example"),
+            ("HTTPS://a.example", "https://a.example"),
+            ("http:/127.0.0.1:8000", "http://127.0.0.1:8000"),
+            ("ws://user:word@a.example?x=1#y", "http://a.example"),
+            ("my server", "http://127.0.0.1:8000"),
+            ("localhost:port", "http://127.0.0.1:8000"),
+            ("", "http://127.0.0.1:8000"),
+        ] {
+            let problem = parse_address(text).expect_err(text);
+            assert!(problem.ends_with(&format!("as in {suggested}")), "{text}: {problem}");
+            assert_eq!(parse_address(suggested).as_deref(), Ok(suggested));
+        }
+    }
 
     #[test]
     fn an_address_has_a_scheme_and_a_host() {

@@ -72,6 +72,8 @@ impl Connection {
         }
         match self.models() {
             Ok(names) if names.is_empty() || names.iter().any(|name| name == model) => failure,
+            // The engine says the same in its own words.
+            Ok(_) if failure.summary().starts_with("the engine has no model") => failure,
             Ok(names) => unlisted(model, &names, &failure),
             Err(_) => failure,
         }

@@ -176,9 +176,14 @@ impl Failure {
         self.own_remedy().map(|text| wording::with_place(&text))
     }
 
+    /// True if a call failed for another reason than its credential, which a server may judge by its flags.
+    pub(crate) fn is_of_contact(&self) -> bool {
+        matches!(self, Failure::Api { error, .. } if *error.kind() != tinkex::ErrorKind::Auth)
+    }
+
     fn own_remedy(&self) -> Option<String> {
         match self {
-            Failure::Api { error, remedy } => remedy.clone().or_else(|| remedy_of(error).map(str::to_owned)),
+            Failure::Api { error, remedy } => remedy.clone().or_else(|| remedy_of(error)),
             Failure::Text { remedy, .. } | Failure::Usage { remedy, .. } | Failure::Items { remedy, .. } => {
                 remedy.clone()
             }
@@ -231,20 +236,22 @@ fn causes(error: &Error) -> impl Iterator<Item = String> {
 }
 
 /// What usually helps against an error of the library.
-fn remedy_of(error: &Error) -> Option<&'static str> {
+fn remedy_of(error: &Error) -> Option<String> {
     use tinkex::ErrorKind;
-    if foreign::reason(error).is_some() {
-        return Some(foreign::REMEDY);
+    if let Some(remedy) = foreign::remedy(error) {
+        return Some(remedy);
     }
-    Some(match error.kind() {
+    let usual = match error.kind() {
         ErrorKind::Auth => "`tinkex auth login`, or set TINKER_API_KEY",
         ErrorKind::Connection { .. } => "`tinkex doctor` examines the connection",
+        _ if error.is_timeout() && foreign::is_basic(error) => "`tinkex doctor` examines the connection",
         ErrorKind::NotFound if error.message().contains("tinker://") => {
             "`tinkex checkpoint list` shows the checkpoints that are there"
         }
         ErrorKind::Billing => "check the balance of the account at the console",
         _ => return None,
-    })
+    };
+    Some(usual.to_owned())
 }
 
 #[cfg(test)]

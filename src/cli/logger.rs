@@ -2,7 +2,20 @@
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use parking_lot::Mutex;
+
 use super::notes;
+
+/// How warnings begin that a command need not have told if it fails anyway: one that reaches no server, or something else
+/// there, says so in its own words.
+const OF_CONTACT: [&str; 3] = [
+    "the server's flags could not be fetched",
+    "the server's dynamic flags could not be fetched",
+    "POST /api/v1/client/config: ",
+];
+
+/// Such warnings, until the command ends.
+static HELD: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Logger;
 
@@ -19,7 +32,14 @@ impl Log for Logger {
                 Level::Info => "info",
                 Level::Debug | Level::Trace => "debug",
             };
-            notes::write(&format!("{level}: {}", record.args()));
+            let text = record.args().to_string();
+            let is_of_contact = OF_CONTACT.iter().any(|it| text.starts_with(it));
+            let line = format!("{level}: {text}");
+            if is_of_contact && log::max_level() <= LevelFilter::Warn {
+                HELD.lock().push(line);
+            } else {
+                notes::write(&line);
+            }
         }
     }
 
@@ -37,4 +57,16 @@ pub(crate) fn start(quiet: bool, verbose: u8) {
     if log::set_logger(&Logger).is_ok() {
         log::set_max_level(level);
     }
+}
+
+/// Writes the warnings about the first contact with the server, or leaves them out if the failure of the command tells
+/// enough.
+pub(crate) fn end(is_told: bool) {
+    let held = std::mem::take(&mut *HELD.lock());
+    held.iter().filter(|_| !is_told).for_each(|line| notes::write(line));
+}
+
+/// Shows nothing from now on.
+pub(crate) fn be_silent() {
+    log::set_max_level(LevelFilter::Off);
 }

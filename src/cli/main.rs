@@ -28,6 +28,7 @@ mod logger;
 mod manual;
 mod model;
 mod moments;
+mod nearby_files;
 mod nearby_runs;
 mod notes;
 mod output;
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
             foreign::explained(app.doubts.explained(failure), &app)
         }
     });
+    logger::end(matches!(&result, Err(failure) if failure.is_of_contact()));
     let status = sessions::status_of(&result);
     let code = match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::connection::App;
 use super::run_folder::LOG;
+use super::shell_word::quoted;
 use super::{similar, train};
 
 /// How many entries of a folder are looked at.
@@ -44,6 +45,26 @@ pub(crate) fn similar(name: &str) -> Vec<String> {
     found.into_iter().map(str::to_owned).collect()
 }
 
+/// What to do about a name that is not the folder of a run; `option` is what stands before the name, with a space.
+pub(crate) fn remedy(folder: &Path, option: &str) -> String {
+    let similar = similar(&folder.display().to_string());
+    let names = |runs: &[String]| {
+        runs.iter().map(|run| format!("{option}{}", quoted(run))).collect::<Vec<_>>().join(" or ")
+    };
+    if !similar.is_empty() {
+        return format!("did you mean {}?", names(&similar));
+    }
+    let mut others = near_here();
+    others.sort_by_key(|run| std::cmp::Reverse(saved(run)));
+    others.truncate(MOST_NAMES);
+    let others: Vec<String> = others.iter().map(|run| shown(run)).collect();
+    match others.len() {
+        0 => "name the folder of a run, which `tinkex train` has told at its end: in tinkex-runs, or that of --out".into(),
+        1 => format!("{}, the only run here", names(&others)),
+        _ => format!("{}, the newest runs here", names(&others)),
+    }
+}
+
 /// The run that has saved last, of those on the server or on the engine of the command.
 pub(crate) fn newest(app: &App) -> Option<String> {
     let is_there = |run: &Path| {
@@ -58,11 +79,14 @@ pub(crate) fn newest(app: &App) -> Option<String> {
         };
         app.global.local.is_none() || of_engine(&own.local) == of_engine(&app.global.local)
     };
-    let saved =
-        |run: &Path| run.join(LOG).metadata().and_then(|it| it.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     let mut runs = near_here();
     runs.sort_by_key(|run| std::cmp::Reverse(saved(run)));
     runs.iter().find(|run| is_there(run)).map(|run| shown(run))
+}
+
+/// When a run has saved something for the last time.
+fn saved(run: &Path) -> SystemTime {
+    run.join(LOG).metadata().and_then(|it| it.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// The runs in the current folder and in the folders in it.

@@ -5,12 +5,14 @@ use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use clap::builder::RangedU64ValueParser;
 use serde_json::json;
 use tinkex::local::{Options, Server};
 
 use super::connection::App;
 use super::failure::Failure;
-use crate::shell_word::in_quotes;
+use super::shell_word::{in_quotes, quoted};
+use super::{nearby_files, wording};
 
 /// Environment variable with the key that requests must carry.
 const KEY_VARIABLE: &str = "TINKEX_SERVE_KEY";
@@ -46,7 +48,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME=MODEL", value_parser = pair)]
     alias: Vec<(String, String)>,
     /// Number of compute threads [default: one for each processor]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(0..=1024))]
     threads: Option<usize>,
     /// Seed of the weights of tinkex/nano
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -90,6 +92,7 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let (host, port) = (args.host, args.port);
     let stop_with_stdin = args.stop_with_stdin;
     let waiter = Waiter::new(stop_with_stdin)?;
+    let folder = args.data_dir.as_ref().map(|dir| quoted(&dir.display().to_string())).unwrap_or_default();
     let mut options = options(args)?;
     if let Key::Given(_, key) = &key {
         options.api_key = Some(key.clone());
@@ -101,13 +104,22 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let server = Server::start(options).map_err(|error| {
         let has = |text| error.message().contains(text);
         let remedy = if has("cannot listen") && port != 0 {
-            Some("another port: --port N, or --port 0 for any")
+            Some("--port 0, for any free port; or another one".to_owned())
         } else if has("is in use by another engine") {
-            Some("commands with --local=DIR use that engine; or another folder: --data-dir DIR")
+            Some(format!(
+                "commands with --local={folder} use that engine; or another folder: --data-dir {folder}-2"
+            ))
         } else {
             None
         };
-        let failure = Failure::from(error);
+        let failure = if has("aliases: the alias") {
+            Failure::usage(format!(
+                "--alias: {}",
+                wording::message(&error).replace("the engine's aliases: ", "")
+            ))
+        } else {
+            Failure::from(error)
+        };
         match remedy {
             Some(remedy) => failure.with_remedy(remedy),
             None => failure,
@@ -203,7 +215,7 @@ fn models_in(folder: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
         paths.sort();
         Ok(paths)
     };
-    let cannot = |error: std::io::Error| Failure::usage(format!("cannot read {}: {error}", folder.display()));
+    let cannot = |error: std::io::Error| Failure::text(format!("cannot read {}: {error}", folder.display()));
     let is_model = |path: &Path| path.join("config.json").is_file();
     let mut found = Vec::new();
     for path in folders_in(folder).map_err(cannot)? {
@@ -232,7 +244,7 @@ fn key(file: Option<&Path>, variable: Option<String>, app: &App) -> Result<Key, 
 fn read_key(path: &Path, app: &App) -> Result<String, Failure> {
     let shown = path.display();
     let cannot = |error: std::io::Error| Failure::text(format!("cannot read the key file {shown}: {error}"));
-    let mut file = File::open(path).map_err(cannot)?;
+    let mut file = File::open(path).map_err(|error| nearby_files::explained(cannot(error), path))?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;

@@ -30,7 +30,7 @@ pub(crate) fn names<'a>(wanted: &str, known: &[&'a str]) -> Vec<&'a str> {
             Some(0)
         } else if is_near(&own, &other) {
             Some(1)
-        } else if 4 <= own.len() && (other.contains(&own) || own.contains(&other)) {
+        } else if 4 <= own.len() && (other.contains(&own) || 3 <= other.len() && own.contains(&other)) {
             Some(2)
         } else {
             None

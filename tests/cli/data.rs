@@ -223,9 +223,11 @@ fn hostile_files_are_told_in_a_line() {
     let folder = home.display().to_string();
     let missing = format!("{folder}/missing.jsonl");
     let empty = file(&home, "empty.jsonl", "\n \n");
+    let not_there =
+        format!("cannot be opened: No such file or directory (os error 2); in {folder} is {empty}");
     for (path, expected) in [
         (folder.as_str(), "is a folder; name the files in it"),
-        (missing.as_str(), "cannot be opened: No such file or directory (os error 2)"),
+        (missing.as_str(), not_there.as_str()),
         (empty.as_str(), "has no examples"),
     ] {
         let (status, stdout, stderr) = run(&home, &["data", "check", path]);

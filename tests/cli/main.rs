@@ -18,6 +18,7 @@ mod manage_site;
 mod manners;
 mod markup;
 mod model_names;
+mod nearby;
 mod readme;
 mod refusals;
 mod report;
@@ -28,6 +29,7 @@ mod serve;
 mod session_ends;
 mod shared_engine;
 mod shell;
+mod statuses;
 #[allow(dead_code, reason = "each program of tests uses a part of it")]
 #[path = "../it/storage.rs"]
 mod storage;

@@ -55,3 +55,24 @@ fn the_walk_through_of_the_readme_trains_survives_a_kill_and_samples_what_was_le
     assert!(run(&folder, list).contains("/sampler_weights/final"));
     assert_eq!(run(&folder, sample), "ananabay\n");
 }
+
+#[test]
+fn the_layers_name_each_module_of_the_program_and_nothing_that_is_gone() {
+    let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
+    let text = std::fs::read_to_string(root.join("_docs/architecture.md")).unwrap();
+    // The first name of a row has its folder, and the others are beside it.
+    let rows = text.lines().filter(|line| line.starts_with('|') && line.contains("`src/cli/"));
+    let names = rows.flat_map(|row| row.split('|').nth(2).unwrap().split('`').skip(1).step_by(2));
+    let named: Vec<&str> = names
+        .map(|it| it.trim_start_matches("src/cli/").trim_end_matches('/'))
+        .filter(|it| !it.is_empty())
+        .collect();
+    for name in &named {
+        assert!(root.join("cli").join(name).exists(), "{name} is gone");
+    }
+    for entry in std::fs::read_dir(root.join("cli")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let is_told = ["main.rs", "args.rs"].contains(&name.as_str()) || named.contains(&name.as_str());
+        assert!(is_told, "{name} is not among the layers");
+    }
+}

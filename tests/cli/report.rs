@@ -282,7 +282,7 @@ fn a_page_goes_to_stdout_and_what_is_no_run_is_named() {
     for missing in [home.join("nothing"), home.to_path_buf()] {
         let (status, stdout, stderr) = run(&home, &["report", missing.to_str().unwrap()]);
         assert_eq!((status, stdout.as_str()), (1, ""));
-        assert!(stderr.contains(missing.to_str().unwrap()) && stderr.contains("metrics.jsonl"), "{stderr}");
+        assert!(stderr.contains(missing.to_str().unwrap()) && stderr.contains("  try: "), "{stderr}");
     }
     let (status, json, _) = run(&home, &["report", folder.to_str().unwrap(), "-f", "json"]);
     let json: Value = serde_json::from_str(&json).unwrap();

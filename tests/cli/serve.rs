@@ -174,7 +174,7 @@ fn wrong_settings_are_named_before_anything_is_served() {
         (&["--model", "x"], 2, "needs two sides"),
         (&["--models", &empty], 2, "config.json"),
         (&["--host", "localhost"], 2, "--host"),
-        (&["--alias", "x=y"], 1, "only \"tinkex/nano\" is served here"),
+        (&["--alias", "x=y"], 2, "only \"tinkex/nano\" is served here"),
         (&["--ready-fd", "77"], 2, "--ready-fd 77"),
         (&["--local"], 2, "--data-dir"),
         (&["--port", &port], 1, "--port 0"),

@@ -199,7 +199,7 @@ fn only_the_user_can_read_the_folder_that_a_command_creates_and_the_key_in_it() 
     let (status, _, stderr) =
         run(&home, &["serve", "--port", "0", "--data-dir", &home.join("engine").display().to_string()]);
     assert!(
-        status == 1 && stderr.contains("in use by another engine") && stderr.contains("--local=DIR"),
+        status == 1 && stderr.contains("in use by another engine") && stderr.contains("--local=/"),
         "{stderr}"
     );
     assert_eq!(std::fs::read_to_string(home.join("engine/.tinkex/engine.json")).unwrap(), text);

@@ -9,6 +9,7 @@ use super::parse_path;
 use super::set_ttl::parse_ttl;
 use crate::connection::App;
 use crate::failure::Failure;
+use crate::nearby_files;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -27,7 +28,9 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let token = match &args.access_token_file {
         Some(file) => {
             let text = std::fs::read_to_string(file).map_err(|error| {
-                Failure::usage(format!("cannot read the access token in {}: {error}", file.display()))
+                let failure =
+                    Failure::text(format!("cannot read the access token in {}: {error}", file.display()));
+                nearby_files::explained(failure, file)
             })?;
             Some(AccessToken::new(text.trim()))
         }

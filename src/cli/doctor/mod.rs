@@ -191,7 +191,7 @@ fn account(service: &ServiceClient, findings: &mut Vec<Finding>) {
         Err(error) => {
             const AGAIN: &str =
                 "try again; if it stays, report it with the output of `tinkex doctor -f json`";
-            let remedy = foreign::reason(&error).map_or(AGAIN, |_| foreign::REMEDY);
+            let remedy = foreign::remedy(&error).unwrap_or_else(|| AGAIN.to_owned());
             return findings.push(Finding::fail("models", cut(&wording::line(&error)), remedy));
         }
     };

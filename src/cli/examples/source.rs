@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use ring::digest::{Context, SHA256};
 
 use super::array::Items;
+use crate::nearby_files;
 use crate::shell_word::quoted;
 
 const LONGEST_LINE: u64 = 64 << 20;
@@ -47,7 +48,10 @@ impl Source {
             if path.is_dir() {
                 return Err("is a folder; name the files in it".into());
             }
-            Box::new(File::open(path).map_err(|error| format!("cannot be opened: {error}"))?)
+            Box::new(
+                File::open(path)
+                    .map_err(|error| format!("cannot be opened: {error}{}", nearby_files::after(path)))?,
+            )
         };
         let digest = Arc::new(Mutex::new(Context::new(&SHA256)));
         let mut bytes = BufReader::with_capacity(1 << 16, Digested { inner, digest: digest.clone() });

@@ -11,6 +11,7 @@ use tinkex::{ErrorKind, Result, ServiceClient};
 use super::encoder::digest_of;
 use super::options::DataOptions;
 use crate::failure::Failure;
+use crate::nearby_files;
 
 /// Writes conversations in the format of a model.
 #[derive(Clone, Debug)]
@@ -32,10 +33,10 @@ impl Template {
                 return Ok(by_name(wanted)?);
             }
             if !Path::new(wanted).exists() {
-                return Err(Failure::usage(format!(
-                    "--template: {wanted:?} is neither a file nor a renderer"
-                ))
-                .with_remedy(format!("one of {}", Renderer::names().join(", "))));
+                let failure =
+                    Failure::usage(format!("--template: {wanted:?} is neither a file nor a renderer"))
+                        .with_remedy(format!("one of {}", Renderer::names().join(", ")));
+                return Err(nearby_files::explained(failure, Path::new(wanted)));
             }
             return Template::of_path(Path::new(wanted), tokenizer);
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tinkex::tokenizer::{Bpe, ByteTokenizer, HubOptions, Tokenizer, TokenizerSource};
 
 use crate::failure::Failure;
+use crate::nearby_files;
 
 /// Loads the tokenizer of a name or path, or else that of a model.
 pub(crate) fn load(wanted: Option<&str>, model: Option<&str>) -> Result<Arc<dyn Tokenizer>, Failure> {
@@ -35,9 +36,10 @@ pub(crate) fn load(wanted: Option<&str>, model: Option<&str>) -> Result<Arc<dyn 
         (Ok(source), None) => source,
         (Ok(source), Some(_)) if may_be_name => source,
         (_, Some(_)) => {
-            return Err(Failure::usage(format!(
+            let failure = Failure::usage(format!(
                 "--tokenizer: {name:?} is neither a file, a folder, `bytes` nor organisation/name on the Hugging Face hub"
-            )));
+            ));
+            return Err(nearby_files::explained(failure, Path::new(name)));
         }
         (Err(error), None) => return Err(Failure::from(error).with_remedy("--tokenizer NAME|PATH|bytes")),
     };

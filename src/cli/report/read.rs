@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use serde_json::{Map, Value};
 
 use super::super::failure::Failure;
+use super::super::nearby_runs;
 use super::text::{cut, json_of_python};
 
 /// A run, as its files tell it.
@@ -67,13 +68,14 @@ const MAX_LOGGED: usize = 40;
 /// The folder does not exist, or has none of the files of a run.
 pub(crate) fn read(folder: &Path) -> Result<Run, Failure> {
     if !folder.is_dir() {
-        return Err(Failure::text(format!("{} is not a folder", folder.display()))
-            .with_remedy("name the folder of a run, which has metrics.jsonl"));
+        let what = if folder.exists() { "is not a folder" } else { "does not exist" };
+        return Err(Failure::text(format!("{} {what}", folder.display()))
+            .with_remedy(nearby_runs::remedy(folder, "")));
     }
     let has = |name: &str| folder.join(name).is_file();
     if !["metrics.jsonl", "checkpoints.jsonl", "config.json"].iter().any(|name| has(name)) {
         return Err(Failure::text(format!("{} has no files of a run", folder.display()))
-            .with_remedy("name the folder of a run, which has metrics.jsonl"));
+            .with_remedy(nearby_runs::remedy(folder, "")));
     }
     let whole = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let name = whole.file_name().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();

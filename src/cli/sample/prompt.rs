@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Read};
+use std::path::Path;
 
 use crate::failure::Failure;
-use crate::printable;
+use crate::{nearby_files, printable};
 
 /// The prompt: `@FILE` names a file, `@@…` is a text that begins with @, and nothing or `-` is stdin.
 pub(super) fn read(argument: Option<&str>, raw: bool) -> Result<String, Failure> {
@@ -12,8 +13,10 @@ pub(super) fn read(argument: Option<&str>, raw: bool) -> Result<String, Failure>
         Some(text) if text.starts_with("@@") => return not_empty(text[1..].to_owned()),
         Some(text) if text.starts_with('@') => {
             let name = &text[1..];
-            let bytes = std::fs::read(name)
-                .map_err(|error| Failure::text(format!("cannot read the prompt {name}: {error}")))?;
+            let bytes = std::fs::read(name).map_err(|error| {
+                let failure = Failure::text(format!("cannot read the prompt {name}: {error}"));
+                nearby_files::explained(failure, Path::new(name))
+            })?;
             (name.to_owned(), bytes)
         }
         Some(text) if text != "-" => return not_empty(text.to_owned()),

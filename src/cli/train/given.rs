@@ -13,6 +13,7 @@ use super::args::Args;
 use super::dataset::absolute;
 use crate::args::Cli;
 use crate::failure::Failure;
+use crate::nearby_files;
 use crate::similar::is_near;
 
 /// Values by the name of the option. A switch has the value `true` or `false`.
@@ -206,8 +207,9 @@ impl Given {
 /// The object of a file of settings, TOML or JSON. Its options of all commands have the names that `config.json` has.
 pub(super) fn object_of(path: &Path) -> Result<Map<String, Value>, Failure> {
     let name = path.display();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::text(format!("{name}: cannot be read: {error}")))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        nearby_files::explained(Failure::text(format!("{name}: cannot be read: {error}")), path)
+    })?;
     let is_json = path.extension().is_some_and(|it| it.eq_ignore_ascii_case("json"));
     let object: Map<String, Value> = if is_json {
         serde_json::from_str(&text).map_err(|error| Failure::text(format!("{name}: {error}")))?

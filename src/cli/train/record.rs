@@ -10,7 +10,7 @@ use super::folder::date_time;
 use crate::connection::App;
 use crate::examples::Encoder;
 use crate::failure::Failure;
-use crate::run_folder;
+use crate::{nearby_runs, run_folder};
 
 /// The key of everything that is not a setting.
 pub(super) const OWN: &str = "tinkex";
@@ -119,9 +119,14 @@ pub(crate) fn read(folder: &Path) -> Result<Map<String, Value>, Failure> {
     let text = std::fs::read_to_string(&path).map_err(|error| {
         let remedy = match run_folder::last_state(folder) {
             Some((state, _)) => new_run(&state),
-            None => "name the folder of a run of `tinkex train`".into(),
+            None => nearby_runs::remedy(folder, "--resume "),
         };
-        Failure::text(format!("{name}: cannot be read: {error}")).with_remedy(remedy)
+        let problem = if folder.exists() {
+            format!("{name}: cannot be read: {error}")
+        } else {
+            format!("the folder {} does not exist", folder.display())
+        };
+        Failure::text(problem).with_remedy(remedy)
     })?;
     serde_json::from_str(&text).map_err(|error| Failure::text(format!("{name}: {error}")))
 }
