@@ -14,7 +14,7 @@ use super::ready::Ready;
 use super::samples::Prompts;
 use super::seen::Seen;
 use super::settings::{Chosen, Settings};
-use super::{again, folder, record};
+use super::{again, finished, folder, record};
 use crate::connection::{App, Connection};
 use crate::counted::counted;
 use crate::examples::Encoder;
@@ -44,13 +44,13 @@ pub(super) struct Job {
 }
 
 /// What is decided before a run begins.
-struct Planned {
-    data: Dataset,
-    chosen: Chosen,
-    cost: Cost,
+pub(super) struct Planned {
+    pub(super) data: Dataset,
+    pub(super) chosen: Chosen,
+    pub(super) cost: Cost,
     plan: Plan,
-    config: Map<String, Value>,
-    prompts: Option<Prompts>,
+    pub(super) config: Map<String, Value>,
+    pub(super) prompts: Option<Prompts>,
 }
 
 impl Job {
@@ -82,6 +82,9 @@ impl Job {
         let planned = self.plan(&model, &source, &encoder)?;
         if self.dry_run {
             return self.tell_plan(&planned, &encoder);
+        }
+        if let Some(last) = finished::final_record(&self.place, &planned.chosen) {
+            return finished::tell(&self, planned, &last, &service, &encoder);
         }
         let Planned { data, chosen, cost, plan, config, prompts } = planned;
         let mut lines = plan.lines();

@@ -5,6 +5,7 @@ mod args;
 mod best;
 mod dataset;
 mod ending;
+mod finished;
 mod folder;
 mod given;
 mod held_out;

@@ -1,6 +1,6 @@
 //! The run itself: opens its folder, trains, closes its session, and tells what has happened.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,7 +10,6 @@ use tinkex::types::ModelOptions;
 use tinkex::{CloseStatus, Error, ErrorKind, ServiceClient};
 
 use super::args::LossKind;
-use super::best::nearest;
 use super::dataset::Dataset;
 use super::ending::Ending;
 use super::folder::Made;
@@ -19,14 +18,13 @@ use super::log::Log;
 use super::objective::{Objective, Test};
 use super::plan::Cost;
 use super::samples::{Prompts, Samples};
-use super::saved::Sizes;
+use super::saved::{Sizes, Weights};
 use super::seen::Seen;
 use super::settings::Chosen;
 use super::steps::{End, Parts, Trainer};
 use super::summary::Summary;
 use super::supervisor::Supervisor;
-use super::{ending, folder, held_out, record, saved, saving};
-use crate::args::Progress;
+use super::{best, ending, folder, held_out, record, saved, saving};
 use crate::connection::Connection;
 use crate::examples::Encoder;
 use crate::failure::Failure;
@@ -141,7 +139,7 @@ impl Ready {
             return result.map(|_| ());
         }
         if settings.report && !matches!(result, Ok((End::Finished, ..))) {
-            write_report(dir, log);
+            ending::write_report(dir, log);
         }
         if matches!(&result, Ok((end, ..)) if *end != End::Finished) {
             log.say(&saved::last(dir));
@@ -277,39 +275,26 @@ impl Ready {
         sizes: &Sizes,
         log: &Log,
     ) -> Result<(), Failure> {
-        let (app, settings) = (&self.job.app, &self.job.settings);
-        let report = settings.report.then(|| write_report(dir, log)).flatten();
-        let report = report.as_deref();
-        let monthly = match self.cost {
-            Cost::Known(_) => saved::monthly_usd(&self.service, record, sizes),
-            Cost::Free | Cost::Unknown => None,
-        };
+        let settings = &self.job.settings;
         let ending = Ending {
+            folder: dir,
             settings,
             chosen: &self.chosen,
             summary,
-            record,
-            best: summary.best_test.and_then(|best| nearest(run.checkpoints(), best.n_done, sizes)),
+            weights: &Weights::new(record, &settings.final_ttl.text),
+            best: best::pick(run.checkpoints(), &summary.tests, sizes),
             held_out: record
                 .sampler_path
                 .as_ref()
                 .filter(|_| !self.data.test.is_empty())
                 .and_then(|_| held_out::commands(&self.job.given, settings, dir)),
             prompt: self.data.facts.prompt.as_ref(),
-            monthly_usd: monthly,
-            report,
+            monthly_usd: match self.cost {
+                Cost::Known(_) => saved::monthly_usd(&self.service, record, sizes),
+                Cost::Free | Cost::Unknown => None,
+            },
         };
-        let lines = ending::lines(app, &ending);
-        for line in &lines {
-            log.write(line);
-        }
-        if app.global.progress == Progress::Json {
-            for line in &lines {
-                app.note(line);
-            }
-            return Ok(());
-        }
-        app.out.value(&ending::to_json(&ending, dir), || lines.join("\n"))
+        ending::tell(&self.job.app, &ending, log)
     }
 }
 
@@ -340,15 +325,4 @@ fn explain(failure: Failure, is_begun: bool) -> Failure {
         None
     };
     Failure::Api { error, remedy }
-}
-
-/// Writes the report. A run is not worse without one.
-fn write_report(dir: &Path, log: &Log) -> Option<PathBuf> {
-    match crate::report::write(dir) {
-        Ok(path) => Some(path),
-        Err(failure) => {
-            log.say(&format!("warning: no report: {}", failure.summary()));
-            None
-        }
-    }
 }

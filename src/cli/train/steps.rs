@@ -10,7 +10,7 @@ use tinkex::{Pending, ServiceClient};
 use super::best::Evaluation;
 use super::dataset::Item;
 use super::log::Log;
-use super::objective::{Objective, Test, n_tokens};
+use super::objective::{FINAL_PER_TOKEN, Objective, Test, n_tokens};
 use super::order::order;
 use super::plan::{Cost, Tokens, is_eval_due};
 use super::progress::{Figures, Progress};
@@ -93,7 +93,7 @@ struct Step {
 impl<'a> Trainer<'a> {
     pub(super) fn new(parts: &'a Parts<'a>, objective: Objective, run: &Run) -> Result<Self, Failure> {
         let step = run.next_step();
-        let summary = Summary::of_rows(run)?;
+        let summary = Summary::of_rows(run.folder())?;
         let progress = Progress::new(parts.app, parts.seen, step, parts.chosen.n_steps);
         let now = Instant::now();
         Ok(Trainer {
@@ -251,21 +251,24 @@ impl<'a> Trainer<'a> {
         let tokens_per_s = self.speed.add(step.tokens.trained, now);
 
         let (loss, figures) = self.objective.train_row(&step.data, &output, tokenizer)?;
-        let (mut test_loss, mut last_loss) = (None, None);
+        let (mut test_loss, mut last) = (None, None);
         let mut row = Fields::default();
         row.add("epoch", integer(step.number / parts.chosen.batches_per_epoch));
         row.add("progress", (step.number as f64 / parts.chosen.n_steps as f64).into());
         row.add("learning_rate", step.adam.learning_rate.into());
         row.extend(figures);
         if let Some(output) = test {
-            let (loss, figures) = self.objective.test_row(&parts.test, &output, tokenizer)?;
-            row.extend(figures);
-            test_loss = Some(loss);
+            let tested = self.objective.tested(&parts.test, &output, tokenizer)?;
+            row.extend(tested.row);
+            test_loss = Some(tested.loss);
         }
         if let Some(output) = last_test {
-            let (loss, _) = self.objective.test_row(&parts.test, &output, tokenizer)?;
-            row.add("tinkex/final_test_loss", loss.into());
-            last_loss = Some(loss);
+            let tested = self.objective.tested(&parts.test, &output, tokenizer)?;
+            row.add("tinkex/final_test_loss", tested.loss.into());
+            if let Some(nll) = tested.per_token {
+                row.add(FINAL_PER_TOKEN, nll.into());
+            }
+            last = Some((tested.loss, tested.per_token));
         }
         let totals = &mut self.summary.totals;
         totals.tokens = totals.tokens + step.tokens;
@@ -305,8 +308,8 @@ impl<'a> Trainer<'a> {
         let n_done = step.number + 1;
         self.summary.add(step.number, loss, test_loss);
         let mut test = test_loss.map(|loss| Evaluation { loss, n_done: step.number });
-        if let Some(loss) = last_loss {
-            self.summary.add_final_test(loss, n_done);
+        if let Some((loss, per_token)) = last {
+            self.summary.add_final_test(loss, per_token, n_done);
             test = Some(Evaluation { loss, n_done });
         }
         let figures = Figures {
