@@ -51,7 +51,8 @@ pub(super) fn pick<'a>(
     if measured.is_some_and(|it| it.record.next_batch != last) {
         return measured;
     }
-    let (_, near) = there().min_by_key(|(n_done, _)| (n_done.abs_diff(best.n_done), best.n_done < *n_done))?;
+    let (_, near) =
+        there().min_by_key(|(n_done, _)| (n_done.abs_diff(best.n_done), best.n_done < *n_done))?;
     let is_evaluated = near.next_batch.and_then(at).is_some();
     if is_evaluated { measured } else { Some(Pick { record: near, loss: None }) }
 }

@@ -194,9 +194,7 @@ impl Test {
 
     fn logprobs<'a>(&self, output: &'a ForwardBackwardOutput) -> Result<Vec<&'a [f32]>, Failure> {
         let all: Option<Vec<&[f32]>> = (0..self.data.len()).map(|i| output.logprobs(i)).collect();
-        all.ok_or_else(|| {
-            Failure::text("the server sent no log-probabilities of the data of the evaluation")
-        })
+        all.ok_or_else(|| Failure::text("the server sent no log-probabilities of the data of the evaluation"))
     }
 
     pub(super) fn n_tokens(&self) -> usize {

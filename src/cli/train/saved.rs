@@ -69,7 +69,8 @@ pub(super) struct Weights {
 impl Weights {
     /// Weights that were saved a moment ago, with this lifetime.
     pub(super) fn new(record: &CheckpointRecord, lifetime: &str) -> Self {
-        let kept = if lifetime == "never" { "kept until deleted".into() } else { format!("kept for {lifetime}") };
+        let kept =
+            if lifetime == "never" { "kept until deleted".into() } else { format!("kept for {lifetime}") };
         let [state, sampler] = paths(record);
         Weights { state, sampler, kept, ..Default::default() }
     }

@@ -8,6 +8,7 @@ use tinkex::types::{AdamParams, Datum, ForwardBackwardOutput, LossFn, OptimStepO
 use tinkex::{Pending, ServiceClient};
 
 use super::best::Evaluation;
+use super::budget::{MAX_TOKENS, MAX_USD};
 use super::dataset::Item;
 use super::log::Log;
 use super::objective::{FINAL_PER_TOKEN, Objective, Test, n_tokens};
@@ -71,6 +72,8 @@ pub(super) struct Trainer<'a> {
     last_finish: Instant,
     speed: Speed,
     is_pipe_closed: bool,
+    /// A step was logged, so that an earlier run in the folder is replaced.
+    is_settled: bool,
     /// A loss that is not a number was told.
     is_loss_told: bool,
 }
@@ -107,6 +110,7 @@ impl<'a> Trainer<'a> {
             last_finish: now,
             speed: Speed::new(now, parts.settings.submit_ahead),
             is_pipe_closed: false,
+            is_settled: false,
             is_loss_told: false,
             parts,
             objective,
@@ -221,11 +225,11 @@ impl<'a> Trainer<'a> {
             Some(End::Budget { reason: format!("the next step would exceed {option} {max}"), option })
         };
         if let Some(max) = settings.max_tokens.filter(|max| *max < total.trained) {
-            return end("--max-tokens", &max);
+            return end(MAX_TOKENS, &max);
         }
         let usd = self.parts.cost.usd(total)?;
         let max = settings.max_usd.filter(|max| *max < usd)?;
-        end("--max-usd", &max)
+        end(MAX_USD, &max)
     }
 
     /// Samples the prompts with the weights after the steps that are submitted.
@@ -305,6 +309,9 @@ impl<'a> Trainer<'a> {
         }
         let n_before = run.checkpoints().len();
         saving::tolerate(run.log(step.number, &row.borrowed()), parts.log)?;
+        if !std::mem::replace(&mut self.is_settled, true) {
+            super::folder::settle(run.folder());
+        }
         let n_done = step.number + 1;
         self.summary.add(step.number, loss, test_loss);
         let mut test = test_loss.map(|loss| Evaluation { loss, n_done: step.number });
