@@ -28,6 +28,8 @@ pub(crate) struct App {
     pub(crate) engines: Engines,
     /// Whether the engine of `--local` may begin with a new folder.
     pub(crate) may_create_engine: bool,
+    /// Whether a new folder of the engine is removed at the end.
+    pub(crate) is_dry_run: bool,
     /// What may explain a failure.
     pub(crate) doubts: Doubts,
     /// What is ended with the command.
@@ -136,6 +138,7 @@ impl App {
             lost: Lost::default(),
             engines: Engines::default(),
             may_create_engine,
+            is_dry_run: false,
             doubts: Doubts::default(),
             sessions: Sessions::default(),
         })
@@ -197,7 +200,7 @@ impl App {
         let global = &self.global;
         wording::server_is_at(self.place());
         let engine = match &global.local {
-            Some(dir) => Some(self.engines.open(dir.clone(), self.may_create_engine)?),
+            Some(dir) => Some(self.engines.open(dir.clone(), self.may_create_engine, self.is_dry_run)?),
             None => None,
         };
         let mut builder = ServiceClient::builder();

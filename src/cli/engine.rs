@@ -39,8 +39,14 @@ type Opened = (PathBuf, Arc<Access>);
 
 impl Engines {
     /// Starts the engine of a folder, or finds the one that has it open. Unless `may_create` is set, a folder that was named
-    /// must be there: most likely its name is mistyped, and the command would find nothing in a new one.
-    pub(crate) fn open(&self, dir: Option<PathBuf>, may_create: bool) -> Result<Arc<Access>, Failure> {
+    /// must be there: most likely its name is mistyped, and the command would find nothing in a new one. A dry run makes no
+    /// folder: its engine has a temporary one.
+    pub(crate) fn open(
+        &self,
+        dir: Option<PathBuf>,
+        may_create: bool,
+        is_dry_run: bool,
+    ) -> Result<Arc<Access>, Failure> {
         if let Some(dir) = dir.as_deref().filter(|dir| !may_create && !is_data_folder(dir)) {
             return Err(not_an_engine(dir));
         }
@@ -49,7 +55,8 @@ impl Engines {
         if let Some(engine) = known {
             return Ok(engine);
         }
-        let options = Options { data_dir: Some(dir.clone()), share_after: SHARE_AFTER, ..Default::default() };
+        let data_dir = (!is_dry_run || is_data_folder(&dir)).then(|| dir.clone());
+        let options = Options { data_dir, share_after: SHARE_AFTER, ..Default::default() };
         let engine = Access::open(options).map_err(|error| {
             let remedy = remedy_of(error.message(), &dir);
             let failure = Failure::from(error);

@@ -23,7 +23,7 @@ pub(crate) enum Failure {
     /// Some of several items failed; each was reported before. Status 3, or 1 if all failed.
     Items { n_failed: usize, n_items: usize, remedy: Option<String> },
     /// A limit of the budget was reached, and the state is saved. Status 4.
-    Budget(String),
+    Budget { message: String, remedy: Option<String> },
     /// The command stopped because of a signal, after it had saved its state. Status 128 plus the signal.
     Signal(u8),
     /// The reader of stdout is gone: not an error.
@@ -63,6 +63,7 @@ impl Failure {
             Failure::Text { message, .. } => Failure::Text { message, remedy },
             Failure::Usage { message, .. } => Failure::Usage { message, remedy },
             Failure::Items { n_failed, n_items, .. } => Failure::Items { n_failed, n_items, remedy },
+            Failure::Budget { message, .. } => Failure::Budget { message, remedy },
             other => other,
         }
     }
@@ -73,9 +74,9 @@ impl Failure {
             Failure::Api { error, .. } => {
                 wording::line(error) + &causes(error).map(|cause| format!(": {cause}")).collect::<String>()
             }
-            Failure::Text { message, .. } | Failure::Usage { message, .. } | Failure::Budget(message) => {
-                message.clone()
-            }
+            Failure::Text { message, .. }
+            | Failure::Usage { message, .. }
+            | Failure::Budget { message, .. } => message.clone(),
             Failure::Arguments(refusal) => refusal.message(),
             Failure::Items { n_failed, n_items, .. } => format!("{n_failed} of {n_items} failed"),
             Failure::Signal(signal) => format!("ended by signal {signal}"),
@@ -134,7 +135,7 @@ impl Failure {
             Failure::Text { .. } | Failure::Usage { .. } | Failure::Items { .. } => {
                 lines.push(format!("error: {}", self.summary()));
             }
-            Failure::Budget(message) => lines.push(format!("stopped: {message}")),
+            Failure::Budget { message, .. } => lines.push(format!("stopped: {message}")),
             Failure::Signal(_) | Failure::PipeClosed | Failure::Negative => {}
         }
         lines.extend(self.remedy().map(|remedy| format!("  try: {remedy}")));
@@ -148,7 +149,7 @@ impl Failure {
             Failure::Text { .. } => "failure",
             Failure::Usage { .. } | Failure::Arguments(_) => "usage",
             Failure::Items { .. } => "items",
-            Failure::Budget(_) => "budget",
+            Failure::Budget { .. } => "budget",
             Failure::Signal(_) => "signal",
             Failure::PipeClosed | Failure::Negative => return None,
         };
@@ -184,7 +185,10 @@ impl Failure {
     fn own_remedy(&self) -> Option<String> {
         match self {
             Failure::Api { error, remedy } => remedy.clone().or_else(|| remedy_of(error)),
-            Failure::Text { remedy, .. } | Failure::Usage { remedy, .. } | Failure::Items { remedy, .. } => {
+            Failure::Text { remedy, .. }
+            | Failure::Usage { remedy, .. }
+            | Failure::Items { remedy, .. }
+            | Failure::Budget { remedy, .. } => {
                 remedy.clone()
             }
             Failure::Arguments(refusal) => Some(refusal.remedy()),
@@ -210,7 +214,7 @@ impl Failure {
                     1
                 }
             }
-            Failure::Budget(_) => 4,
+            Failure::Budget { .. } => 4,
             Failure::Signal(signal) => 128 + signal,
             Failure::PipeClosed => 0,
         }
@@ -265,7 +269,7 @@ mod tests {
             (Failure::usage("x"), 2),
             (Failure::items(1, 2), 3),
             (Failure::items(2, 2), 1),
-            (Failure::Budget("x".into()), 4),
+            (Failure::Budget { message: "x".into(), remedy: None }, 4),
             (Failure::Signal(2), 130),
             (Failure::Signal(15), 143),
             (Failure::PipeClosed, 0),
@@ -283,7 +287,8 @@ mod tests {
         assert_eq!((&error["message"], &error["try"]), (&json!("no"), &json!("yes")));
         assert_eq!((&error["kind"], &error["status"]), (&json!("usage"), &json!(2)));
         assert_eq!(json(Failure::items(1, 2))["message"], "1 of 2 failed");
-        assert_eq!(json(Failure::Budget("enough".into()))["status"], 4);
+        let budget = json(Failure::Budget { message: "enough".into(), remedy: Some("more".into()) });
+        assert_eq!((&budget["status"], &budget["try"]), (&json!(4), &json!("more")));
         assert_eq!(json(Failure::Signal(15))["status"], 143);
         assert_eq!((json(Failure::Negative), json(Failure::PipeClosed)), (Value::Null, Value::Null));
         let lines = Failure::text("no").with_remedy("yes").lines();

@@ -50,7 +50,8 @@ impl Refusal {
                         format!("unexpected value {negative:?}: values do not begin with a minus sign here");
                     remedies.push(format!("`{}`, without the minus sign", &negative[1..]));
                 } else {
-                    remedies.extend(known_words::option(command, given));
+                    let known = known_words::option(command, given);
+                    remedies.extend(known.map(|it| with_value(&it, given, words)));
                 }
             }
             ErrorKind::InvalidSubcommand => {
@@ -142,6 +143,25 @@ pub(crate) fn asks_for_json(words: &[String]) -> bool {
     format.is_some_and(is_json)
 }
 
+/// The remedy with the value that the refused option was given, in place of the word that stands for one.
+fn with_value(remedy: &str, given: &str, words: &[String]) -> String {
+    let given = given.split('=').next().unwrap_or(given);
+    let of_word = |(i, word): (usize, &String)| {
+        if let Some(value) = word.strip_prefix(given).and_then(|rest| rest.strip_prefix('=')) {
+            return Some(value.to_owned());
+        }
+        let next = words.get(i + 1).filter(|next| word == given && !next.starts_with('-'));
+        next.cloned()
+    };
+    let value = words.iter().enumerate().find_map(of_word);
+    match (remedy.rsplit_once(' '), value) {
+        (Some((rest, last)), Some(value)) if last.chars().all(|it| it.is_ascii_uppercase()) => {
+            format!("{rest} {}", quoted(&value))
+        }
+        _ => remedy.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,7 +195,9 @@ mod tests {
             ("tinkex checkpoint delete --keep-last -1", "must not be negative", "--help"),
             ("tinkex checkpoint delete --older-than -5d", "\"-5d\" must not be negative", "--help"),
             ("tinkex billing usage -7d", "\"-7d\"", "`7d`"),
-            ("tinkex sample Hi --temp 1", "'--temp'", "--temperature"),
+            ("tinkex sample Hi --temp 0.7", "'--temp'", "--temperature 0.7"),
+            ("tinkex sample Hi --temp=0.7", "'--temp'", "--temperature 0.7"),
+            ("tinkex sample Hi --temp", "'--temp'", "--temperature N"),
             ("tinkex model list --json", "'--json'", "-f json"),
             ("tinkex finetune x", "'finetune'", "`tinkex train`"),
             ("tinkex ls", "'ls'", "`tinkex checkpoint list`"),

@@ -94,7 +94,9 @@ impl Sessions {
 /// How the sessions of a command end that has ended so.
 pub(crate) fn status_of(result: &Result<(), Failure>) -> CloseStatus {
     match result {
-        Ok(()) | Err(Failure::PipeClosed | Failure::Negative | Failure::Budget(_)) => CloseStatus::Success,
+        Ok(()) | Err(Failure::PipeClosed | Failure::Negative | Failure::Budget { .. }) => {
+            CloseStatus::Success
+        }
         Err(Failure::Items { n_failed, n_items, .. }) if n_failed < n_items => CloseStatus::Success,
         Err(Failure::Signal(_)) => CloseStatus::Interrupted,
         Err(_) => CloseStatus::Errored,

@@ -304,6 +304,16 @@ fn the_budget_ends_a_run_with_status_4_and_a_saved_state() {
     assert!(0 < trained && trained <= 700, "{trained}");
     let log = tinkex::train::CheckpointLog::open(&out).unwrap();
     assert_eq!(log.last_resumable().unwrap().next_batch, Some(rows.len() as u64));
+    let (status, _, stderr) = run(&folder, &["train", "--resume", out.to_str().unwrap(), "-f", "json"]);
+    let error: Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
+    let remedy = error["error"]["try"].as_str().unwrap();
+    assert_eq!((status, error["error"]["kind"].as_str()), (4, Some("budget")));
+    let enough: u64 =
+        remedy.split("--max-tokens ").nth(1).unwrap().split('`').next().unwrap().parse().unwrap();
+    assert!(
+        remedy.starts_with(&format!("`tinkex train --resume {} ", out.display())) && 1400 < enough,
+        "{remedy}"
+    );
     // With a larger limit it goes on, and the tokens of both parts count.
     let n = rows.len();
     let (status, _, stderr) =
@@ -348,10 +358,9 @@ fn a_limit_of_the_cost_ends_a_run_before_it_is_exceeded() {
         server.train(&folder, &data, &["-o", out.to_str().unwrap(), "--max-usd", "0.6", "--yes"]);
     assert_eq!(status, Some(4), "{stderr}");
     assert!(stderr.contains("stopped: the next step would exceed --max-usd 0.6"), "{stderr}");
-    assert!(
-        stderr.contains(&format!("resume with: tinkex train --resume {} --max-usd N", out.display())),
-        "{stderr}"
-    );
+    // The command that is named does all steps.
+    let resume = format!("  try: `tinkex train --resume {} --max-usd ", out.display());
+    assert!(stderr.contains(&resume) && stderr.contains("enough for all 150 steps"), "{stderr}");
     let rows = rows(&out);
     let cost = rows[rows.len() - 1]["cost/cumulative_usd"].as_f64().unwrap();
     assert!(0.3 < cost && cost <= 0.6, "{cost}");

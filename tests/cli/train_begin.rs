@@ -146,3 +146,72 @@ fn a_run_that_begins_with_saved_weights_has_their_rank_and_no_other() {
         run(&home, &[&common[..], &["-o", &first, "--rank", "0", "--dry-run"]].concat());
     assert!(status == 2 && stderr.contains("--rank"), "{stderr}");
 }
+
+#[test]
+fn a_run_that_is_to_be_replaced_stays_until_the_new_one_has_begun() {
+    let home = Folder::new("train-replaced");
+    let data = chats(&home, 4);
+    let out = home.join("run");
+    let options = small(&home, &data, 1);
+    assert_eq!(train(&home, &options, &["-o", out.to_str().unwrap()]).0, 0);
+    let files = || {
+        let mut all: Vec<(String, String)> = std::fs::read_dir(&out)
+            .unwrap()
+            .map(|it| it.unwrap())
+            .map(|it| {
+                (
+                    it.file_name().into_string().unwrap(),
+                    std::fs::read_to_string(it.path()).unwrap_or_default(),
+                )
+            })
+            .filter(|it| it.0 != ".lock")
+            .collect();
+        all.sort();
+        all
+    };
+    let before = files();
+    let replace = ["-o", out.to_str().unwrap(), "--overwrite", "--name", "new"];
+    let further = [&replace[..], &["--from", "tinker://none:train:0/weights/x"]].concat();
+    let (status, _, stderr) = train(&home, &options, &further);
+    assert_eq!(status, 1, "{stderr}");
+    assert_eq!(files(), before);
+    let (status, _, stderr) = train(&home, &options, &replace);
+    assert_eq!(status, 0, "{stderr}");
+    let names = |all: &[(String, String)]| all.iter().map(|it| it.0.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&files()), names(&before));
+    assert_ne!(files(), before);
+}
+
+#[test]
+fn weights_for_sampling_are_refused_as_a_beginning_with_the_state_of_their_run() {
+    let home = Folder::new("train-from-sampler");
+    let data = chats(&home, 4);
+    let out = home.join("run");
+    let options = small(&home, &data, 3);
+    assert_eq!(train(&home, &options, &["-o", out.to_str().unwrap()]).0, 0);
+    let log = tinkex::train::CheckpointLog::open(&out).unwrap();
+    for record in log.records() {
+        let sampler = record.sampler_path.as_ref().unwrap().to_string();
+        let (status, _, stderr) = train(&home, &options, &["--dry-run", "--from", &sampler]);
+        assert_eq!(status, 2, "{stderr}");
+        let state = record.state_path.as_ref().unwrap().to_string();
+        assert!(
+            stderr.contains("these are weights to sample from; a run begins with a saved state"),
+            "{stderr}"
+        );
+        assert!(stderr.contains(&format!("--from {state}`")), "{stderr}");
+    }
+}
+
+#[test]
+fn a_reference_is_refused_where_there_is_none() {
+    let home = Folder::new("train-reference");
+    let data = chats(&home, 4);
+    let (status, _, stderr) =
+        train(&home, &small(&home, &data, 1), &["--dry-run", "--reference", "tinkex/nano"]);
+    assert_eq!(status, 2, "{stderr}");
+    assert!(
+        stderr.contains("--reference tinkex/nano is for --loss dpo") && stderr.contains("  try: leave"),
+        "{stderr}"
+    );
+}

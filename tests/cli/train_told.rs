@@ -51,10 +51,17 @@ fn an_evaluation_that_got_worse_is_told_with_the_checkpoint_to_take() {
     assert_eq!(status, 0, "{stderr}");
     let rows = rows(&out);
     let evaluations = rows.iter().filter_map(|row| Some((row["step"].as_u64()?, row["test/nll"].as_f64()?)));
-    let (best, _) = evaluations.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
-    let near = best.max(2);
-    let expected =
-        format!("the evaluation got worse; the checkpoint nearest to the best one, after {near} steps:");
+    let evaluations: Vec<(u64, f64)> = evaluations.collect();
+    let least = |from: u64| {
+        let later = evaluations.iter().filter(|it| from <= it.0);
+        *later.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap()
+    };
+    let (best, _) = least(0);
+    // Nothing is saved before the first step.
+    let (near, loss) = least(2);
+    let expected = format!(
+        "the evaluation got worse; the checkpoint with the best evaluation, {loss:.4} after {near} steps:"
+    );
     let next = stdout
         .lines()
         .skip_while(|it| *it != expected)
@@ -95,7 +102,7 @@ fn the_tokens_of_a_plan_are_those_that_are_trained() {
         if steps == 2 {
             let targets: u64 =
                 rows(&out).iter().map(|row| row["tinkex/num_trained_tokens"].as_u64().unwrap()).sum();
-            assert_eq!(plan["data"]["n_trained_tokens"], targets);
+            assert_eq!(plan["data"]["n_target_tokens"], targets);
         }
     }
     let (_, stdout, _) =
@@ -106,17 +113,36 @@ fn the_tokens_of_a_plan_are_those_that_are_trained() {
 #[test]
 fn the_lines_that_were_held_out_can_be_evaluated_with_the_command_that_is_told() {
     let folder = Folder::new("train-told-held-out");
-    let data = chats(&folder, 12);
+    let data = folder.join("chats.jsonl");
+    let line = |i: usize| {
+        let answer = "yes ".repeat(i % 4 + 1);
+        format!(
+            "{{\"messages\": [{{\"role\": \"user\", \"content\": \"word {i}\"}}, {{\"role\": \"assistant\", \"content\": \"{answer}\"}}]}}\n"
+        )
+    };
+    std::fs::write(&data, (0..24).map(line).collect::<String>()).unwrap();
+    let data = data.display().to_string();
     let out = folder.join("run");
     let further = ["-o", out.to_str().unwrap(), "--eval-split", "0.3"];
     let (status, stdout, stderr) = train(&folder, &small(&folder, &data, 2), &further);
     assert_eq!(status, 0, "{stderr}");
     let commands = stdout.lines().find_map(|it| it.strip_prefix("evaluate on the held-out lines: ")).unwrap();
+    let mut told = String::new();
     for command in commands.split(" && ") {
         let words: Vec<&str> = command.split(' ').skip(1).collect();
         let (status, stdout, stderr) = run(&folder, &words);
         assert_eq!(status, 0, "{command}: {stdout}{stderr}");
+        told = stdout;
     }
+    // Its figure is among those of the training.
+    let last = &rows(&out)[1];
+    let per_token = last["tinkex/final_test_nll_per_token"].as_f64().unwrap();
+    assert!(last["tinkex/test_nll_per_token"].is_number());
+    assert!(told.contains(&format!("{per_token:.4}")), "{per_token}: {told}");
+    assert!(
+        stdout.contains(&format!("{per_token:.4} if each token counts the same, as for `tinkex eval`")),
+        "{stdout}"
+    );
     assert!(out.join("split/eval.jsonl").is_file());
 }
 

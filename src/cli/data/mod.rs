@@ -9,7 +9,7 @@ mod stats;
 use std::path::PathBuf;
 
 use super::connection::App;
-use super::examples::{DataOptions, Encoder, FormatChoice, Lines, TrainOn, context_of};
+use super::examples::{DataOptions, Encoder, FormatChoice, Lines, TrainOn, context_of, parse_share};
 use super::failure::Failure;
 
 #[derive(Debug, clap::Args)]
@@ -76,7 +76,7 @@ struct Split {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Share of the lines that is held out, as for `train`; a line is chosen by its content
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
     eval_split: f64,
     /// Folder for train.jsonl and eval.jsonl
     #[arg(short, long, value_name = "DIR")]

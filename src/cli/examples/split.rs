@@ -3,6 +3,19 @@
 use super::reader::Record;
 use crate::failure::Failure;
 
+/// Reads a share. A percentage is refused with the share that it is.
+pub(crate) fn parse_share(text: &str) -> Result<f64, String> {
+    if let Ok(share) = text.parse() {
+        return Ok(share);
+    }
+    match text.strip_suffix('%').map(str::trim).and_then(|it| it.parse::<f64>().ok()) {
+        Some(percent) if 0.0 < percent && percent < 100.0 => {
+            Err(format!("give it as a number: {} for {text}", percent / 100.0))
+        }
+        _ => Err("give a share between 0 and 1, such as 0.2".into()),
+    }
+}
+
 /// Refuses a share of which one part would be empty.
 pub(crate) fn check_share(share: f64) -> Result<(), Failure> {
     if 0.0 < share && share < 1.0 {
@@ -54,6 +67,13 @@ mod tests {
         let n_held = all.iter().filter(|it| **it).count();
         assert!((50..200).contains(&n_held), "{n_held}");
         assert_eq!(held_out_hashes(&hashes[..500], 0.1), all[..500]);
+    }
+
+    #[test]
+    fn a_percentage_is_refused_with_the_share_that_it_is() {
+        assert_eq!(parse_share("0.2"), Ok(0.2));
+        assert_eq!(parse_share("20%"), Err("give it as a number: 0.2 for 20%".into()));
+        assert!(parse_share("half").is_err() && parse_share("200%").is_err());
     }
 
     #[test]

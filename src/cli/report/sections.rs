@@ -67,7 +67,9 @@ pub(super) fn data(run: &Run) -> String {
     let own = run.own("data");
     let get = |name: &str| own.and_then(|it| it.get(name));
     let mut facts: Vec<(&str, String)> = Vec::new();
-    let count = |name: &str| get(name).and_then(number);
+    // Earlier versions had another name for it.
+    let old = |name: &str| if name == "n_target_tokens" { get("n_trained_tokens") } else { None };
+    let count = |name: &str| get(name).or_else(|| old(name)).and_then(number);
     let share = |part: Option<f64>, whole: Option<f64>| match (part, whole) {
         (Some(part), Some(whole)) if 0.0 < whole => format!(" ({})", facts::percent(part / whole)),
         _ => String::new(),
@@ -76,12 +78,12 @@ pub(super) fn data(run: &Run) -> String {
     for (label, name) in [
         ("Examples", "n_examples"),
         ("Tokens", "n_tokens"),
-        ("Trained tokens", "n_trained_tokens"),
+        ("Trained tokens", "n_target_tokens"),
         ("Cut to the limit", "n_truncated"),
         ("Left out", "n_dropped"),
     ] {
         if let Some(n) = count(name) {
-            let of_all = if name == "n_trained_tokens" { share(Some(n), n_tokens) } else { String::new() };
+            let of_all = if name == "n_target_tokens" { share(Some(n), n_tokens) } else { String::new() };
             facts.push((label, grouped(n) + &of_all));
         }
     }

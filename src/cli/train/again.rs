@@ -17,6 +17,7 @@ const fn with_value(long: &'static str) -> Named {
 pub(super) const CONFIG: Named = with_value("--config");
 pub(super) const EPOCHS: Named = with_value("--epochs");
 pub(super) const MAX_STEPS: Named = with_value("--max-steps");
+pub(super) const FROM: Named = with_value("--from");
 pub(super) const RESUME: Named = with_value("--resume");
 pub(super) const MODEL: Named = Named { short: Some("-m"), ..with_value("--model") };
 pub(super) const OUT: Named = Named { short: Some("-o"), ..with_value("--out") };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, ValueEnum};
 
-use crate::examples::DataOptions;
+use crate::examples::{DataOptions, parse_share};
 use crate::moments::parse_duration;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -65,7 +65,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "eval_split", help_heading = "Evaluation")]
     pub(super) eval_data: Vec<PathBuf>,
     /// Share of the lines that is kept for the evaluation; a line is chosen by its content
-    #[arg(long, value_name = "SHARE", help_heading = "Evaluation")]
+    #[arg(long, value_name = "SHARE", value_parser = parse_share, help_heading = "Evaluation")]
     pub(super) eval_split: Option<f64>,
     /// Steps between evaluations [default: 10]
     #[arg(long, value_name = "N", help_heading = "Evaluation")]

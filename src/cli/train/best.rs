@@ -1,4 +1,6 @@
-//! The best evaluation of a run, and the checkpoint nearest to it.
+//! The best evaluation of a run, and the checkpoint to take for it.
+
+use std::cmp::Ordering;
 
 use tinkex::train::CheckpointRecord;
 
@@ -19,20 +21,45 @@ pub(super) fn better(best: Option<Evaluation>, next: Evaluation) -> Option<Evalu
     }
 }
 
-/// The checkpoint that was saved nearest to a number of steps, the earlier one of two. `sizes` has the paths of those that
-/// the server still has, or nothing if it does not tell.
-pub(super) fn nearest<'a>(
+/// A checkpoint to take instead of the final one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pick<'a> {
+    pub(super) record: &'a CheckpointRecord,
+    /// The evaluation of these very weights. `None` if they were not evaluated: they are the nearest to the best evaluation.
+    pub(super) loss: Option<f64>,
+}
+
+/// The checkpoint with the best evaluation. If that is the final one, and was not the best of all evaluations, a checkpoint
+/// that is nearer to the best one and was not evaluated may be better. `sizes` has the paths of those that the server still
+/// has, or nothing if it does not tell.
+pub(super) fn pick<'a>(
     records: &'a [CheckpointRecord],
-    n_done: u64,
+    evaluations: &[Evaluation],
     sizes: &Sizes,
-) -> Option<&'a CheckpointRecord> {
+) -> Option<Pick<'a>> {
+    let best = evaluations.iter().copied().fold(None, better)?;
+    let at = |n_done: u64| evaluations.iter().filter(|it| it.n_done == n_done).copied().fold(None, better);
     let is_there = |record: &&CheckpointRecord| {
         let path = path(record);
         path.is_some_and(|path| sizes.is_empty() || sizes.contains_key(&path))
     };
-    let distance = |record: &CheckpointRecord| record.next_batch.map(|n| (n.abs_diff(n_done), n > n_done));
-    let near = records.iter().filter(is_there).filter_map(|record| Some((distance(record)?, record)));
-    near.min_by_key(|(distance, _)| *distance).map(|(_, record)| record)
+    let there = || records.iter().filter(is_there).filter_map(|it| Some((it.next_batch?, it)));
+    let evaluated = there().filter_map(|(n_done, record)| Some((at(n_done)?, record)));
+    let measured = evaluated.min_by(|(a, _), (b, _)| compare(a.loss, b.loss));
+    let measured = measured.map(|(it, record)| Pick { record, loss: Some(it.loss) });
+    let last = there().map(|(n_done, _)| n_done).max();
+    if measured.is_some_and(|it| it.record.next_batch != last) {
+        return measured;
+    }
+    let (_, near) =
+        there().min_by_key(|(n_done, _)| (n_done.abs_diff(best.n_done), best.n_done < *n_done))?;
+    let is_evaluated = near.next_batch.and_then(at).is_some();
+    if is_evaluated { measured } else { Some(Pick { record: near, loss: None }) }
+}
+
+/// The order of losses, in which one that is no number is the largest.
+fn compare(a: f64, b: f64) -> Ordering {
+    a.is_nan().cmp(&b.is_nan()).then(a.partial_cmp(&b).unwrap_or(Ordering::Equal))
 }
 
 /// The path of a checkpoint: to sample from, if it has such weights.
@@ -46,23 +73,47 @@ pub(super) fn path(record: &CheckpointRecord) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn record(n: u64) -> CheckpointRecord {
+        let mut record = CheckpointRecord::default();
+        record.next_batch = Some(n);
+        record.sampler_path = Some(format!("tinker://r:train:0/sampler_weights/{n}").parse().unwrap());
+        record
+    }
+
+    fn evaluations(all: &[(u64, f64)]) -> Vec<Evaluation> {
+        all.iter().map(|(n_done, loss)| Evaluation { loss: *loss, n_done: *n_done }).collect()
+    }
+
     #[test]
-    fn the_nearest_checkpoint_is_one_that_the_server_still_has() {
-        let record = |n: u64| {
-            let mut record = CheckpointRecord::default();
-            record.next_batch = Some(n);
-            record.sampler_path = Some(format!("tinker://r:train:0/sampler_weights/{n}").parse().unwrap());
-            record
-        };
+    fn the_checkpoint_with_the_best_evaluation_is_taken_and_not_the_one_nearest_to_the_best_step() {
         let records = [20, 40, 60].map(record);
-        let near = |n_done, sizes: &Sizes| nearest(&records, n_done, sizes).and_then(|it| it.next_batch);
-        let all = Sizes::default();
-        for (n_done, expected) in [(0, 20), (29, 20), (30, 20), (40, 40), (100, 60)] {
-            assert_eq!(near(n_done, &all), Some(expected), "{n_done}");
+        let of = |all: &[(u64, f64)]| {
+            let pick = pick(&records, &evaluations(all), &Sizes::default()).unwrap();
+            (pick.record.next_batch.unwrap(), pick.loss)
+        };
+        for (all, expected) in [
+            // The best evaluation of all is nearest to the worse of two checkpoints.
+            (&[(20, 1.5), (30, 1.0), (40, 1.2), (60, 2.0)][..], (40, Some(1.2))),
+            (&[(20, 1.0), (40, 1.0), (60, 1.0)], (20, Some(1.0))),
+            (&[(20, f64::NAN), (40, 1.3), (60, 1.4)], (40, Some(1.3))),
+            (&[(20, 1.5), (40, 1.2), (60, 1.0)], (60, Some(1.0))),
+            // Only the final one is evaluated, or it is better than the others that are.
+            (&[(10, 1.0), (30, 1.1), (60, 2.0)], (20, None)),
+            (&[(30, 1.0), (40, 3.0), (60, 2.0)], (20, None)),
+            (&[(42, 1.0), (40, 3.0), (60, 2.0)], (60, Some(2.0))),
+        ] {
+            assert_eq!(of(all), expected, "{all:?}");
         }
+    }
+
+    #[test]
+    fn the_checkpoint_is_one_that_the_server_still_has() {
+        let records = [20, 40, 60].map(record);
+        let all = evaluations(&[(20, 1.0), (60, 2.0)]);
         let last = Sizes::from([("tinker://r:train:0/sampler_weights/60".to_owned(), 1)]);
-        assert_eq!(near(20, &last), Some(60));
-        assert_eq!(nearest(&[], 20, &all).map(|it| it.name.clone()), None);
+        assert_eq!(pick(&records, &all, &last).and_then(|it| it.record.next_batch), Some(60));
+        assert!(pick(&[], &all, &Sizes::default()).is_none());
+        assert!(pick(&records, &[], &Sizes::default()).is_none());
     }
 
     #[test]

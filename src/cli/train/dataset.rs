@@ -143,6 +143,9 @@ impl Source {
             TestData::Split(share) => examples::held_out(&self.train.records, *share),
             TestData::None | TestData::Files(_) => vec![false; self.train.records.len()],
         };
+        if let TestData::Split(share) = test {
+            facts.remarks.extend(uneven(&is_test, *share));
+        }
         let mut dataset = Dataset {
             format: self.train.format,
             train: Vec::new(),
@@ -198,11 +201,25 @@ impl Facts {
             "n_dropped": self.n_dropped,
             "n_ties": self.n_ties,
             "n_tokens": self.n_tokens,
-            "n_trained_tokens": self.n_trained,
+            "n_target_tokens": self.n_trained,
             "lengths": self.lengths,
             "length_histogram": self.histogram,
         })
     }
+}
+
+/// Says that a split has another share than was asked for, which is frequent if there are few lines.
+fn uneven(is_held_out: &[bool], share: f64) -> Option<String> {
+    let (n, n_held) = (is_held_out.len(), is_held_out.iter().filter(|it| **it).count());
+    let expected = share * n as f64;
+    let difference = (n_held as f64 - expected).abs();
+    (2.0 <= difference && 0.25 * expected < difference).then(|| {
+        format!(
+            "note: --eval-split {share} holds out {n_held} of {n} lines ({:.0}%): each line is chosen by its content, so \
+             that equal lines are on one side, and the share is exact only for many lines",
+            100.0 * n_held as f64 / n as f64
+        )
+    })
 }
 
 /// A path that means the same in another folder; `-` stays.

@@ -1,17 +1,20 @@
 //! What is said at the end of a run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tinkex::train::CheckpointRecord;
 
-use super::best::{self, Evaluation};
+use super::best::{self, Evaluation, Pick};
+use super::log::Log;
 use super::plan::usd;
 use super::progress::clock;
+use super::saved::Weights;
 use super::settings::{Chosen, Settings};
 use super::summary::Summary;
+use crate::args::Progress;
 use crate::connection::App;
 use crate::counted::counted;
+use crate::failure::Failure;
 use crate::shell_word;
 
 /// The command that continues a run.
@@ -22,23 +25,51 @@ pub(super) fn resume_command(folder: &Path) -> String {
 /// How a run ended.
 #[derive(Clone, Debug)]
 pub(super) struct Ending<'a> {
+    pub(super) folder: &'a Path,
     pub(super) settings: &'a Settings,
     pub(super) chosen: &'a Chosen,
     pub(super) summary: &'a Summary,
-    pub(super) record: &'a CheckpointRecord,
-    /// The checkpoint nearest to the best evaluation.
-    pub(super) best: Option<&'a CheckpointRecord>,
+    /// What is there of the final checkpoint.
+    pub(super) weights: &'a Weights,
+    /// The checkpoint with the best evaluation, as far as is known.
+    pub(super) best: Option<Pick<'a>>,
     /// Commands that evaluate on the lines that were held out.
     pub(super) held_out: Option<String>,
     /// A prompt to try, and whether it is sent as it is.
     pub(super) prompt: Option<&'a (String, bool)>,
     pub(super) monthly_usd: Option<f64>,
-    pub(super) report: Option<&'a Path>,
+}
+
+/// Tells how a run ended, and writes its report.
+pub(super) fn tell(app: &App, ending: &Ending<'_>, log: &Log) -> Result<(), Failure> {
+    let report = ending.settings.report.then(|| write_report(ending.folder, log)).flatten();
+    let lines = lines(app, ending, report.as_deref());
+    for line in &lines {
+        log.write(line);
+    }
+    if app.global.progress == Progress::Json {
+        for line in &lines {
+            app.note(line);
+        }
+        return Ok(());
+    }
+    app.out.value(&to_json(ending, report.as_deref()), || lines.join("\n"))
+}
+
+/// Writes the report. A run is not worse without one.
+pub(super) fn write_report(folder: &Path, log: &Log) -> Option<PathBuf> {
+    match crate::report::write(folder) {
+        Ok(path) => Some(path),
+        Err(failure) => {
+            log.say(&format!("warning: no report: {}", failure.summary()));
+            None
+        }
+    }
 }
 
 /// The lines at the end of a finished run.
-pub(super) fn lines(app: &App, ending: &Ending<'_>) -> Vec<String> {
-    let Ending { settings, chosen, summary, record, prompt, monthly_usd, report, .. } = *ending;
+fn lines(app: &App, ending: &Ending<'_>, report: Option<&Path>) -> Vec<String> {
+    let Ending { chosen, summary, weights, prompt, monthly_usd, .. } = *ending;
     let totals = &summary.totals;
     let mut first = format!(
         "{} in {}, {} trained",
@@ -51,9 +82,9 @@ pub(super) fn lines(app: &App, ending: &Ending<'_>) -> Vec<String> {
     }
     let mut lines = vec![first, losses(summary)];
     lines.extend(better_checkpoint(ending));
-    lines.extend(record.state_path.as_ref().map(ToString::to_string));
-    if let Some(sampler) = &record.sampler_path {
-        lines.push(sampler.to_string());
+    lines.extend(weights.state.clone());
+    if let Some(sampler) = &weights.sampler {
+        lines.push(sampler.clone());
         let (prompt, raw) = match prompt {
             Some((text, is_raw)) => (quoted(text), if *is_raw { " --raw" } else { "" }),
             None => ("PROMPT".into(), ""),
@@ -63,25 +94,34 @@ pub(super) fn lines(app: &App, ending: &Ending<'_>) -> Vec<String> {
     lines.extend(
         ending.held_out.as_ref().map(|commands| format!("evaluate on the held-out lines: {commands}")),
     );
-    if let Some(path) = record.sampler_path.as_ref() {
-        let kept = kept(settings, app.global.local.is_some(), monthly_usd);
+    if let Some(path) = weights.sampler.as_ref().or(weights.state.as_ref()) {
+        let kept = kept(&weights.kept, app.global.local.is_some(), monthly_usd);
         lines.push(format!(
             "{kept}; to change that: tinkex checkpoint set-ttl {path}{} --ttl 30d",
             app.place()
         ));
     }
+    for path in &weights.gone {
+        lines.push(format!("{path} is no longer there"));
+    }
+    if weights.sampler.is_none() {
+        lines.push(format!("new weights to sample from: `{}` does one more step", one_more_step(ending)));
+    }
     lines.extend(report.map(|path| format!("report {}", path.display())));
     lines
 }
 
+/// The command that trains a finished run for one more step.
+fn one_more_step(ending: &Ending<'_>) -> String {
+    let n_steps = ending.chosen.n_steps + 1;
+    let epochs = n_steps.div_ceil(ending.chosen.batches_per_epoch.max(1));
+    format!("{} --epochs {epochs} --max-steps {n_steps}", resume_command(ending.folder))
+}
+
 /// How long the final checkpoint is kept, and for which price.
-fn kept(settings: &Settings, is_local: bool, monthly_usd: Option<f64>) -> String {
-    let kept = match settings.final_ttl.text.as_str() {
-        "never" => "kept until deleted".to_owned(),
-        text => format!("kept for {text}"),
-    };
+fn kept(kept: &str, is_local: bool, monthly_usd: Option<f64>) -> String {
     match monthly_usd {
-        _ if is_local => kept,
+        _ if is_local => kept.to_owned(),
         Some(cost) => format!("{kept}, for {} a month", usd(cost)),
         None => format!("{kept}, and storage is billed"),
     }
@@ -109,6 +149,11 @@ fn losses(summary: &Summary) -> String {
         }
         _ => {}
     }
+    // That of the training gives each example the same weight by default.
+    let per_token = summary.final_per_token.map(figure);
+    if let Some(nll) = per_token.filter(|nll| summary.final_test.map(figure).as_ref() != Some(nll)) {
+        text.push_str(&format!("; {nll} if each token counts the same, as for `tinkex eval`"));
+    }
     text
 }
 
@@ -132,15 +177,23 @@ fn better_checkpoint(ending: &Ending<'_>) -> Vec<String> {
     if !is_worse(last, best) {
         return Vec::new();
     }
-    match ending.best.filter(|near| !near.is_final) {
-        Some(near) => {
-            let when = after(near.next_batch.unwrap_or(0));
-            let text = format!("the evaluation got worse; the checkpoint nearest to the best one, {when}:");
-            [text].into_iter().chain(best::path(near)).collect()
+    let n_steps = Some(ending.chosen.n_steps);
+    match ending.best.filter(|best| best.record.next_batch != n_steps) {
+        Some(Pick { record, loss }) => {
+            let when = after(record.next_batch.unwrap_or(0));
+            let text = match loss {
+                Some(loss) => format!(
+                    "the evaluation got worse; the checkpoint with the best evaluation, {} {when}:",
+                    figure(loss)
+                ),
+                None => format!(
+                    "the evaluation got worse; the checkpoint nearest to the best one, {when}, not evaluated itself:"
+                ),
+            };
+            [text].into_iter().chain(best::path(record)).collect()
         }
         None => vec![
-            "the evaluation got worse, and no earlier checkpoint is nearer to the best one than the final one; \
-             a smaller --save-every keeps more of them"
+            "the evaluation got worse, and no earlier checkpoint is known to be better than the final one; a smaller --save-every keeps more of them"
                 .into(),
         ],
     }
@@ -150,10 +203,10 @@ fn figure(loss: f64) -> String {
     if loss != 0.0 && loss.abs() < 1e-3 { format!("{loss:.1e}") } else { format!("{loss:.4}") }
 }
 
-pub(super) fn to_json(ending: &Ending<'_>, folder: &Path) -> Value {
-    let Ending { chosen, summary, record, report, best, .. } = *ending;
+fn to_json(ending: &Ending<'_>, report: Option<&Path>) -> Value {
+    let Ending { chosen, summary, weights, best, .. } = *ending;
     json!({
-        "folder": super::dataset::absolute(folder),
+        "folder": super::dataset::absolute(ending.folder),
         "n_steps": chosen.n_steps,
         "seconds": summary.totals.seconds,
         "n_trained_tokens": summary.totals.tokens.trained,
@@ -161,11 +214,15 @@ pub(super) fn to_json(ending: &Ending<'_>, folder: &Path) -> Value {
         "loss": summary.last_loss,
         "best_loss": summary.best_loss.map(|best| best.0),
         "eval_loss": summary.final_test,
+        "eval_loss_per_token": summary.final_per_token,
         "best_eval_loss": summary.best_test.map(|best| best.loss),
         "best_eval_steps": summary.best_test.map(|best| best.n_done),
-        "best_eval_checkpoint": best.and_then(best::path),
-        "state_path": record.state_path.as_ref().map(ToString::to_string),
-        "sampler_path": record.sampler_path.as_ref().map(ToString::to_string),
+        "best_eval_checkpoint": best.and_then(|best| best::path(best.record)),
+        "best_eval_checkpoint_steps": best.and_then(|best| best.record.next_batch),
+        "best_eval_checkpoint_loss": best.and_then(|best| best.loss),
+        "state_path": weights.state,
+        "sampler_path": weights.sampler,
+        "expires_at": weights.expires_at.as_ref().map(ToString::to_string),
         "report": report.map(|path| path.display().to_string()),
     })
 }

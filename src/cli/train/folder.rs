@@ -1,7 +1,7 @@
 //! The folder of a run: which one it is, whether it is free, and how it is emptied.
 
 use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
 use super::ending::resume_command;
@@ -13,6 +13,9 @@ const FILES: [&str; 7] =
     ["config.json", "metrics.jsonl", "checkpoints.jsonl", "samples.jsonl", "log.txt", "report.html", ".lock"];
 /// How the names of copies begin that a resume leaves.
 const COPIES: [&str; 3] = ["metrics.jsonl.", "checkpoints.jsonl.", "samples.jsonl."];
+
+/// Where the files of a run that is replaced are until the new one has begun.
+const REPLACED: &str = ".replaced";
 
 /// The folder of a run that names none: it does not exist yet.
 pub(super) fn by_default(model: &str, now: SystemTime) -> PathBuf {
@@ -59,6 +62,14 @@ fn elsewhere(dir: &Path) -> String {
 /// A folder beside another one that does not exist yet.
 pub(super) fn beside(dir: &Path) -> PathBuf {
     let mut base = dir;
+    // One that is named by its place alone, as `.`, has no name to put a number to.
+    if !matches!(dir.components().next_back(), Some(Component::Normal(_))) {
+        let run = match dir.components().next_back() {
+            Some(Component::ParentDir) => dir.join("run"),
+            _ => PathBuf::from("run"),
+        };
+        return if run.exists() { numbered(&run) } else { run };
+    }
     // Not in a file.
     while let Some(parent) = base.parent().filter(|it| it.is_file()) {
         base = parent;
@@ -82,7 +93,7 @@ fn names_in(dir: &Path) -> Result<Vec<String>, Failure> {
     for entry in std::fs::read_dir(dir).map_err(problem)? {
         names.push(entry.map_err(problem)?.file_name().to_string_lossy().into_owned());
     }
-    names.retain(|name| name != ".lock");
+    names.retain(|name| name != ".lock" && name != REPLACED);
     Ok(names)
 }
 
@@ -92,30 +103,80 @@ pub(super) struct Made {
     pub(super) dir: PathBuf,
     /// The folders that did not exist, the innermost first.
     new: Vec<PathBuf>,
+    /// The files of an earlier run are kept until this one has begun.
+    pub(super) has_replaced: bool,
 }
 
-/// Makes the folder of a new run. With `overwrite`, the files of an earlier run are removed, and no others.
+/// Makes the folder of a new run. With `overwrite`, the files of an earlier run are put aside, and no others.
 pub(super) fn prepare(dir: &Path, overwrite: bool) -> Result<Made, Failure> {
     check(dir, overwrite)?;
     let is_new = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
     let new = dir.ancestors().take_while(is_new).map(Path::to_owned).collect();
     std::fs::create_dir_all(dir)
         .map_err(|error| Failure::text(format!("cannot create the folder {}: {error}", dir.display())))?;
-    let is_of_run =
-        |name: &&String| FILES.contains(&name.as_str()) || COPIES.iter().any(|copy| name.starts_with(copy));
-    for file in names_in(dir)?.iter().filter(is_of_run) {
-        std::fs::remove_file(dir.join(file))
-            .map_err(|error| Failure::text(format!("{}: {error}", dir.display())))?;
+    if dir.join(REPLACED).exists() {
+        // A process was killed that was about to replace the run.
+        if has_rows(dir) { settle(dir) } else { put_back(dir) }
     }
-    Ok(Made { dir: dir.to_owned(), new })
+    let has_replaced = put_aside(dir).inspect_err(|_| put_back(dir))?;
+    Ok(Made { dir: dir.to_owned(), new, has_replaced })
+}
+
+/// Puts the files of the run in a folder aside. False if there are none.
+fn put_aside(dir: &Path) -> Result<bool, Failure> {
+    let problem = |error: std::io::Error| Failure::text(format!("{}: {error}", dir.display()));
+    let files = run_files(dir)?;
+    if files.is_empty() {
+        return Ok(false);
+    }
+    let aside = dir.join(REPLACED);
+    std::fs::create_dir_all(&aside).map_err(problem)?;
+    for file in files {
+        std::fs::rename(dir.join(&file), aside.join(&file)).map_err(problem)?;
+    }
+    Ok(true)
+}
+
+/// Puts the files of the earlier run back in the place of those of the new one, which did not begin. What cannot be moved
+/// stays.
+fn put_back(dir: &Path) {
+    let aside = dir.join(REPLACED);
+    for file in run_files(&aside).unwrap_or_default() {
+        let _ = std::fs::rename(aside.join(&file), dir.join(&file));
+    }
+    let _ = std::fs::remove_dir(&aside);
+}
+
+/// Removes the files of the run that was replaced, once the new one has begun.
+pub(super) fn settle(dir: &Path) {
+    let aside = dir.join(REPLACED);
+    for file in run_files(&aside).unwrap_or_default() {
+        let _ = std::fs::remove_file(aside.join(file));
+    }
+    let _ = std::fs::remove_dir(aside);
+}
+
+/// The names of the files of a run in a folder, but for the lock.
+fn run_files(dir: &Path) -> Result<Vec<String>, Failure> {
+    let mut names = names_in(dir)?;
+    names.retain(|it| FILES.contains(&it.as_str()) || COPIES.iter().any(|copy| it.starts_with(copy)));
+    Ok(names)
+}
+
+/// True if a step of the run in a folder is logged.
+fn has_rows(dir: &Path) -> bool {
+    std::fs::metadata(dir.join("metrics.jsonl")).is_ok_and(|it| 0 < it.len())
 }
 
 impl Made {
     /// Removes the files of a run that did not begin, and the folders that were made for it if nothing else is in them.
-    /// What cannot be removed stays.
+    /// What cannot be removed stays. The files of a run that it was to replace are there again.
     pub(super) fn forget(&self) {
         for file in FILES {
             let _ = std::fs::remove_file(self.dir.join(file));
+        }
+        if self.has_replaced {
+            put_back(&self.dir);
         }
         for folder in &self.new {
             let _ = std::fs::remove_dir(folder);
@@ -185,6 +246,13 @@ mod tests {
         ] {
             assert_eq!(date_time(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), text);
         }
+    }
+
+    #[test]
+    fn a_folder_beside_one_without_a_name_has_one() {
+        let beside = |dir: &str| beside(Path::new(dir)).display().to_string();
+        assert_eq!([".", "./", "none", "none/."].map(beside), ["run", "run", "none-2", "none-2"]);
+        assert_eq!(beside(".."), "../run");
     }
 
     #[test]

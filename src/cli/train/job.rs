@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use tinkex::ServiceClient;
 use tinkex::train::CheckpointLog;
 
+use super::args::LossKind;
 use super::dataset::{Dataset, Source};
 use super::given::Given;
 use super::plan::{Cost, Plan, usd};
@@ -14,7 +15,7 @@ use super::ready::Ready;
 use super::samples::Prompts;
 use super::seen::Seen;
 use super::settings::{Chosen, Settings};
-use super::{again, folder, record};
+use super::{again, finished, folder, record};
 use crate::connection::{App, Connection};
 use crate::counted::counted;
 use crate::examples::Encoder;
@@ -44,13 +45,13 @@ pub(super) struct Job {
 }
 
 /// What is decided before a run begins.
-struct Planned {
-    data: Dataset,
-    chosen: Chosen,
-    cost: Cost,
+pub(super) struct Planned {
+    pub(super) data: Dataset,
+    pub(super) chosen: Chosen,
+    pub(super) cost: Cost,
     plan: Plan,
-    config: Map<String, Value>,
-    prompts: Option<Prompts>,
+    pub(super) config: Map<String, Value>,
+    pub(super) prompts: Option<Prompts>,
 }
 
 impl Job {
@@ -83,7 +84,11 @@ impl Job {
         if self.dry_run {
             return self.tell_plan(&planned, &encoder);
         }
+        if let Some(last) = finished::final_record(&self.place, &planned.chosen) {
+            return finished::tell(&self, planned, &last, &service, &encoder);
+        }
         let Planned { data, chosen, cost, plan, config, prompts } = planned;
+        let tokens = plan.tokens;
         let mut lines = plan.lines();
         lines.extend(self.batch_note(&chosen));
         for line in &lines {
@@ -106,6 +111,7 @@ impl Job {
             data,
             chosen,
             cost,
+            tokens,
             config,
             prompts,
         }
@@ -120,12 +126,24 @@ impl Job {
             None => None,
         };
         let chosen = self.settings.choose(model, data.format, data.train.len())?;
+        self.check_reference(&chosen)?;
         let cost = self.cost(model)?;
         let plan = Plan::of(model, &self.settings, &chosen, &data, cost)?;
         let config = self.config(model, encoder, &data, &chosen, &data.shown(encoder, false));
         self.check_steps(&chosen)?;
         self.check_same(&config)?;
         Ok(Planned { data, chosen, cost, plan, config, prompts })
+    }
+
+    /// Refuses a reference for a loss that has none. A run of an earlier version may have one, and is resumed.
+    fn check_reference(&self, chosen: &Chosen) -> Result<(), Failure> {
+        match (&self.settings.reference, &self.place, chosen.loss) {
+            (Some(reference), Place::New { .. }, LossKind::Sft) => Err(Failure::usage(format!(
+                "--reference {reference} is for --loss dpo: sft has no reference"
+            ))
+            .with_remedy("leave --reference out, or train on preference data")),
+            _ => Ok(()),
+        }
     }
 
     /// A run that begins with saved weights has the form of their adapter.
@@ -201,7 +219,9 @@ impl Job {
     }
 
     fn connect(&self, seen: &Arc<Seen>) -> Result<Connection, Failure> {
-        self.app.connect_with(|builder| {
+        let mut app = self.app.clone();
+        app.is_dry_run = self.dry_run;
+        app.connect_with(|builder| {
             let builder = builder.observer(seen.clone()).tags(self.settings.tags.iter().cloned());
             match &self.settings.name {
                 Some(name) => builder.display_name(name),

@@ -3,8 +3,10 @@
 mod again;
 mod args;
 mod best;
+mod budget;
 mod dataset;
 mod ending;
+mod finished;
 mod folder;
 mod given;
 mod held_out;
@@ -69,6 +71,7 @@ fn start(mut given: Given, control: &Args, app: &App) -> Result<(), Failure> {
     if let Some(from) = &args.from {
         // The path is what a resumed run needs: the other run may save further states.
         let (path, app_of_run) = run_folder::state_of(from, &app)?;
+        check_state(&path, &app_of_run)?;
         given.set("from", &path);
         (args.from, app) = (Some(path), app_of_run);
     }
@@ -129,6 +132,28 @@ fn resume(dir: &Path, mut given: Given, control: &Args, app: &App) -> Result<(),
     moved::check(dir, &settings, &by_user)?;
     let place = Place::Resumed { dir: PathBuf::from(dir), config, force: control.force_resume };
     Job { app, given, settings, model: args.model, place, dry_run: control.dry_run, yes: control.yes }.run()
+}
+
+/// Refuses weights to sample from as the beginning of a run, and names a state of their run if the server has one.
+fn check_state(from: &str, app: &App) -> Result<(), Failure> {
+    let parts = from.strip_prefix("tinker://").and_then(|it| it.split_once("/sampler_weights/"));
+    let Some((run_id, name)) = parts else { return Ok(()) };
+    let failure = Failure::usage(format!(
+        "--from {from}: these are weights to sample from; a run begins with a saved state"
+    ));
+    let listed = app.connect().and_then(|it| Ok(it.service.create_rest_client().list_checkpoints(run_id)?));
+    let states = listed.unwrap_or_default().into_iter().filter(|it| it.tinker_path.contains("/weights/"));
+    // The state that was saved with the weights has their name; otherwise the newest one.
+    let same = format!("/weights/{name}");
+    let state =
+        states.max_by_key(|it| (it.tinker_path.ends_with(&same), it.time.as_ref().map(ToString::to_string)));
+    Err(failure.with_remedy(match state {
+        Some(state) => format!("`{}`", again::command(&[again::FROM], &["--from", &state.tinker_path])),
+        None => format!(
+            "`tinkex checkpoint list{}` shows the states that are there: those with /weights/",
+            app.place()
+        ),
+    }))
 }
 
 /// Leaves the number of epochs of a run out if steps are given: for this model, it follows the steps by default.

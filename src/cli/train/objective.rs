@@ -2,15 +2,22 @@
 
 use std::collections::HashMap;
 
+use tinkex::chat::Reduction;
 use tinkex::tokenizer::Tokenizer;
-use tinkex::train::{SftMetrics, dpo_loss, sequence_logprobs};
+use tinkex::train::{SftMetrics, dpo_loss, mean_nll, sequence_logprobs};
 use tinkex::types::{Datum, ForwardBackwardOutput, LossFn};
 use tinkex::{Error, Pending, SamplingClient, TrainingClient};
 
+use super::args::LossKind;
 use super::dataset::Item;
 use super::row::Row;
 use super::settings::Chosen;
 use crate::failure::Failure;
+
+/// Columns of the evaluation in which each trained token counts the same, as for `tinkex eval`. `test/nll` is, as in the
+/// cookbook, weighted as the training is: by default each example counts the same.
+const PER_TOKEN: &str = "tinkex/test_nll_per_token";
+pub(super) const FINAL_PER_TOKEN: &str = "tinkex/final_test_nll_per_token";
 
 /// Log-probabilities of the answers of an item under the reference.
 type Scores = Vec<Vec<f32>>;
@@ -34,6 +41,18 @@ pub(super) struct Preferences {
 #[derive(Debug, Default)]
 pub(super) struct Test {
     pub(super) data: Vec<Datum>,
+    /// Weights with which each trained token counts the same. Empty for preferences.
+    per_token: Vec<Vec<f32>>,
+}
+
+/// The figures of an evaluation.
+#[derive(Clone, Debug)]
+pub(super) struct Tested {
+    pub(super) loss: f64,
+    /// The loss where each trained token counts the same.
+    pub(super) per_token: Option<f64>,
+    /// Under their names in `metrics.jsonl`.
+    pub(super) row: Row,
 }
 
 impl Objective {
@@ -102,30 +121,28 @@ impl Objective {
     }
 
     /// The same for a pass over the data of the evaluation.
-    pub(super) fn test_row(
+    pub(super) fn tested(
         &mut self,
         test: &Test,
         output: &ForwardBackwardOutput,
         tokenizer: Option<&dyn Tokenizer>,
-    ) -> Result<(f64, Row), Failure> {
+    ) -> Result<Tested, Failure> {
         match self {
             Objective::Sft => {
                 let metrics = SftMetrics::new(&test.data, output, tokenizer)?;
                 let nll = metrics.train_mean_nll.unwrap_or(f64::NAN);
                 let mut row: Row = vec![("test/nll".into(), nll.into())];
                 row.extend(metrics.train_mean_bpb.map(|bpb| ("test/bpb".into(), bpb.into())));
-                Ok((nll, row))
+                let per_token = mean_nll(&test.logprobs(output)?, &test.per_token)?;
+                row.extend(per_token.map(|nll| (PER_TOKEN.into(), nll.into())));
+                Ok(Tested { loss: nll, per_token, row })
             }
             Objective::Dpo(preferences) => {
-                let logprobs: Option<Vec<&[f32]>> =
-                    (0..test.data.len()).map(|i| output.logprobs(i)).collect();
-                let logprobs = logprobs.ok_or_else(|| {
-                    Failure::text("the server sent no log-probabilities of the data of the evaluation")
-                })?;
+                let logprobs = test.logprobs(output)?;
                 let beta = preferences.beta;
                 let reference = preferences.of_test(&test.data)?;
                 let loss = dpo_loss(&test.data, &logprobs, reference, beta)?;
-                Ok((loss.loss, dpo_figures(&loss.metrics, "test/")))
+                Ok(Tested { loss: loss.loss, per_token: None, row: dpo_figures(&loss.metrics, "test/") })
             }
         }
     }
@@ -160,7 +177,24 @@ impl Test {
     pub(super) fn of(items: &[Item], chosen: &Chosen) -> Result<Self, Failure> {
         let data: Result<Vec<Vec<Datum>>, Failure> =
             items.iter().map(|item| item.data(chosen.reduction)).collect();
-        Ok(Test { data: data?.concat() })
+        let weights = |datum: &Datum| {
+            let weights = datum.loss_fn_inputs.get("weights").and_then(|it| it.as_f32());
+            weights.unwrap_or_default().to_vec()
+        };
+        let per_token = match chosen.loss {
+            LossKind::Dpo => Vec::new(),
+            LossKind::Sft => {
+                let data: Result<Vec<Vec<Datum>>, Failure> =
+                    items.iter().map(|item| item.data(Reduction::Sum)).collect();
+                data?.iter().flatten().map(weights).collect()
+            }
+        };
+        Ok(Test { data: data?.concat(), per_token })
+    }
+
+    fn logprobs<'a>(&self, output: &'a ForwardBackwardOutput) -> Result<Vec<&'a [f32]>, Failure> {
+        let all: Option<Vec<&[f32]>> = (0..self.data.len()).map(|i| output.logprobs(i)).collect();
+        all.ok_or_else(|| Failure::text("the server sent no log-probabilities of the data of the evaluation"))
     }
 
     pub(super) fn n_tokens(&self) -> usize {

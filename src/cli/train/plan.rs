@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::args::{LossKind, ScheduleKind};
+use super::budget::Limit;
 use super::dataset::{Dataset, Facts};
 use super::order::order;
 use super::settings::{Chosen, Settings};
@@ -69,6 +70,7 @@ pub(super) struct Plan {
     pub(super) tokens: Tokens,
     pub(super) usd: Option<f64>,
     cost: Cost,
+    limit: Option<Limit>,
     settings: Settings,
 }
 
@@ -127,6 +129,7 @@ impl Plan {
             tokens,
             usd: cost.usd(tokens),
             cost,
+            limit: Limit::of(settings, chosen, data, cost)?,
             settings: settings.clone(),
             facts,
         })
@@ -199,6 +202,7 @@ impl Plan {
             format!("saves   {saves}"),
             format!("cost    {cost}"),
         ];
+        lines.extend(self.limit.as_ref().map(|limit| limit.line(chosen)));
         lines.extend(facts.remarks.iter().cloned());
         lines
     }
@@ -218,6 +222,7 @@ impl Plan {
             "n_trained_tokens": self.tokens.trained,
             "n_prefill_tokens": self.tokens.prefilled,
             "usd": self.usd,
+            "budget_end": self.limit.as_ref().map(Limit::to_json),
             "remarks": self.facts.remarks,
             "example": example,
         })

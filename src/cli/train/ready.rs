@@ -1,6 +1,6 @@
 //! The run itself: opens its folder, trains, closes its session, and tells what has happened.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,23 +10,21 @@ use tinkex::types::ModelOptions;
 use tinkex::{CloseStatus, Error, ErrorKind, ServiceClient};
 
 use super::args::LossKind;
-use super::best::nearest;
 use super::dataset::Dataset;
 use super::ending::Ending;
 use super::folder::Made;
 use super::job::{Job, Place};
 use super::log::Log;
 use super::objective::{Objective, Test};
-use super::plan::Cost;
+use super::plan::{Cost, Tokens};
 use super::samples::{Prompts, Samples};
-use super::saved::Sizes;
+use super::saved::{Sizes, Weights};
 use super::seen::Seen;
 use super::settings::Chosen;
 use super::steps::{End, Parts, Trainer};
 use super::summary::Summary;
 use super::supervisor::Supervisor;
-use super::{ending, folder, held_out, record, saved, saving};
-use crate::args::Progress;
+use super::{best, budget, ending, folder, held_out, record, saved, saving};
 use crate::connection::Connection;
 use crate::examples::Encoder;
 use crate::failure::Failure;
@@ -45,6 +43,8 @@ pub(super) struct Ready {
     pub(super) data: Dataset,
     pub(super) chosen: Chosen,
     pub(super) cost: Cost,
+    /// Of the whole run, as planned.
+    pub(super) tokens: Tokens,
     pub(super) config: Map<String, Value>,
     pub(super) prompts: Option<Prompts>,
 }
@@ -87,14 +87,12 @@ impl Ready {
         let options = self.options();
         if let Place::New { .. } = self.job.place {
             // Before the run: a process that is killed while it begins can be resumed, too.
-            MetricsLog::open(dir, 0)?.write_config(&self.config)?;
+            let written = MetricsLog::open(dir, 0).and_then(|log| log.write_config(&self.config));
+            written.inspect_err(|_| forget(made))?;
         }
         let run = Run::open(dir, &self.service, &self.model, &options);
-        if let (Err(_), Some(made)) = (&run, made) {
-            // Nothing was trained: the same command can be tried again.
-            made.forget();
-        }
-        let mut run = run?;
+        // Nothing was trained if it fails: the same command can be tried again.
+        let mut run = run.inspect_err(|_| forget(made))?;
         app.stop.defer();
         if let Some(samples) = &samples {
             samples.cut(run.next_step())?;
@@ -116,7 +114,7 @@ impl Ready {
             chosen: &self.chosen,
             cost: self.cost,
             items: &self.data.train,
-            test: Test::of(&self.data.test, &self.chosen)?,
+            test: Test::of(&self.data.test, &self.chosen).inspect_err(|_| forget(made))?,
             encoder: &self.encoder,
             service: &self.service,
             log,
@@ -129,7 +127,8 @@ impl Ready {
             log.say(&saved::last(dir));
             result = Err(Failure::Signal(signal));
         }
-        let is_begun = made.is_none() || has_begun(dir, &run) || !result.as_ref().is_err_and(is_refusal);
+        let may_stay = made.is_none_or(|made| !made.has_replaced) && !result.as_ref().is_err_and(is_refusal);
+        let is_begun = made.is_none() || has_begun(dir, &run) || may_stay;
         result = result.map_err(|failure| explain(failure, is_begun));
         let sizes = match result {
             Ok((End::Finished, ..)) => saved::sizes(&self.service, run.checkpoints()),
@@ -138,10 +137,20 @@ impl Ready {
         self.close(&result, &run, from, &sizes, log);
         if let (false, Some(made)) = (is_begun, made) {
             made.forget();
-            return result.map(|_| ());
+            if made.has_replaced {
+                app.note(&format!("nothing was trained: the run in {} is the earlier one", dir.display()));
+            }
+            return match result {
+                Ok((End::Signal(signal), ..)) => Err(Failure::Signal(signal)),
+                Ok((End::Budget { reason, .. }, ..)) => {
+                    Err(Failure::Budget { message: reason, remedy: None })
+                }
+                result => result.map(|_| ()),
+            };
         }
+        folder::settle(dir);
         if settings.report && !matches!(result, Ok((End::Finished, ..))) {
-            write_report(dir, log);
+            ending::write_report(dir, log);
         }
         if matches!(&result, Ok((end, ..)) if *end != End::Finished) {
             log.say(&saved::last(dir));
@@ -156,16 +165,33 @@ impl Ready {
                 return self.tell_end(dir, &summary, &record, &run, &sizes, log);
             }
             Ok((End::Finished, ..)) => return Ok(()),
-            Ok((End::Budget { option, .. }, ..)) => {
-                crate::notes::write(&format!("resume with: {resume} {option} N"));
-            }
+            // The failure has the command.
+            Ok((End::Budget { .. }, ..)) => {}
             _ => crate::notes::write(&format!("resume with: {resume}")),
         }
         Err(match result? {
             (End::Signal(signal), ..) => Failure::Signal(signal),
-            (End::Budget { reason, .. }, ..) => Failure::Budget(format!("{reason}; the state is saved")),
+            (End::Budget { reason, option }, ..) => {
+                let message = format!("{reason}; the state is saved");
+                let enough = self.enough(option);
+                let remedy = format!(
+                    "`{resume} {option} {enough}`, which is enough for all {} steps",
+                    self.chosen.n_steps
+                );
+                Failure::Budget { message, remedy: Some(remedy) }
+            }
             (End::PipeClosed | End::Finished, ..) => Failure::PipeClosed,
         })
+    }
+
+    /// A value of the option that limits the budget with which all steps are done.
+    fn enough(&self, option: &str) -> String {
+        if option == budget::MAX_TOKENS {
+            return self.tokens.trained.to_string();
+        }
+        // Samples, which the plan does not know, cost, too.
+        let usd = self.cost.usd(self.tokens).unwrap_or(0.0) * 1.2;
+        format!("{:.2}", (usd * 100.0).ceil().max(1.0) / 100.0)
     }
 
     fn options(&self) -> RunOptions {
@@ -277,39 +303,32 @@ impl Ready {
         sizes: &Sizes,
         log: &Log,
     ) -> Result<(), Failure> {
-        let (app, settings) = (&self.job.app, &self.job.settings);
-        let report = settings.report.then(|| write_report(dir, log)).flatten();
-        let report = report.as_deref();
-        let monthly = match self.cost {
-            Cost::Known(_) => saved::monthly_usd(&self.service, record, sizes),
-            Cost::Free | Cost::Unknown => None,
-        };
+        let settings = &self.job.settings;
         let ending = Ending {
+            folder: dir,
             settings,
             chosen: &self.chosen,
             summary,
-            record,
-            best: summary.best_test.and_then(|best| nearest(run.checkpoints(), best.n_done, sizes)),
+            weights: &Weights::new(record, &settings.final_ttl.text),
+            best: best::pick(run.checkpoints(), &summary.tests, sizes),
             held_out: record
                 .sampler_path
                 .as_ref()
                 .filter(|_| !self.data.test.is_empty())
                 .and_then(|_| held_out::commands(&self.job.given, settings, dir)),
             prompt: self.data.facts.prompt.as_ref(),
-            monthly_usd: monthly,
-            report,
+            monthly_usd: match self.cost {
+                Cost::Known(_) => saved::monthly_usd(&self.service, record, sizes),
+                Cost::Free | Cost::Unknown => None,
+            },
         };
-        let lines = ending::lines(app, &ending);
-        for line in &lines {
-            log.write(line);
-        }
-        if app.global.progress == Progress::Json {
-            for line in &lines {
-                app.note(line);
-            }
-            return Ok(());
-        }
-        app.out.value(&ending::to_json(&ending, dir), || lines.join("\n"))
+        ending::tell(&self.job.app, &ending, log)
+    }
+}
+
+fn forget(made: Option<&Made>) {
+    if let Some(made) = made {
+        made.forget();
     }
 }
 
@@ -340,15 +359,4 @@ fn explain(failure: Failure, is_begun: bool) -> Failure {
         None
     };
     Failure::Api { error, remedy }
-}
-
-/// Writes the report. A run is not worse without one.
-fn write_report(dir: &Path, log: &Log) -> Option<PathBuf> {
-    match crate::report::write(dir) {
-        Ok(path) => Some(path),
-        Err(failure) => {
-            log.say(&format!("warning: no report: {}", failure.summary()));
-            None
-        }
-    }
 }

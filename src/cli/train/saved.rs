@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::SystemTime;
 
-use tinkex::ServiceClient;
 use tinkex::train::CheckpointRecord;
+use tinkex::types::{Checkpoint, Timestamp};
+use tinkex::{ErrorKind, ServiceClient};
 
 use super::log::Log;
 use crate::counted::counted;
+use crate::failure::Failure;
+use crate::moments::minute;
 use crate::run_folder;
 
 /// Sizes in bytes by the paths of checkpoints.
@@ -49,24 +53,94 @@ pub(super) fn keep_last(service: &ServiceClient, records: &[CheckpointRecord], n
     }
 }
 
+/// What is there of the final checkpoint of a run.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Weights {
+    pub(super) state: Option<String>,
+    pub(super) sampler: Option<String>,
+    /// The paths of those that were saved and are no longer there.
+    pub(super) gone: Vec<String>,
+    /// How long they are kept, as words.
+    pub(super) kept: String,
+    /// When they are deleted, if the server was asked and tells it.
+    pub(super) expires_at: Option<Timestamp>,
+}
+
+impl Weights {
+    /// Weights that were saved a moment ago, with this lifetime.
+    pub(super) fn new(record: &CheckpointRecord, lifetime: &str) -> Self {
+        let kept =
+            if lifetime == "never" { "kept until deleted".into() } else { format!("kept for {lifetime}") };
+        let [state, sampler] = paths(record);
+        Weights { state, sampler, kept, ..Default::default() }
+    }
+
+    /// Weights that were saved by another process, of which the server has these.
+    pub(super) fn found(record: &CheckpointRecord, there: &[Checkpoint]) -> Self {
+        let of = |path: &String| there.iter().find(|it| it.tinker_path == *path);
+        let saved = paths(record);
+        let [state, sampler] = saved.clone().map(|path| path.filter(|path| of(path).is_some()));
+        let gone = saved.into_iter().flatten().filter(|path| of(path).is_none()).collect();
+        let first = sampler.as_ref().or(state.as_ref()).and_then(of);
+        let expires_at = first.and_then(|it| it.expires_at.clone());
+        let kept = match expires_at.as_ref().and_then(Timestamp::to_system_time) {
+            Some(at) => format!("kept until {}", minute(at)),
+            None => "kept until deleted".into(),
+        };
+        Weights { state, sampler, gone, kept, expires_at }
+    }
+}
+
+fn paths(record: &CheckpointRecord) -> [Option<String>; 2] {
+    [
+        record.state_path.as_ref().map(ToString::to_string),
+        record.sampler_path.as_ref().map(ToString::to_string),
+    ]
+}
+
+/// The checkpoints of a run that the server still has. `None` if it is one that does not list them.
+pub(super) fn there(
+    service: &ServiceClient,
+    records: &[CheckpointRecord],
+) -> Result<Option<Vec<Checkpoint>>, Failure> {
+    let rest = service.create_rest_client();
+    let mut all = Vec::new();
+    for id in run_ids(records) {
+        match rest.list_checkpoints(id) {
+            Ok(checkpoints) => all.extend(checkpoints),
+            Err(error) if error.is_not_found() => {}
+            Err(error) if *error.kind() == ErrorKind::Incompatible => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let now = SystemTime::now();
+    let is_over = |it: &Checkpoint| it.expires_at.as_ref().and_then(Timestamp::to_system_time) < Some(now);
+    all.retain(|it| it.expires_at.is_none() || !is_over(it));
+    Ok(Some(all))
+}
+
+/// The ids of the training runs that have saved the newest checkpoints.
+fn run_ids(records: &[CheckpointRecord]) -> Vec<&str> {
+    let mut ids: Vec<&str> =
+        records.iter().rev().filter_map(|record| Some(record.state_path.as_ref()?.run_id())).collect();
+    ids.dedup();
+    ids.truncate(MOST_RUNS);
+    ids
+}
+
 /// The sizes of the checkpoints that the server still has. Empty if it does not tell.
 pub(super) fn sizes(service: &ServiceClient, records: &[CheckpointRecord]) -> Sizes {
-    let mut run_ids: Vec<&str> =
-        records.iter().rev().filter_map(|record| Some(record.state_path.as_ref()?.run_id())).collect();
-    run_ids.dedup();
-    run_ids.truncate(MOST_RUNS);
-    let rest = service.create_rest_client();
-    let lists = run_ids.into_iter().map_while(|id| rest.list_checkpoints(id).ok());
-    lists.flatten().filter_map(|it| Some((it.tinker_path, it.size_bytes?))).collect()
+    let there = there(service, records).ok().flatten();
+    sizes_of(&there.unwrap_or_default())
+}
+
+pub(super) fn sizes_of(there: &[Checkpoint]) -> Sizes {
+    there.iter().filter_map(|it| Some((it.tinker_path.clone(), it.size_bytes?))).collect()
 }
 
 /// What the storage of a checkpoint costs in a month, if its size and the price are known.
 pub(super) fn monthly_usd(service: &ServiceClient, record: &CheckpointRecord, sizes: &Sizes) -> Option<f64> {
-    let paths = [
-        record.state_path.as_ref().map(ToString::to_string),
-        record.sampler_path.as_ref().map(ToString::to_string),
-    ];
-    let bytes: u64 = paths.iter().flatten().filter_map(|path| sizes.get(path)).sum();
+    let bytes: u64 = paths(record).iter().flatten().filter_map(|path| sizes.get(path)).sum();
     if bytes == 0 {
         return None;
     }

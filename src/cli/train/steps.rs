@@ -8,9 +8,10 @@ use tinkex::types::{AdamParams, Datum, ForwardBackwardOutput, LossFn, OptimStepO
 use tinkex::{Pending, ServiceClient};
 
 use super::best::Evaluation;
+use super::budget::{MAX_TOKENS, MAX_USD};
 use super::dataset::Item;
 use super::log::Log;
-use super::objective::{Objective, Test, n_tokens};
+use super::objective::{FINAL_PER_TOKEN, Objective, Test, n_tokens};
 use super::order::order;
 use super::plan::{Cost, Tokens, is_eval_due};
 use super::progress::{Figures, Progress};
@@ -71,6 +72,8 @@ pub(super) struct Trainer<'a> {
     last_finish: Instant,
     speed: Speed,
     is_pipe_closed: bool,
+    /// A step was logged, so that an earlier run in the folder is replaced.
+    is_settled: bool,
     /// A loss that is not a number was told.
     is_loss_told: bool,
 }
@@ -93,7 +96,7 @@ struct Step {
 impl<'a> Trainer<'a> {
     pub(super) fn new(parts: &'a Parts<'a>, objective: Objective, run: &Run) -> Result<Self, Failure> {
         let step = run.next_step();
-        let summary = Summary::of_rows(run)?;
+        let summary = Summary::of_rows(run.folder())?;
         let progress = Progress::new(parts.app, parts.seen, step, parts.chosen.n_steps);
         let now = Instant::now();
         Ok(Trainer {
@@ -107,6 +110,7 @@ impl<'a> Trainer<'a> {
             last_finish: now,
             speed: Speed::new(now, parts.settings.submit_ahead),
             is_pipe_closed: false,
+            is_settled: false,
             is_loss_told: false,
             parts,
             objective,
@@ -221,11 +225,11 @@ impl<'a> Trainer<'a> {
             Some(End::Budget { reason: format!("the next step would exceed {option} {max}"), option })
         };
         if let Some(max) = settings.max_tokens.filter(|max| *max < total.trained) {
-            return end("--max-tokens", &max);
+            return end(MAX_TOKENS, &max);
         }
         let usd = self.parts.cost.usd(total)?;
         let max = settings.max_usd.filter(|max| *max < usd)?;
-        end("--max-usd", &max)
+        end(MAX_USD, &max)
     }
 
     /// Samples the prompts with the weights after the steps that are submitted.
@@ -251,21 +255,24 @@ impl<'a> Trainer<'a> {
         let tokens_per_s = self.speed.add(step.tokens.trained, now);
 
         let (loss, figures) = self.objective.train_row(&step.data, &output, tokenizer)?;
-        let (mut test_loss, mut last_loss) = (None, None);
+        let (mut test_loss, mut last) = (None, None);
         let mut row = Fields::default();
         row.add("epoch", integer(step.number / parts.chosen.batches_per_epoch));
         row.add("progress", (step.number as f64 / parts.chosen.n_steps as f64).into());
         row.add("learning_rate", step.adam.learning_rate.into());
         row.extend(figures);
         if let Some(output) = test {
-            let (loss, figures) = self.objective.test_row(&parts.test, &output, tokenizer)?;
-            row.extend(figures);
-            test_loss = Some(loss);
+            let tested = self.objective.tested(&parts.test, &output, tokenizer)?;
+            row.extend(tested.row);
+            test_loss = Some(tested.loss);
         }
         if let Some(output) = last_test {
-            let (loss, _) = self.objective.test_row(&parts.test, &output, tokenizer)?;
-            row.add("tinkex/final_test_loss", loss.into());
-            last_loss = Some(loss);
+            let tested = self.objective.tested(&parts.test, &output, tokenizer)?;
+            row.add("tinkex/final_test_loss", tested.loss.into());
+            if let Some(nll) = tested.per_token {
+                row.add(FINAL_PER_TOKEN, nll.into());
+            }
+            last = Some((tested.loss, tested.per_token));
         }
         let totals = &mut self.summary.totals;
         totals.tokens = totals.tokens + step.tokens;
@@ -302,11 +309,14 @@ impl<'a> Trainer<'a> {
         }
         let n_before = run.checkpoints().len();
         saving::tolerate(run.log(step.number, &row.borrowed()), parts.log)?;
+        if !std::mem::replace(&mut self.is_settled, true) {
+            super::folder::settle(run.folder());
+        }
         let n_done = step.number + 1;
         self.summary.add(step.number, loss, test_loss);
         let mut test = test_loss.map(|loss| Evaluation { loss, n_done: step.number });
-        if let Some(loss) = last_loss {
-            self.summary.add_final_test(loss, n_done);
+        if let Some((loss, per_token)) = last {
+            self.summary.add_final_test(loss, per_token, n_done);
             test = Some(Evaluation { loss, n_done });
         }
         let figures = Figures {

@@ -1,8 +1,11 @@
 //! The figures of a whole run.
 
-use tinkex::train::{MetricValue, MetricsLog, Run};
+use std::path::Path;
+
+use tinkex::train::{MetricValue, MetricsLog};
 
 use super::best::{Evaluation, better};
+use super::objective::FINAL_PER_TOKEN;
 use super::plan::Tokens;
 use crate::failure::Failure;
 
@@ -23,19 +26,23 @@ pub(super) struct Summary {
     pub(super) smooth_loss: Option<f64>,
     /// The smallest loss with its step, counted from 1.
     pub(super) best_loss: Option<(f64, u64)>,
+    /// All evaluations, in order.
+    pub(super) tests: Vec<Evaluation>,
     pub(super) best_test: Option<Evaluation>,
     /// Of the model after the last step.
     pub(super) final_test: Option<f64>,
+    /// The same, where each trained token counts the same.
+    pub(super) final_per_token: Option<f64>,
 }
 
 /// The part of a smoothed loss that stays in each step.
 const KEEP: f64 = 0.9;
 
 impl Summary {
-    /// The sums of the rows that a resumed run keeps.
-    pub(super) fn of_rows(run: &Run) -> Result<Self, Failure> {
+    /// The sums of the rows in a folder.
+    pub(super) fn of_rows(folder: &Path) -> Result<Self, Failure> {
         let mut summary = Summary::default();
-        for row in MetricsLog::read(run.folder())? {
+        for row in MetricsLog::read(folder)? {
             let value = |name: &str| row.values.get(name).and_then(MetricValue::as_f64);
             let tokens = |kind: &str| value(&format!("tokens/cumulative/{kind}")).map(|n| n as u64);
             let totals = &mut summary.totals;
@@ -51,7 +58,7 @@ impl Summary {
             if let (Some(step), Some(loss)) = (row.step, loss) {
                 summary.add(step, loss, test);
                 if let Some(loss) = value("tinkex/final_test_loss") {
-                    summary.add_final_test(loss, step + 1);
+                    summary.add_final_test(loss, value(FINAL_PER_TOKEN), step + 1);
                 }
             }
         }
@@ -68,14 +75,19 @@ impl Summary {
             _ => Some((loss, step + 1)),
         };
         if let Some(loss) = test {
-            self.best_test = better(self.best_test, Evaluation { loss, n_done: step });
+            self.add_test(Evaluation { loss, n_done: step });
         }
     }
 
     /// Adds the evaluation of the model after the last step.
-    pub(super) fn add_final_test(&mut self, loss: f64, n_done: u64) {
-        self.final_test = Some(loss);
-        self.best_test = better(self.best_test, Evaluation { loss, n_done });
+    pub(super) fn add_final_test(&mut self, loss: f64, per_token: Option<f64>, n_done: u64) {
+        (self.final_test, self.final_per_token) = (Some(loss), per_token);
+        self.add_test(Evaluation { loss, n_done });
+    }
+
+    fn add_test(&mut self, evaluation: Evaluation) {
+        self.tests.push(evaluation);
+        self.best_test = better(self.best_test, evaluation);
     }
 }
 
@@ -91,7 +103,7 @@ mod tests {
         }
         assert_eq!((summary.last_loss, summary.best_loss), (Some(2.0), Some((1.0, 2))));
         assert_eq!(summary.best_test, Some(Evaluation { loss: 2.0, n_done: 2 }));
-        summary.add_final_test(1.5, 3);
+        summary.add_final_test(1.5, None, 3);
         assert_eq!(summary.best_test, Some(Evaluation { loss: 1.5, n_done: 3 }));
         let smooth = summary.smooth_loss.unwrap_or_default();
         assert!((smooth - (0.9 * (0.9 * 3.0 + 0.1 * 1.0) + 0.1 * 2.0)).abs() < 1e-12, "{smooth}");

@@ -1,0 +1,88 @@
+//! `tinkex train --resume` of a run all of whose steps are done.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+use tinkex::types::Ttl;
+
+use crate::train::{chats, rows, small, train};
+use crate::util::{Folder, engine, run};
+
+/// A run of three steps, finished.
+fn finished(folder: &Folder) -> PathBuf {
+    let data = chats(folder, 8);
+    let out = folder.join("run");
+    let (status, _, stderr) = train(folder, &small(folder, &data, 3), &["-o", out.to_str().unwrap()]);
+    assert_eq!(status, 0, "{stderr}");
+    out
+}
+
+/// Paths of the state and of the weights for sampling of a checkpoint.
+fn paths(run: &std::path::Path, name: &str) -> [String; 2] {
+    let log = tinkex::train::CheckpointLog::open(run).unwrap();
+    let record = log.records().iter().find(|it| it.name == name).unwrap();
+    [record.state_path.as_ref().unwrap().to_string(), record.sampler_path.as_ref().unwrap().to_string()]
+}
+
+#[test]
+fn it_is_told_how_long_its_weights_are_kept_and_the_engine_gets_no_further_run() {
+    let folder = Folder::new("train-finished-kept");
+    let out = finished(&folder);
+    let resume = |format: &str| run(&folder, &["train", "--resume", out.to_str().unwrap(), "-f", format]);
+    let counts = || {
+        let (_server, service) = engine(&folder);
+        let rest = service.create_rest_client();
+        (rest.list_training_runs().count(), rest.list_sessions().count())
+    };
+    let before = counts();
+    let (status, stdout, stderr) = resume("table");
+    assert_eq!(status, 0, "{stderr}");
+    assert!(stdout.contains("kept until deleted; to change that: "), "{stdout}");
+    assert!(stderr.contains("all steps are done: step 3 of 3"), "{stderr}");
+    let [_, sampler] = paths(&out, "final");
+    {
+        let (_server, service) = engine(&folder);
+        let ttl = Ttl::After(Duration::from_secs(7200));
+        service.create_rest_client().set_checkpoint_ttl_from_tinker_path(sampler.as_str(), ttl).unwrap();
+    }
+    let (status, stdout, stderr) = resume("table");
+    assert_eq!(status, 0, "{stderr}");
+    assert!(stdout.contains("kept until 20") && !stdout.contains("until deleted"), "{stdout}");
+    let json: Value = serde_json::from_str(&resume("json").1).unwrap();
+    assert!(json["expires_at"].is_string(), "{json}");
+    assert_eq!(counts(), before);
+}
+
+#[test]
+fn weights_that_were_deleted_are_not_told_as_there_and_the_commands_that_are_named_work() {
+    let folder = Folder::new("train-finished-gone");
+    let out = finished(&folder);
+    let resume =
+        |more: &[&str]| run(&folder, &[&["train", "--resume", out.to_str().unwrap()], more].concat());
+    let delete = |path: &str| {
+        let (_server, service) = engine(&folder);
+        service.create_rest_client().delete_checkpoint_from_tinker_path(path).unwrap();
+    };
+    let [state, sampler] = paths(&out, "final");
+    delete(&sampler);
+    let (status, stdout, stderr) = resume(&[]);
+    assert_eq!(status, 0, "{stderr}");
+    assert!(stdout.contains(&format!("{sampler} is no longer there")), "{stdout}");
+    assert!(!stdout.contains("tinkex sample"), "{stdout}");
+    let more = format!("`tinkex train --resume {} --epochs 2 --max-steps 4`", out.display());
+    assert!(stdout.contains(&more), "{stdout}");
+    delete(&state);
+    let (status, stdout, stderr) = resume(&[]);
+    assert_eq!((status, stdout.as_str()), (1, ""), "{stderr}");
+    assert!(
+        stderr.contains("the final checkpoint was deleted or has expired: ")
+            && stderr.contains("--force-resume` goes on after 2 steps"),
+        "{stderr}"
+    );
+    // An earlier state is there: the last step is done again.
+    let (status, _, stderr) = resume(&["--force-resume"]);
+    assert_eq!(status, 0, "{stderr}");
+    assert!(stderr.contains("goes on after step 2 of 3"), "{stderr}");
+    assert_eq!((rows(&out).len(), resume(&[]).0), (3, 0));
+}
