@@ -103,6 +103,11 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         }
     }
     app.note(&batch.state());
+    if let Some(path) = &args.batch.output {
+        kept::others(path, batch.done.len().saturating_sub(batch.n_skipped))
+            .iter()
+            .for_each(|note| app.note(note));
+    }
     for line in batch.failed.advice(&file_name(input), args.batch.output.is_some()) {
         app.note(&line);
     }
