@@ -81,7 +81,8 @@ impl Connection {
         }
     }
 
-    /// The failure of sampling from a state of the training, with the weights of its run that are for sampling.
+    /// The failure of sampling from a state of the training, or from one that does not exist, with the weights of its run
+    /// that are for sampling.
     fn not_for_sampling(&self, path: &str, failure: &Failure) -> Option<Failure> {
         let (run, name) = path.strip_prefix("tinker://")?.split_once("/weights/")?;
         let is_refused =
@@ -89,16 +90,28 @@ impl Connection {
         if !is_refused {
             return None;
         }
-        let checkpoints = self.service.create_rest_client().list_checkpoints(run).unwrap_or_default();
+        let listed = self.service.create_rest_client().list_checkpoints(run);
+        let is_missing = listed.as_ref().is_ok_and(|all| all.iter().all(|it| it.tinker_path != path));
+        let checkpoints = listed.unwrap_or_default();
         let samplers = || checkpoints.iter().filter(|it| it.tinker_path.contains("/sampler_weights/"));
         let same = samplers().find(|it| it.tinker_path.ends_with(&format!("/sampler_weights/{name}")));
-        let remedy =
-            match same.or_else(|| samplers().max_by_key(|it| it.time.as_ref().map(ToString::to_string))) {
-                Some(sampler) => format!("-m {}", sampler.tinker_path),
-                None => format!(
-                    "the run has no weights to sample from: `tinkex train DATA --from {path}` makes some"
-                ),
-            };
+        let newest = || samplers().max_by_key(|it| it.time.as_ref().map(ToString::to_string));
+        let known: Vec<&str> = samplers().map(|it| it.tinker_path.as_str()).collect();
+        let near = same.is_none().then(|| similar::names(path, &known).first().copied()).flatten();
+        let sampler = near.or_else(|| same.or_else(newest).map(|it| it.tinker_path.as_str()));
+        if is_missing {
+            let problem = format!("{path} does not exist: the run has no checkpoint of this name");
+            return Some(Failure::usage(problem).with_remedy(match sampler {
+                Some(sampler) => format!("-m {sampler}"),
+                None => format!("`tinkex checkpoint list --run-id {run}` lists those of the run"),
+            }));
+        }
+        let remedy = match sampler {
+            Some(sampler) => format!("-m {sampler}"),
+            None => {
+                format!("the run has no weights to sample from: `tinkex train DATA --from {path}` makes some")
+            }
+        };
         let problem = format!("{path} is a state of the training, which has no weights to sample from");
         Some(Failure::usage(problem).with_remedy(remedy))
     }

@@ -1,5 +1,6 @@
 //! Files of examples: what is read, what is refused, and what is said about it.
 
+mod columns;
 mod shown;
 mod split;
 
@@ -35,7 +36,7 @@ fn every_format_and_each_of_its_forms_is_read() {
             "chat",
             format!(r#"{{"messages":[{u},{{"role":"assistant","content":"a","tool_call":null}}],"tool":null}}"#),
         ),
-        ("chat", format!(r#"{{"id":7,"messages":[{u},{a}],"text":"rendered","other":[1]}}"#)),
+        ("chat", format!(r#"{{"id":null,"messages":[{u},{a}],"text":null,"other":null}}"#)),
         ("chat", format!(r#"{{"messages":[{u},{{"role":"assistant","content":[{{"type":"text","text":"a"}}]}}]}}"#)),
         ("chat", format!(r#"{{"messages":[{u},{{"role":"assistant","content":"a","weight":1}}]}}"#)),
         ("chat", format!(r#"{{"messages":[{u},{{"role":"assistant","content":"a","train":false}},{u},{a}]}}"#)),
@@ -62,7 +63,7 @@ fn every_format_and_each_of_its_forms_is_read() {
         ("preference", format!(r#"{{"prompt":[{u}],"chosen":[{a}],"rejected":[{{"role":"assistant","content":"b"}}]}}"#)),
         (
             "preference",
-            format!(r#"{{"chosen":[{u},{a}],"rejected":[{u},{{"role":"assistant","content":"b"}}],"score_chosen":1}}"#),
+            format!(r#"{{"chosen":[{u},{a}],"rejected":[{u},{{"role":"assistant","content":"b"}}]}}"#),
         ),
         (
             "preference",
@@ -84,7 +85,7 @@ fn every_format_and_each_of_its_forms_is_read() {
     let expected = "no problems: 1 example, format completion\n";
     assert_eq!(check(&home, alpaca, &["--data-format", "completion"]), (0, expected.into()));
     let both = br#"{"messages":1,"text":"t"}"#;
-    let expected = "no problems: 1 example, format text\n";
+    let expected = "note: 1 column is not used: messages\nno problems: 1 example, format text\n";
     assert_eq!(check(&home, both, &["--data-format", "text"]), (0, expected.into()));
 }
 
@@ -139,6 +140,10 @@ fn a_line_that_cannot_be_used_has_an_error_with_its_path() {
         (
             r#"{"messages":[{"role":"user","content":"q"},{"role":"assitant","content":"a"}]}"#,
             r#"messages[1].role: unknown role "assitant"; did you mean "assistant"?"#,
+        ),
+        (
+            r#"{"messages":[{"role":"human","content":"q"},{"role":"assistant","content":"a"}]}"#,
+            r#"messages[0].role: unknown role "human"; did you mean "user"?"#,
         ),
         (
             r#"{"prompt":"q","chosen":[{"role":"Assistant","content":"a"}],"rejected":"b"}"#,

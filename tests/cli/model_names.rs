@@ -127,4 +127,13 @@ fn a_state_of_the_training_is_not_sampled_from_and_the_weights_of_its_run_are_na
         );
         assert_eq!(stderr, expected);
     }
+    // A name that no checkpoint of the run has, with the nearest one that can be sampled from.
+    for name in ["nope", "fnal"] {
+        let missing = format!("{}/{name}", state.rsplit_once('/').unwrap().0);
+        let (status, _, stderr) = run_in(&home, &["sample", "Hi", "--local=a", "-m", &missing]);
+        let expected = format!(
+            "error: {missing} does not exist: the run has no checkpoint of this name\n  try: -m {sampler}\n"
+        );
+        assert_eq!((status, stderr), (2, expected));
+    }
 }

@@ -29,6 +29,25 @@ fn config(run: &Path) -> Value {
 }
 
 #[test]
+fn a_run_that_is_resumed_with_another_file_names_both_and_goes_on_with_its_own() {
+    let folder = Folder::new("train-remedy-other");
+    let data = chats(&folder, 8);
+    let out = folder.join("run");
+    assert_eq!(train(&folder, &small(&folder, &data, 2), &["-o", out.to_str().unwrap()]).0, 0);
+    let other = folder.join("other.jsonl").display().to_string();
+    let text = std::fs::read_to_string(&data).unwrap();
+    std::fs::write(&other, text.replace("answer", "reply")).unwrap();
+    let (status, _, stderr) = run(&folder, &["train", &other, "--resume", out.to_str().unwrap()]);
+    assert_eq!(status, 2, "{stderr}");
+    let expected = format!("data: was the file {data} (8 lines), is {other} (8 lines)");
+    assert!(stderr.contains(&expected) && !stderr.contains("has changed"), "{stderr}");
+    let commands = remedies(&stderr);
+    assert_eq!(commands.len(), 3, "{stderr}");
+    let (status, stderr) = paste(&folder, &commands[0]);
+    assert_eq!(status, 0, "{}: {stderr}", commands[0]);
+}
+
+#[test]
 fn after_a_change_of_the_data_both_commands_that_are_named_work() {
     let folder = Folder::new("train-remedy-data");
     let data = chats(&folder, 8);

@@ -155,9 +155,9 @@ fn roles_that_no_conversation_has_and_repeated_lines_are_told() {
         )
     };
     let lines = [
-        chat("user", "bot", "a"),
-        chat("human", "bot", "b"),
-        chat("user", "bot", "a"),
+        chat("user", "response", "a"),
+        chat("customer", "response", "b"),
+        chat("user", "response", "a"),
         chat("user", "witch", "c"),
     ];
     let data = folder.join("x.jsonl");
@@ -166,11 +166,11 @@ fn roles_that_no_conversation_has_and_repeated_lines_are_told() {
     let place = |n: usize| format!("{data}:{n}");
     let expected = [
         format!(
-            "warning: unknown role \"bot\" in 3 messages, the first in {}: not trained; did you mean \"assistant\"?",
+            "warning: unknown role \"response\" in 3 messages, the first in {}: not trained; did you mean \"assistant\"?",
             place(1)
         ),
         format!(
-            "warning: unknown role \"human\" in 1 message, the first in {}: not trained; did you mean \"user\"?",
+            "warning: unknown role \"customer\" in 1 message, the first in {}: not trained; did you mean \"user\"?",
             place(2)
         ),
         format!("warning: unknown role \"witch\" in 1 message, the first in {}: not trained", place(4)),
@@ -192,12 +192,12 @@ fn roles_that_no_conversation_has_and_repeated_lines_are_told() {
     let (status, stdout, stderr) = run(&folder, &["data", "check", data, "--train-on", "all"]);
     assert!(status == 0 && !stdout.contains("not trained"), "{stdout}{stderr}");
     // Without an answer, the line is refused, and the role is named.
-    let only = "{\"messages\": [{\"role\": \"human\", \"content\": \"q\"}, {\"role\": \"gpt\", \"content\": \"a\"}]}\n";
+    let only = "{\"messages\": [{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"response\", \"content\": \"a\"}]}\n";
     std::fs::write(data, only).unwrap();
     let (status, stdout, _) = run(&folder, &["data", "check", data]);
     assert_eq!(status, 1);
     assert!(
-        stdout.contains("so that nothing is trained; unknown role \"gpt\"; did you mean \"assistant\"?"),
+        stdout.contains("so that nothing is trained; unknown role \"response\"; did you mean \"assistant\"?"),
         "{stdout}"
     );
 }

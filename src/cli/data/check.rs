@@ -15,6 +15,9 @@ pub(super) fn run(files: &Files, app: &App) -> Result<(), Failure> {
     if encodes && let Some(format) = scan.format {
         encode_all(files, app, &mut scan, format)?;
     }
+    for (place, problem) in scan.remarks.mistakes() {
+        scan.problems.add(place, &problem);
+    }
     let json = json(&scan);
     app.out.value(&json, || text(&scan))?;
     if scan.problems.is_empty() { Ok(()) } else { Err(Failure::Negative) }
@@ -61,6 +64,7 @@ fn json(scan: &Scan) -> Value {
         "problems": scan.problems.first(),
         "num_problems": scan.problems.len(),
         "faults": scan.problems.faults(),
+        "unused_columns": scan.remarks.columns_json(),
         "unknown_roles": scan.remarks.roles_json(),
         "repeats": scan.remarks.repeats_json(),
     })
@@ -68,7 +72,7 @@ fn json(scan: &Scan) -> Value {
 
 fn text(scan: &Scan) -> String {
     let mut lines = scan.problems.lines();
-    lines.extend(scan.remarks.lines());
+    lines.extend(scan.remarks.minor());
     let format = scan.format.map_or("unknown", DataFormat::name);
     let problems = match scan.problems.len() {
         0 => "no problems".to_owned(),

@@ -6,7 +6,8 @@ use clap::ValueEnum;
 
 use crate::args::Format;
 use crate::connection::App;
-use crate::examples::{DataFormat, DataOptions, read, written_as};
+use crate::counted::counted;
+use crate::examples::{DataFormat, DataOptions, read, trains_less, written_as};
 use crate::failure::Failure;
 
 /// The formats that can be written.
@@ -43,5 +44,13 @@ pub(super) fn run(files: &[PathBuf], options: &DataOptions, to: To, app: &App) -
             if lines.n_ties == 1 { "1 tie was".to_owned() } else { format!("{} ties were", lines.n_ties) };
         app.note(&format!("note: {ties} left out"));
     }
+    match lines.records.iter().filter(|record| trains_less(&record.content, to)).count() as u64 {
+        0 => {}
+        n => app.note(&format!(
+            "note: {} with several answers: as a completion, only the last one is trained",
+            counted(n, "chat")
+        )),
+    }
+    lines.remarks.of_columns().iter().for_each(|remark| app.note(remark));
     Ok(())
 }

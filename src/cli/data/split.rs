@@ -41,6 +41,16 @@ pub(super) fn run(files: &[PathBuf], options: &DataOptions, to: &To, app: &App) 
     let problem = |path: &Path, error: std::io::Error| {
         Failure::text(format!("cannot write to {}: {error}", path.display()))
     };
+    if to.folder.is_file() {
+        return Err(Failure::usage(format!("-o {} is a file", to.folder.display())).with_remedy("a folder"));
+    }
+    let own = |path: &PathBuf| path.canonicalize().ok();
+    let read: Vec<PathBuf> = files.iter().filter_map(own).collect();
+    if let Some(path) = paths.iter().find(|path| own(path).is_some_and(|it| read.contains(&it))) {
+        let problem = format!("{} is the file that is split, and one of its parts", path.display());
+        let folder = to.folder.join("parts").display().to_string();
+        return Err(Failure::usage(problem).with_remedy(format!("-o {}", quoted(&folder))));
+    }
     for (path, part) in paths.iter().zip(&parts) {
         let is_other = path.exists() && std::fs::read(path).is_ok_and(|it| it != *part);
         if is_other && !to.overwrite {

@@ -87,6 +87,11 @@ impl Shape {
         needed.iter().chain(*further).copied()
     }
 
+    /// The keys that shapes have.
+    pub(super) fn all_keys() -> impl Iterator<Item = &'static str> {
+        ROWS.iter().flat_map(|Row(_, _, needed, further)| needed.iter().chain(*further).copied())
+    }
+
     /// The needed keys in words.
     pub(super) fn words(self) -> String {
         self.row().2.join(", ")

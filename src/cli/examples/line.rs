@@ -8,7 +8,7 @@ use tinkex::data::{Conversation, Preference, PromptCompletion, Record, Text, Wei
 
 use super::format::{Shape, misspelt};
 use super::pairs::{Pairs, items};
-use crate::similar::is_near;
+use super::roles::mistaken;
 
 /// An example as it was read.
 #[derive(Clone, Debug)]
@@ -40,35 +40,6 @@ const MESSAGE_KEYS: [&str; 10] = [
 
 /// The keys of a message of ShareGPT.
 const SHARE_GPT_KEYS: [&str; 4] = ["from", "value", "weight", "trainable"];
-
-/// The roles that conversations have everywhere. A format may have others: only one that is almost one of these is refused.
-const ROLES: [&str; 5] = ["system", "user", "assistant", "tool", "developer"];
-
-/// Roles of other programs, with those that they mean.
-const OTHER_ROLES: [(&str, &str); 12] = [
-    ("ai", "assistant"),
-    ("bot", "assistant"),
-    ("chatbot", "assistant"),
-    ("chatgpt", "assistant"),
-    ("gpt", "assistant"),
-    ("model", "assistant"),
-    ("response", "assistant"),
-    ("customer", "user"),
-    ("human", "user"),
-    ("prompter", "user"),
-    ("question", "user"),
-    ("function", "tool"),
-];
-
-/// Of a role that conversations do not have everywhere, the one that was probably meant, if that is known.
-pub(super) fn role_meant(role: &str) -> Option<Option<&'static str>> {
-    if ROLES.contains(&role) {
-        return None;
-    }
-    let lower = role.to_lowercase();
-    let other = OTHER_ROLES.iter().find(|(name, _)| *name == lower).map(|(_, meant)| *meant);
-    Some(other.or_else(|| ROLES.into_iter().find(|meant| is_near(role, meant))))
-}
 
 /// The fields of a line.
 pub(crate) fn fields(line: &[u8]) -> Result<Pairs<'_>, Problem> {
@@ -206,8 +177,8 @@ pub(crate) fn spelling(raw: &str, path: &str) -> Result<(), Problem> {
             return Err(format!("{path}[{i}]: unknown key {found:?}; did you mean {key:?}?"));
         }
         let role: Option<String> = fields.get("role").and_then(|raw| serde_json::from_str(raw).ok());
-        if let Some(role) = role.filter(|role| !ROLES.contains(&role.as_str()))
-            && let Some(meant) = ROLES.iter().find(|meant| is_near(&role, meant))
+        if let Some(role) = role
+            && let Some(meant) = mistaken(&role)
         {
             return Err(format!("{path}[{i}].role: unknown role {role:?}; did you mean {meant:?}?"));
         }

@@ -2,6 +2,7 @@
 
 mod answer;
 mod array;
+mod columns;
 mod cut;
 mod encoder;
 mod format;
@@ -11,6 +12,7 @@ mod pairs;
 mod problems;
 mod reader;
 mod remarks;
+mod roles;
 mod shown;
 mod source;
 mod split;
@@ -33,4 +35,4 @@ pub(crate) use self::split::{check_share, held_out, parse_share};
 pub(crate) use self::targets::{n_inputs, n_targets};
 pub(crate) use self::template::{Template, base_model_of, renderer_of_run};
 pub(crate) use self::tokenizers::load as load_tokenizer;
-pub(crate) use self::written::line as written_as;
+pub(crate) use self::written::{line as written_as, trains_less};

@@ -6,10 +6,11 @@ use tinkex::chat::Message;
 use tinkex::data::Preferred;
 
 use super::format::{DataFormat, Shape, detect};
-use super::line::{self, Content, role_meant};
+use super::line::{self, Content};
 use super::options::DataOptions;
 use super::problems::Problems;
 use super::remarks::Remarks;
+use super::roles::role_meant;
 use super::source::{Source, hash};
 use crate::failure::Failure;
 
@@ -190,13 +191,14 @@ impl Scanner {
                 continue;
             }
             self.scan.n_read += 1;
-            match self.record(&line, &mut first, number) {
+            let place = facts.place(number);
+            match self.record(&line, &mut first, number, &place) {
                 Ok((content, further)) => {
                     if matches!(&content, Content::Preference(it) if it.preferred == Preferred::Tie) {
                         self.scan.n_ties += 1;
                     }
                     let raw_hash = hash(&line);
-                    self.scan.remarks.add_roles(&facts.place(number), &content, !self.needs_answers);
+                    self.scan.remarks.add_roles(&place, &content, !self.needs_answers);
                     let files = &self.scan.files;
                     self.scan.remarks.add_line(raw_hash, (index, number), |(file, number)| {
                         if file == index {
@@ -218,7 +220,7 @@ impl Scanner {
                 }
                 Err(problem) => {
                     self.scan.n_bad += 1;
-                    self.scan.problems.add(&facts.place(number), &problem);
+                    self.scan.problems.add(&place, &problem);
                 }
             }
         }
@@ -228,12 +230,14 @@ impl Scanner {
         if is_empty { Err("has no examples".into()) } else { Ok(()) }
     }
 
-    /// Reads a line. `first` is the number and the shape of the first line of the file that has one.
+    /// Reads a line, whose place is its number in words. `first` is the number and the shape of the first line of the file
+    /// that has one.
     fn record(
         &mut self,
         line: &[u8],
         first: &mut Option<(usize, Shape)>,
         number: usize,
+        place: &str,
     ) -> Result<(Content, Vec<(String, String)>), String> {
         let fields = line::fields(line)?;
         let shape = match *first {
@@ -281,6 +285,7 @@ impl Scanner {
                 unknown_role(&chat.messages)
             ));
         }
+        self.scan.remarks.add_columns(place, &fields.given_keys(), shape, self.asked);
         let further = if self.keep == Keep::All { line::further(&fields, shape) } else { Vec::new() };
         Ok((content, further))
     }

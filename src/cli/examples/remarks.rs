@@ -1,11 +1,15 @@
-//! What is strange in lines that can be read: roles that no format of conversations has, and lines that are there twice.
+//! What is strange in lines that can be read: roles that no format of conversations has, columns that are not used, and
+//! lines that are there twice.
 
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use tinkex::chat::Message;
 
-use super::line::{Content, role_meant};
+use super::columns::Columns;
+use super::format::{DataFormat, Shape};
+use super::line::Content;
+use super::roles::role_meant;
 use crate::counted::counted;
 
 /// How many roles are kept apart, and how many repeated lines are named.
@@ -16,6 +20,7 @@ const MOST_REPEATS: usize = 3;
 #[derive(Debug, Default)]
 pub(crate) struct Remarks {
     roles: Vec<Role>,
+    columns: Columns,
     n_repeats: u64,
     /// The first lines that are repeats, with the lines that they repeat.
     repeats: Vec<(String, String)>,
@@ -54,6 +59,17 @@ impl Remarks {
         }
     }
 
+    /// Adds the columns of a line that are not null.
+    pub(super) fn add_columns(
+        &mut self,
+        place: &str,
+        given: &[&str],
+        shape: Shape,
+        asked: Option<DataFormat>,
+    ) {
+        self.columns.add(place, given, shape, asked);
+    }
+
     /// Adds a line by the hash of its bytes. `place` is the index of the file and the number; `name` gives its words.
     pub(super) fn add_line(
         &mut self,
@@ -72,7 +88,27 @@ impl Remarks {
 
     /// The remarks, each with the word note or warning.
     pub(crate) fn lines(&self) -> Vec<String> {
+        self.warnings().chain(self.minor()).collect()
+    }
+
+    fn warnings(&self) -> impl Iterator<Item = String> {
+        self.mistakes().map(|(place, problem)| format!("warning: {place}: {problem}"))
+    }
+
+    /// The columns that were probably meant to be used: the first place of each, and what is wrong.
+    pub(crate) fn mistakes(&self) -> impl Iterator<Item = (&str, String)> {
+        self.columns.mistakes()
+    }
+
+    /// The remarks on columns that are not used.
+    pub(crate) fn of_columns(&self) -> Vec<String> {
+        self.warnings().chain(self.columns.note()).collect()
+    }
+
+    /// The remarks without the mistakes.
+    pub(crate) fn minor(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.roles.iter().map(Role::line).collect();
+        lines.extend(self.columns.note());
         if 0 < self.n_repeats {
             let named: Vec<String> =
                 self.repeats.iter().map(|(later, earlier)| format!("{later} repeats {earlier}")).collect();
@@ -90,6 +126,11 @@ impl Remarks {
     pub(crate) fn roles_json(&self) -> Value {
         let role = |it: &Role| json!({ "role": it.name, "messages": it.n_messages, "first": it.first });
         self.roles.iter().map(role).collect()
+    }
+
+    /// The columns that are not used.
+    pub(crate) fn columns_json(&self) -> Value {
+        self.columns.to_json()
     }
 
     /// The repeated lines.

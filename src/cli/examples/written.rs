@@ -47,8 +47,10 @@ pub(crate) fn line(content: &Content, to: DataFormat) -> Result<Option<String>, 
         }
         (Content::Chat(chat), DataFormat::Completion) => {
             let (tools, list) = split_tools(&chat.messages);
-            let last = list.iter().rposition(|message| message.role == "assistant");
-            let (prompt, rest) = list.split_at(last.unwrap_or(0));
+            let Some(last) = list.iter().rposition(is_answer) else {
+                return Err("messages: no answer is trained, which a completion needs".into());
+            };
+            let (prompt, rest) = list.split_at(last);
             if prompt.is_empty() {
                 return Err("messages: nothing comes before the answer, which a completion needs".into());
             }
@@ -70,6 +72,21 @@ pub(crate) fn line(content: &Content, to: DataFormat) -> Result<Option<String>, 
         (Content::Tokens(_), _) => return Err(refused("tokens", to)),
     };
     Ok(Some(object(fields)))
+}
+
+/// True for a message of the assistant that the data do not keep from being trained.
+fn is_answer(message: &Message) -> bool {
+    message.role == "assistant" && message.trainable != Some(false)
+}
+
+/// True if an example trains answers that its line in another format does not train.
+pub(crate) fn trains_less(content: &Content, to: DataFormat) -> bool {
+    match (content, to) {
+        (Content::Chat(chat), DataFormat::Completion) => {
+            1 < chat.messages.iter().filter(|it| is_answer(it)).count()
+        }
+        _ => false,
+    }
 }
 
 fn refused(from: &str, to: DataFormat) -> String {

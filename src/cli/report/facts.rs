@@ -2,7 +2,7 @@
 
 use super::read::Run;
 use super::series::Point;
-use super::text::{figure, grouped, span, usd};
+use super::text::{amount, figure, grouped, span, usd};
 
 /// Names under which programs write the metrics, the usual one first.
 pub(crate) const TRAIN: [&str; 4] = ["train_mean_nll", "train/mean_nll", "train_loss", "loss"];
@@ -262,10 +262,10 @@ pub(crate) fn tiles(run: &Run, objective: &Objective) -> Vec<Tile> {
     let accuracy: Vec<Point> = run.points(&["accuracy"]);
     add("Accuracy", recent(&accuracy).map(percent), "chosen above rejected".into());
     // The cookbook's `num_loss_tokens` is a sum of weights, and those of an example may sum to 1.
-    let trained = run.sum(&["tinkex/num_trained_tokens"]).map(|it| format!("{} of them trained", figure(it)));
+    let trained = run.sum(&["tinkex/num_trained_tokens"]).map(|it| format!("{} of them trained", amount(it)));
     let weights = || run.sum(&["num_loss_tokens"]).map(|it| format!("weights sum to {}", figure(it)));
     let remark = trained.or_else(weights).unwrap_or_default();
-    add("Tokens", tokens(run).filter(|it| 0.0 < *it).map(figure), remark);
+    add("Tokens", tokens(run).filter(|it| 0.0 < *it).map(amount), remark);
     let time = seconds(run);
     let per_step = time.map(|it| it / steps(run).max(1) as f64).map(|it| format!("{} a step", span(it)));
     add("Time", time.map(span), per_step.unwrap_or_default());

@@ -8,7 +8,7 @@ use super::checkpoints::place;
 use super::facts;
 use super::read::{Run, Sample, number};
 use super::svg::{Chart, Layer};
-use super::text::{cut, figure, grouped, html};
+use super::text::{amount, cut, figure, grouped, html};
 use crate::shell_word::quoted;
 
 const MAX_PROMPTS: usize = 8;
@@ -207,10 +207,10 @@ fn histogram(bins: &[(f64, f64)]) -> String {
     let total: f64 = bins.iter().map(|it| it.1).sum();
     let most = bins.iter().zip(&edges).max_by(|a, b| a.0.1.total_cmp(&b.0.1));
     let most = most.map(|(bin, edge)| {
-        format!("most, {}, between {} and {} tokens", figure(bin.1), figure(edge.0), figure(edge.1))
+        format!("most, {}, between {} and {} tokens", amount(bin.1), amount(edge.0), amount(edge.1))
     });
     let values = bins.iter().map(|it| it.1).collect();
-    let layer = Layer { label: "examples".into(), color: 0, values, note: figure(total) };
+    let layer = Layer { label: "examples".into(), color: 0, values, note: amount(total) };
     let chart = Chart {
         title: "Lengths of the examples".into(),
         unit: "tokens",

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::scale::{H, Scale, W};
 use super::series::{self, Point};
-use super::text::{figure, grouped, html};
+use super::text::{amount, figure, grouped, html};
 
 /// Largest number of places that show their values when the mouse is over them.
 const MAX_STRIPS: usize = 140;
@@ -285,8 +285,12 @@ impl Chart {
         }
         if let Some(i) = self.bins.iter().position(|(from, to)| (*from..*to).contains(&step)) {
             for layer in &self.layers {
-                let unit = if self.is_histogram { "" } else { self.unit };
-                let _ = write!(text, "\n{} {} {unit}", layer.label, figure(layer.values[i]));
+                let value = layer.values[i];
+                let _ = if self.is_histogram {
+                    write!(text, "\n{} {}", layer.label, amount(value))
+                } else {
+                    write!(text, "\n{} {} {}", layer.label, figure(value), self.unit)
+                };
             }
         }
         (shown, text)

@@ -117,6 +117,11 @@ pub(crate) fn figure(value: f64) -> String {
     text.replace('-', "−")
 }
 
+/// A number of things: as [`figure`], but a small one is whole, as things are.
+pub(crate) fn amount(value: f64) -> String {
+    if value.fract() == 0.0 && value.abs() < 10_000.0 { grouped(value) } else { figure(value) }
+}
+
 /// At most three digits, without zeros at the end.
 fn short(value: f64) -> String {
     let digits = if value.abs() < 10.0 { 2 } else { usize::from(value.abs() < 100.0) };

@@ -103,6 +103,10 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         }
     }
     app.note(&batch.state());
+    if let Some(path) = &args.batch.output {
+        let n_others = batch.done.len().saturating_sub(batch.n_skipped);
+        kept::others(path, n_others).iter().for_each(|note| app.note(note));
+    }
     let advice = batch.failed.advice(&file_name(input), args.batch.output.is_some());
     match batch.failed.n() {
         0 => Ok(()),

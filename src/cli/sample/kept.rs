@@ -126,6 +126,16 @@ pub(super) fn append(file: &mut File, line: &str) -> io::Result<()> {
     file.flush()
 }
 
+/// What is said of earlier answers to none of the prompts.
+pub(super) fn others(path: &Path, n: usize) -> Option<String> {
+    let path = path.display();
+    match n {
+        0 => None,
+        1 => Some(format!("note: 1 earlier answer in {path} is to another prompt")),
+        n => Some(format!("note: {n} earlier answers in {path} are to other prompts")),
+    }
+}
+
 /// Reads a file of answers. The problem of a line of another kind begins with its number.
 fn examine(mut file: impl BufRead) -> Result<Kept, String> {
     let mut kept = Kept::default();
@@ -140,7 +150,8 @@ fn examine(mut file: impl BufRead) -> Result<Kept, String> {
         let range = kept.n_bytes..kept.n_bytes + n as u64;
         kept.n_bytes = range.end;
         // Without its end, a line may have been cut within a number.
-        if !line.ends_with(b"\n") || line.trim_ascii().is_empty() {
+        let is_torn = !line.ends_with(b"\n") && may_be_torn(&line);
+        if is_torn || line.trim_ascii().is_empty() {
             kept.others.push(range);
             continue;
         }
@@ -162,6 +173,15 @@ fn examine(mut file: impl BufRead) -> Result<Kept, String> {
     }
 }
 
+/// True if a line without its end may be the beginning of an answer, and not a text of the user that would be lost.
+fn may_be_torn(line: &[u8]) -> bool {
+    let begins_like = |start: &[u8]| line.starts_with(start) || start.starts_with(line);
+    // The keys of a line are sorted.
+    let begins = [&b"{\"error\":"[..], b"{\"id\":"].into_iter().any(begins_like);
+    let is_answer = |json: Value| json.get("error").is_some() || json.get("sequences").is_some();
+    begins && serde_json::from_slice(line).map_or(true, is_answer)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,7 +200,8 @@ mod tests {
             (a.to_owned(), true, Some(n)),
             (format!("{a}{b}"), true, Some(n)),
             (format!("{a}{b}{b}{{\"id\":\"c\",\"seq"), true, Some(n)),
-            (format!("{a}{{\"id\":\"c\"}}"), true, Some(n)),
+            (format!("{a}{{\"id\":\"c\",\"sequences\":[]}}"), true, Some(n)),
+            (format!("{a}{{\"er"), true, Some(n)),
             (format!("{a}\n"), true, Some(n)),
             (format!("{b}{a}"), true, None),
         ] {
@@ -198,6 +219,10 @@ mod tests {
             "{\"messages\":[]}\n",
             "{\"id\":\"a\",\"sequences\":[]}\n[]\n",
             "{\"id\":\"a\",\"prompt\":\"x\"}\n",
+            // Nor is a text without a line end taken for an answer that was cut off.
+            "hello",
+            "{\"key\":1}",
+            "{\"id\":\"a\",\"name\":1}",
         ] {
             assert!(examine(text.as_bytes()).is_err(), "{text}");
         }

@@ -113,7 +113,9 @@ impl Source {
     fn remarks(&self) -> Vec<String> {
         let mut all = self.train.remarks.lines();
         let Some(test) = &self.test else { return all };
-        all.extend(test.remarks.lines());
+        // Both have the same columns, as a rule.
+        let further: Vec<String> = test.remarks.lines().into_iter().filter(|it| !all.contains(it)).collect();
+        all.extend(further);
         let trained: HashSet<u64> = self.train.records.iter().map(|record| record.raw_hash).collect();
         let mut both = test.records.iter().filter(|record| trained.contains(&record.raw_hash));
         if let Some(first) = both.next() {

@@ -15,7 +15,7 @@ use super::ready::Ready;
 use super::samples::Prompts;
 use super::seen::Seen;
 use super::settings::{Chosen, Settings};
-use super::{again, finished, folder, record};
+use super::{again, ending, finished, folder, record};
 use crate::connection::{App, Connection};
 use crate::counted::counted;
 use crate::examples::Encoder;
@@ -287,6 +287,11 @@ impl Job {
         let differences = record::differences(old, config);
         if !differences.is_empty() && !force {
             let text = format!("the run began with other settings:\n  {}", differences.join("\n  "));
+            let as_begun = if record::can_go_on_as_begun(old, config) {
+                format!("`{}` goes on with the files of the run; ", ending::resume_command(dir))
+            } else {
+                String::new()
+            };
             let go_on = again::command(&[], &["--force-resume"]);
             let (config, out) = (dir.join("config.json"), folder::beside(dir));
             let (config, out) = (config.display().to_string(), out.display().to_string());
@@ -294,8 +299,9 @@ impl Job {
                 &[again::RESUME, again::FORCE_RESUME, again::CONFIG],
                 &["--config", &config, "--out", &out],
             );
-            return Err(Failure::usage(text)
-                .with_remedy(format!("`{go_on}` goes on all the same; `{anew}` begins a new run")));
+            return Err(Failure::usage(text).with_remedy(format!(
+                "{as_begun}`{go_on}` goes on all the same; `{anew}` begins a new run"
+            )));
         }
         for difference in differences {
             self.app.note(&format!("warning: {difference}"));

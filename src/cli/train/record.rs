@@ -183,14 +183,28 @@ pub(super) fn differences(old: &Map<String, Value>, new: &Map<String, Value>) ->
             all.push(format!("{name}: were {} files, are {}", old.len(), new.len()));
         }
         for (old, new) in old.iter().zip(&new).filter(|(old, new)| old["sha256"] != new["sha256"]) {
-            let path = new["path"].as_str().unwrap_or_default();
-            all.push(format!(
-                "{name}: {path} has changed (it had {} lines, and has {})",
-                old["lines"], new["lines"]
-            ));
+            let path = |file: &Value| file["path"].as_str().unwrap_or_default().to_owned();
+            let (was, is) = (path(old), path(new));
+            let (had, has) = (&old["lines"], &new["lines"]);
+            all.push(if was == is {
+                format!("{name}: {is} has changed (it had {had} lines, and has {has})")
+            } else {
+                format!("{name}: was the file {was} ({had} lines), is {is} ({has} lines)")
+            });
         }
     }
     all
+}
+
+/// True if a run was begun with other files, which are all there still.
+pub(super) fn can_go_on_as_begun(old: &Map<String, Value>, new: &Map<String, Value>) -> bool {
+    let paths = |object: &Map<String, Value>| -> Vec<String> {
+        let data = object.get(OWN).map(|own| &own["data"]);
+        let all = ["files", "eval_files"].into_iter().flat_map(|key| files(data.map(|data| &data[key])));
+        all.filter_map(|file| file["path"].as_str().map(str::to_owned)).collect()
+    };
+    let (was, is) = (paths(old), paths(new));
+    was != is && was.iter().all(|path| Path::new(path).is_file())
 }
 
 fn files(value: Option<&Value>) -> Vec<Value> {
@@ -242,6 +256,22 @@ mod tests {
                 "data: /d/x.jsonl has changed (it had 3 lines, and has 3)"
             ]
         );
+    }
+
+    #[test]
+    fn a_file_that_has_changed_is_not_another_file() {
+        let config = |path: &str, sha: &str| {
+            let files = json!([{ "path": path, "sha256": sha, "lines": 3 }]);
+            object(json!({ "tinkex": { "data": { "files": [], "eval_files": files } } }))
+        };
+        for (path, sha, expected) in [
+            ("/d/x", "b", &["eval-data: /d/x has changed (it had 3 lines, and has 3)"][..]),
+            ("/d/y", "b", &["eval-data: was the file /d/x (3 lines), is /d/y (3 lines)"]),
+            // The same lines under another name.
+            ("/d/y", "a", &[]),
+        ] {
+            assert_eq!(differences(&config("/d/x", "a"), &config(path, sha)), expected);
+        }
     }
 
     #[test]

@@ -126,6 +126,15 @@ fn what_is_converted_says_the_same() {
     ] {
         assert_eq!(&convert(line, to, &[]), expected, "{line}");
     }
+    // The last answer that is trained, and what was said before it.
+    let marked =
+        format!(r#"{{"messages":[{u},{a},{u},{{"role":"assistant","content":"not this","weight":0}},{u}]}}"#);
+    assert_eq!(convert(&marked, "completion", &[]), completion);
+    let several = format!(r#"{{"messages":[{u},{a},{u},{b}]}}"#);
+    let (status, _, stderr) =
+        run_with_stdin(&home, &["data", "convert", "-", "--to", "completion"], several.as_bytes());
+    let note = "note: 1 chat with several answers: as a completion, only the last one is trained\n";
+    assert_eq!((status, stderr.as_str()), (0, note));
     let alpaca = r#"{"instruction":"q","input":"","output":"a"}"#;
     assert_eq!(convert(alpaca, "completion", &["--data-format", "completion"]), completion);
     // All that a chat can have comes through unchanged.

@@ -83,3 +83,23 @@ fn the_items_of_an_array_become_lines() {
         let _: Value = serde_json::from_str(&text).unwrap();
     }
 }
+
+#[test]
+fn the_file_that_is_split_is_never_replaced_by_its_own_part() {
+    let home = Folder::new("data-split-itself");
+    let data = file(&home, "train.jsonl", chats(10));
+    let before = std::fs::read_to_string(&data).unwrap();
+    let folder = home.display().to_string();
+    let split =
+        |out: &str| run(&home, &["data", "split", &data, "--eval-split", "0.3", "-o", out, "--overwrite"]);
+    let (status, stdout, stderr) = split(&folder);
+    assert_eq!((status, stdout.as_str()), (2, ""));
+    let remedy = format!("is the file that is split, and one of its parts\n  try: -o {folder}/parts\n");
+    assert!(stderr.ends_with(&remedy), "{stderr}");
+    assert_eq!(std::fs::read_to_string(&data).unwrap(), before);
+    assert!(!home.join("eval.jsonl").exists());
+    assert_eq!(split(&format!("{folder}/parts")).0, 0);
+    let (status, _, stderr) = split(&data);
+    assert_eq!(status, 2);
+    assert!(stderr.contains("train.jsonl is a file\n  try: a folder"), "{stderr}");
+}
