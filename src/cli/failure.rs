@@ -188,9 +188,7 @@ impl Failure {
             Failure::Text { remedy, .. }
             | Failure::Usage { remedy, .. }
             | Failure::Items { remedy, .. }
-            | Failure::Budget { remedy, .. } => {
-                remedy.clone()
-            }
+            | Failure::Budget { remedy, .. } => remedy.clone(),
             Failure::Arguments(refusal) => Some(refusal.remedy()),
             _ => None,
         }

@@ -23,7 +23,7 @@ fn the_step_after_which_the_budget_ends_the_run_is_told_and_is_that_of_the_run()
     let (_, stdout, _) = train(&folder, &options, &["--dry-run", "--max-tokens", "1"]);
     assert!(stdout.contains("--max-tokens 1 is less than the first step needs"), "{stdout}");
     let (_, stdout, _) = train(&folder, &options, &["--dry-run", "--max-tokens", "1000000"]);
-    assert!(!stdout.contains("budget"), "{stdout}");
+    assert!(!stdout.contains("\nbudget "), "{stdout}");
 }
 
 #[test]

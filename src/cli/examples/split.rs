@@ -41,19 +41,21 @@ fn held_out_hashes(hashes: &[u64], share: f64) -> Vec<bool> {
     let part = |hash: u64| (hash >> 11) as f64 / (1_u64 << 53) as f64;
     let mut is_held: Vec<bool> = hashes.iter().map(|hash| part(*hash) < share).collect();
     let n_held = is_held.iter().filter(|it| **it).count();
-    let position = |hash: Option<&u64>| hash.and_then(|hash| hashes.iter().position(|it| it == hash));
-    if n_held == 0
-        && 1 < hashes.len()
-        && let Some(i) = position(hashes.iter().min())
-    {
-        is_held[i] = true;
-    }
-    if n_held == hashes.len()
-        && let Some(i) = position(hashes.iter().max())
-    {
-        is_held[i] = false;
+    if n_held == 0 && 1 < hashes.len() {
+        move_equal(hashes, hashes.iter().min(), true, &mut is_held);
+    } else if n_held == hashes.len() {
+        move_equal(hashes, hashes.iter().max(), false, &mut is_held);
     }
     is_held
+}
+
+/// Moves all lines with this hash to the other side, or only one of them if there are no others.
+fn move_equal(hashes: &[u64], hash: Option<&u64>, to: bool, is_held: &mut [bool]) {
+    let Some(hash) = hash else { return };
+    let has_others = hashes.iter().any(|it| it != hash);
+    let n = if has_others { hashes.len() } else { 1 };
+    let equal = hashes.iter().zip(is_held).filter(|(it, _)| *it == hash);
+    equal.take(n).for_each(|(_, is_held)| *is_held = to);
 }
 
 #[cfg(test)]
@@ -82,6 +84,8 @@ mod tests {
         assert_eq!(held_out_hashes(&[0, 1], 0.5), [true, false]);
         assert_eq!(held_out_hashes(&[u64::MAX], 0.5), [false]);
         assert_eq!(held_out_hashes(&[0], 0.5), [false]);
+        assert_eq!(held_out_hashes(&[u64::MAX, 1 << 63, 1 << 63], 0.5), [false, true, true]);
+        assert_eq!(held_out_hashes(&[u64::MAX, u64::MAX, u64::MAX], 0.5), [true, false, false]);
     }
 
     #[test]
