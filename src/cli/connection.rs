@@ -144,7 +144,7 @@ impl App {
         let stdout_has_color = use_color(global.color, std::io::stdout().is_terminal());
         let out = Out::new(global.format, stdout_has_color);
         let stop = Stop::register()?;
-        Ok(App {
+        let app = App {
             global,
             out,
             stop,
@@ -154,7 +154,9 @@ impl App {
             is_dry_run: false,
             doubts: Doubts::default(),
             sessions: Sessions::default(),
-        })
+        };
+        wording::server_is_at(app.place());
+        Ok(app)
     }
 
     /// Says something on stderr, unless `--quiet`.

@@ -13,7 +13,7 @@ use tinkex::{CloseStatus, ServiceClient};
 use super::connection::App;
 use super::failure::Failure;
 use super::shell_word::quoted;
-use super::{notes, similar};
+use super::{new_folder, notes, similar};
 
 /// Pause between two looks at the engine of another program.
 const LOOK: Duration = Duration::from_millis(500);
@@ -54,6 +54,10 @@ impl Engines {
         let known = self.0.lock().iter().find(|it| it.0 == dir).map(|it| it.1.clone());
         if let Some(engine) = known {
             return Ok(engine);
+        }
+        if is_dry_run {
+            let remedy = "--local=DIR with a folder in which you may write";
+            new_folder::check(&dir).map_err(|it| it.with_remedy(remedy))?;
         }
         let data_dir = (!is_dry_run || is_data_folder(&dir)).then(|| dir.clone());
         let options = Options { data_dir, share_after: SHARE_AFTER, ..Default::default() };

@@ -250,6 +250,8 @@ fn remedy_of(error: &Error) -> Option<String> {
         ErrorKind::NotFound if error.message().contains("tinker://") => {
             "`tinkex checkpoint list` shows the checkpoints that are there"
         }
+        ErrorKind::NotFound if error.message().contains("training run") => "`tinkex run list` shows the ids",
+        ErrorKind::NotFound if error.message().contains("session") => "`tinkex session list` shows the ids",
         ErrorKind::Billing => "check the balance of the account at the console",
         _ => return None,
     };

@@ -103,7 +103,10 @@ pub(crate) fn explained(failure: Failure, app: &App) -> Failure {
     if let Some(address) = secure.filter(|_| may_be_secure) {
         let answer = ask(app, Some(&address));
         wording::server_is_at(app.place());
-        let is_secure = |error: &Error| !error.is_connection() || error.message().contains("certificate");
+        let is_secure = |error: &Error| {
+            let is_reached = !error.is_connection() && !error.is_timeout();
+            is_reached || error.message().contains("certificate")
+        };
         if answer.is_some_and(|it| it.as_ref().is_none_or(is_secure)) {
             return failure.with_remedy(format!("--base-url={}; the server expects TLS", quoted(&address)));
         }
@@ -129,9 +132,10 @@ fn ask(app: &App, address: Option<&str>) -> Option<Option<Error>> {
         app.global.base_url = Some(address.to_owned());
     }
     // What this connection meets is told by the failure alone.
-    logger::be_silent();
-    let connection = app.connect_with(|builder| builder.timeouts(|it| it.operation = LIMIT)).ok()?;
-    Some(connection.service.create_rest_client().get_server_capabilities().err())
+    logger::silently(|| {
+        let connection = app.connect_with(|builder| builder.timeouts(|it| it.operation = LIMIT)).ok()?;
+        Some(connection.service.create_rest_client().get_server_capabilities().err())
+    })
 }
 
 #[cfg(test)]

@@ -66,7 +66,11 @@ pub(crate) fn end(is_told: bool) {
     held.iter().filter(|_| !is_told).for_each(|line| notes::write(line));
 }
 
-/// Shows nothing from now on.
-pub(crate) fn be_silent() {
+/// Shows nothing that is logged meanwhile.
+pub(crate) fn silently<T>(work: impl FnOnce() -> T) -> T {
+    let level = log::max_level();
     log::set_max_level(LevelFilter::Off);
+    let result = work();
+    log::set_max_level(level);
+    result
 }

@@ -30,6 +30,7 @@ mod model;
 mod moments;
 mod nearby_files;
 mod nearby_runs;
+mod new_folder;
 mod notes;
 mod output;
 mod prices;

@@ -54,15 +54,19 @@ pub(crate) fn remedy(folder: &Path, option: &str) -> String {
     if !similar.is_empty() {
         return format!("did you mean {}?", names(&similar));
     }
-    let mut others = near_here();
-    others.sort_by_key(|run| std::cmp::Reverse(saved(run)));
-    others.truncate(MOST_NAMES);
-    let others: Vec<String> = others.iter().map(|run| shown(run)).collect();
+    let others = newest_ones();
     match others.len() {
         0 => "name the folder of a run, which `tinkex train` has told at its end: in tinkex-runs, or that of --out".into(),
         1 => format!("{}, the only run here", names(&others)),
         _ => format!("{}, the newest runs here", names(&others)),
     }
+}
+
+/// The few runs near the current folder that have saved last.
+pub(crate) fn newest_ones() -> Vec<String> {
+    let mut runs = near_here();
+    runs.sort_by_key(|run| std::cmp::Reverse(saved(run)));
+    runs.iter().take(MOST_NAMES).map(|run| shown(run)).collect()
 }
 
 /// The run that has saved last, of those on the server or on the engine of the command.

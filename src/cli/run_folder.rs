@@ -63,7 +63,11 @@ fn found(name: &str, app: &App, member: &str, what: &str) -> Result<(String, App
     let folder = Path::new(name);
     let log = folder.join(LOG);
     if !is_run(name) {
-        let runs = if name.contains("://") { Vec::new() } else { nearby_runs::similar(name) };
+        let mut runs = if name.contains("://") { Vec::new() } else { nearby_runs::similar(name) };
+        if runs.is_empty() && !name.contains('/') && !folder.is_dir() {
+            // Most models have a slash in their names.
+            runs = nearby_runs::newest_ones();
+        }
         let option = if member == "state_path" { "--from" } else { "-m" };
         let doubt = if folder.is_dir() {
             Some(Doubt::NotARun { name: name.to_owned(), option, runs })

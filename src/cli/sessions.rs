@@ -82,7 +82,8 @@ impl Sessions {
                 sessions.end(CloseStatus::Interrupted);
                 std::process::exit(128 + i32::from(signal));
             }
-            if stop.is_brief() && !sessions.done.wait_timeout(LAST_ANSWERS) {
+            // Meanwhile the command may have come to a part that saves something.
+            if stop.is_brief() && !sessions.done.wait_timeout(LAST_ANSWERS) && stop.is_brief() {
                 sessions.end(CloseStatus::Interrupted);
             }
         };

@@ -44,6 +44,7 @@ impl Stop {
 
     /// From now on the first signal only sets a flag, which the command looks at.
     pub(crate) fn defer(&self) {
+        self.is_brief.store(false, Ordering::Relaxed);
         self.is_deferred.store(true, Ordering::Relaxed);
         self.hold();
     }
@@ -51,8 +52,8 @@ impl Stop {
     /// As [`defer`](Self::defer), for a command that then begins nothing new and ends with the requests that it has sent.
     /// These have only a short time left.
     pub(crate) fn defer_briefly(&self) {
-        self.is_brief.store(true, Ordering::Relaxed);
         self.defer();
+        self.is_brief.store(true, Ordering::Relaxed);
     }
 
     /// From now on the first signal only sets a flag, which a thread looks at that ends the process.

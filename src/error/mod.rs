@@ -225,7 +225,7 @@ impl Error {
     /// False if this error poisons the training client ([`is_poisoned`](Error::is_poisoned)), because its later calls
     /// fail too.
     pub fn is_retryable(&self) -> bool {
-        if self.find(|it| it.poisons) == Some(true) {
+        if self.find(|it| it.poisons) == Some(true) || self.is_vetoed() {
             return false;
         }
         match &self.root().inner.kind {
@@ -517,7 +517,10 @@ mod tests {
             let error = Error::new(kind.clone(), "x");
             assert_eq!((error.is_retryable(), error.is_user_error()), (retryable, user), "{kind:?}");
         }
+        let vetoed = Error::new(ErrorKind::Status { code: 500 }, "x").with(|it| it.vetoed = Some(true));
+        assert!(!vetoed.is_retryable() && !vetoed.is_user_error());
     }
+
     #[test]
     fn predicates_are_true_for_the_kind_of_the_error_or_of_its_cause() {
         let of = Error::new;

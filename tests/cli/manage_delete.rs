@@ -236,6 +236,10 @@ fn a_project_limits_what_is_listed_and_deleted() {
     });
     let listed = site.json(&["checkpoint", "list", "--project", "p", "--limit", "0"]);
     assert_eq!(listed["checkpoints"].as_array().unwrap().len(), 50);
+    // A run of another project is not touched.
+    let other = ["--run-id", "0f0e0d0c-0000-4000-8000-000000000001:train:0", "--project", "p"];
+    let words = [&DELETE[..], &["--older-than", "1d", "-y"], &other].concat();
+    assert_eq!(site.json(&words)["deleted_count"], 0);
     let words = [&DELETE[..], &["--older-than", "1d", "--project", "p", "-y"]].concat();
     assert_eq!(site.json(&words)["deleted_count"], 50);
     assert_eq!(site.paths().len(), 200);

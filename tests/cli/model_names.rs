@@ -137,3 +137,17 @@ fn a_state_of_the_training_is_not_sampled_from_and_the_weights_of_its_run_are_na
         assert_eq!((status, stderr), (2, expected));
     }
 }
+
+#[test]
+fn a_name_that_is_no_run_leads_to_the_runs_that_are_here() {
+    let home = two_runs("names-none");
+    for words in [&["sample", "Hi", "-m", "r9"][..], &["chat", "-m", "r9"]] {
+        let (status, _, stderr) = run_in(&home, words);
+        assert_eq!(status, 2, "{words:?} {stderr}");
+        assert!(stderr.starts_with("error: r9 is not the folder of a run"), "{stderr}");
+        assert!(stderr.contains("-m capital") && stderr.contains("-m runs/beta"), "{stderr}");
+    }
+    let (status, _, stderr) = run_in(&home, &["checkpoint", "info", "capital", "--local=a"]);
+    assert_eq!(status, 2);
+    assert!(stderr.contains("`tinkex checkpoint list --run-id capital` shows its paths"), "{stderr}");
+}

@@ -180,6 +180,22 @@ fn a_run_that_is_to_be_replaced_stays_until_the_new_one_has_begun() {
     let names = |all: &[(String, String)]| all.iter().map(|it| it.0.clone()).collect::<Vec<_>>();
     assert_eq!(names(&files()), names(&before));
     assert_ne!(files(), before);
+
+    // What a process leaves that is killed before the first step of the new run.
+    let kept = files();
+    for further in [vec!["-o", out.to_str().unwrap()], vec!["--resume", out.to_str().unwrap()]] {
+        std::fs::create_dir(out.join(".replaced")).unwrap();
+        for (name, _) in &kept {
+            std::fs::rename(out.join(name), out.join(".replaced").join(name)).unwrap();
+        }
+        std::fs::copy(out.join(".replaced/config.json"), out.join("config.json")).unwrap();
+        let (status, _, stderr) = train(&home, &options, &further);
+        // The folder is not empty, or the run is finished.
+        assert_eq!(status, if further[0] == "-o" { 2 } else { 0 }, "{stderr}");
+        assert!(stderr.contains("has its earlier run again"), "{stderr}");
+        assert!(!out.join(".replaced").exists());
+        assert_eq!(names(&files()), names(&kept));
+    }
 }
 
 #[test]

@@ -86,3 +86,21 @@ fn weights_that_were_deleted_are_not_told_as_there_and_the_commands_that_are_nam
     assert!(stderr.contains("goes on after step 2 of 3"), "{stderr}");
     assert_eq!((rows(&out).len(), resume(&[]).0), (3, 0));
 }
+
+#[test]
+fn a_finished_run_whose_list_of_checkpoints_is_gone_is_not_trained_again_by_itself() {
+    let folder = Folder::new("train-finished-log");
+    let out = finished(&folder);
+    std::fs::remove_file(out.join("checkpoints.jsonl")).unwrap();
+    let before = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let resume = ["train", "--resume", out.to_str().unwrap()];
+    let (status, _, stderr) = run(&folder, &resume);
+    assert_eq!(status, 1, "{stderr}");
+    let log = out.join("checkpoints.jsonl");
+    assert!(stderr.contains(&format!("is finished, but {} has no checkpoint", log.display())), "{stderr}");
+    assert!(stderr.contains("--force-resume` trains from step 1 on"), "{stderr}");
+    assert_eq!(std::fs::read_to_string(out.join("metrics.jsonl")).unwrap(), before);
+    let (status, _, stderr) = run(&folder, &[&resume[..], &["--force-resume"]].concat());
+    assert_eq!(status, 0, "{stderr}");
+    assert_eq!(rows(&out).len(), 3);
+}

@@ -18,7 +18,7 @@ use crate::connection::App;
 use crate::failure::Failure;
 use crate::run_folder::weights_of;
 use crate::shell_word::quoted;
-use crate::wording;
+use crate::{new_folder, wording};
 
 /// Time after which the thread that waits for the download looks for a signal again.
 const LOOK: Duration = Duration::from_millis(50);
@@ -83,7 +83,7 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
         let text = format!("{} exists, and is not known to be the complete download", destination.display());
         return Err(Failure::text(text).with_remedy(REPLACE));
     }
-    make_parent(parent)?;
+    check_parent(parent)?;
     let connection = app.connect()?;
     let rest = connection.service.create_rest_client();
     let version = receipt::version(&rest, &path);
@@ -149,18 +149,15 @@ fn write(mut json: Value, folder: &Path, was_there: bool, app: &App) -> Result<(
     app.out.properties(rows, json).map_err(|failure| failure.after(&done))
 }
 
-/// Makes the folder of `-o`, so that a folder that cannot be made is named as the user has named it.
-fn make_parent(folder: &Path) -> Result<(), Failure> {
+/// Refuses a file in the place of the folder of `-o`.
+fn check_parent(folder: &Path) -> Result<(), Failure> {
     let shown = folder.display();
     if folder.is_file() {
         let above = folder.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let remedy = format!("-o {}, the folder of that file", quoted(&above.display().to_string()));
         return Err(Failure::usage(format!("-o {shown} is a file, and must be a folder")).with_remedy(remedy));
     }
-    std::fs::create_dir_all(folder).map_err(|error| {
-        Failure::text(format!("cannot create the folder {shown}: {error}"))
-            .with_remedy("-o with a folder in which you may write")
-    })
+    new_folder::check(folder).map_err(|it| it.with_remedy("-o with a folder in which you may write"))
 }
 
 /// Downloads on another thread, while this one waits for a signal.

@@ -60,7 +60,9 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     } else {
         newest(&rest, limit)?
     };
-    project::note_if_empty(checkpoints.is_empty(), "checkpoint", &rest, app);
+    // The run or the filter may be what leaves nothing.
+    let may_be_of_project = checkpoints.is_empty() && run_id.is_none() && filter.is_empty();
+    project::note_if_empty(may_be_of_project, "checkpoint", &rest, app);
     if args.by_run {
         let mut runs = by_run::divided(checkpoints);
         let n = runs.len();
@@ -128,10 +130,12 @@ pub(crate) fn write(checkpoints: &[Checkpoint], run_id: Option<&str>, app: &App)
 
 /// All checkpoints of a run, or of all runs of the user in the project of `--project`, or in any.
 pub(super) fn all(rest: &RestClient, run_id: Option<&str>, app: &App) -> Result<Vec<Checkpoint>, Failure> {
-    if let Some(id) = run_id {
-        return Ok(rest.list_checkpoints(id)?);
-    }
     let runs = runs_of_project(rest, app)?;
+    if let Some(id) = run_id {
+        let mut of_run = rest.list_checkpoints(id)?;
+        of_run.retain(|it| is_of(it, runs.as_ref()));
+        return Ok(of_run);
+    }
     let mut all: Vec<Checkpoint> = match rest.list_user_checkpoints().page_size(PAGE).collect() {
         Err(error) if *error.kind() == ErrorKind::Incompatible => over_runs(rest)?,
         result => result?,

@@ -19,6 +19,8 @@ use tinkex::types::CheckpointPath;
 
 use super::connection::App;
 use super::failure::Failure;
+use super::run_folder;
+use super::shell_word::quoted;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -64,5 +66,17 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
 
 /// Reads the argument of a checkpoint, so that a wrong one is an error of usage.
 pub(super) fn parse_path(text: &str) -> Result<CheckpointPath, String> {
-    text.parse().map_err(|error: tinkex::Error| error.message().to_owned())
+    text.parse().map_err(|error: tinkex::Error| {
+        if run_folder::is_run(text) {
+            let run = quoted(text);
+            return format!(
+                "is the folder of a run: `tinkex checkpoint list --run-id {run}` shows its paths"
+            );
+        }
+        let whole = format!("tinker://{text}");
+        if whole.parse::<CheckpointPath>().is_ok() {
+            return format!("did you mean {whole}?");
+        }
+        error.message().to_owned()
+    })
 }

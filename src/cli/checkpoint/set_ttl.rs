@@ -35,11 +35,12 @@ pub(super) fn parse_ttl(text: &str) -> Result<Ttl, String> {
     if text == "never" {
         return Ok(Ttl::Never);
     }
-    let ttl = parse_duration(text)?;
+    const HELP: &str = "give a number with a unit (h, d, w), such as 12h, 30d or 52w, or never";
+    let ttl = parse_duration(text).map_err(|_| HELP.to_owned())?;
     if (HOUR..=10 * 366 * 24 * HOUR).contains(&ttl.as_secs()) {
         Ok(Ttl::After(ttl))
     } else {
-        Err("a lifetime is between one hour and ten years, or never".to_owned())
+        Err(format!("a lifetime is between one hour and ten years; {HELP}"))
     }
 }
 

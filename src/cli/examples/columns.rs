@@ -112,7 +112,7 @@ impl Columns {
 /// format is a mistake only if the right name would change how the line is read.
 fn meant(name: &str, given: &[&str], shape: Shape, asked: Option<DataFormat>) -> Option<Meant> {
     if matches!(shape, Shape::Messages | Shape::ShareGpt)
-        && let Some(flag) = FLAGS.into_iter().find(|flag| name == *flag || is_near(name, flag))
+        && let Some(flag) = FLAGS.into_iter().find(|flag| letters(name) == letters(flag))
     {
         return Some(Meant::Flag(flag));
     }
@@ -122,6 +122,14 @@ fn meant(name: &str, given: &[&str], shape: Shape, asked: Option<DataFormat>) ->
         detect(&renamed, asked).is_ok_and(|other| other != shape)
     };
     near.filter(changes).map(Meant::Column).next()
+}
+
+/// The letters of a word in the order of the alphabet: in a slip of the fingers, two have changed places, while one that
+/// is another letter makes another word, such as height.
+fn letters(word: &str) -> Vec<char> {
+    let mut letters: Vec<char> = word.chars().collect();
+    letters.sort_unstable();
+    letters
 }
 
 #[cfg(test)]
@@ -135,6 +143,7 @@ mod tests {
             ("wieght", &["wieght", "messages"], Shape::Messages, Some(Meant::Flag("weight"))),
             ("weight", &["weight", "conversations"], Shape::ShareGpt, Some(Meant::Flag("weight"))),
             ("weight", &["weight", "prompt", "completion"], Shape::Completion, None),
+            ("height", &["height", "messages"], Shape::Messages, None),
             // With its right name it would not be used either.
             ("promt", &["promt", "messages"], Shape::Messages, None),
             ("promt", &["promt", "text", "completion"], Shape::Text, Some(Meant::Column("prompt"))),

@@ -33,10 +33,12 @@ impl Template {
                 return Ok(by_name(wanted)?);
             }
             if !Path::new(wanted).exists() {
-                let failure =
-                    Failure::usage(format!("--template: {wanted:?} is neither a file nor a renderer"))
-                        .with_remedy(format!("one of {}", Renderer::names().join(", ")));
-                return Err(nearby_files::explained(failure, Path::new(wanted)));
+                let mut remedy = format!("one of {}", Renderer::names().join(", "));
+                if let Some(file) = nearby_files::remedy(Path::new(wanted)) {
+                    remedy = format!("{file}; or {remedy}");
+                }
+                let problem = format!("--template: {wanted:?} is neither a file nor a renderer");
+                return Err(Failure::usage(problem).with_remedy(remedy));
             }
             return Template::of_path(Path::new(wanted), tokenizer);
         }

@@ -131,8 +131,12 @@ pub(super) fn others(path: &Path, n: usize) -> Option<String> {
     let path = path.display();
     match n {
         0 => None,
-        1 => Some(format!("note: 1 earlier answer in {path} is to another prompt")),
-        n => Some(format!("note: {n} earlier answers in {path} are to other prompts")),
+        1 => {
+            Some(format!("note: 1 earlier answer in {path} is to another prompt, or to one at another place"))
+        }
+        n => Some(format!(
+            "note: {n} earlier answers in {path} are to other prompts, or to ones at other places"
+        )),
     }
 }
 

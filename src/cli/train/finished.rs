@@ -19,6 +19,7 @@ use super::{again, best, ending, folder, held_out, record};
 use crate::counted::counted;
 use crate::examples::Encoder;
 use crate::failure::Failure;
+use crate::run_folder;
 
 /// The final checkpoint of a resumed run all of whose steps are done. `--force-resume` looks for a state to go on with, as
 /// if the run had been stopped.
@@ -27,6 +28,26 @@ pub(super) fn final_record(place: &Place, chosen: &Chosen) -> Option<CheckpointR
     let log = CheckpointLog::open(dir).ok()?;
     let record = log.last_resumable().filter(|it| it.is_final && it.next_batch == Some(chosen.n_steps))?;
     Some(record.clone())
+}
+
+/// Refuses a finished run whose list of checkpoints is gone: it would be trained from the first step, as one that has not
+/// saved anything.
+pub(super) fn check_log(place: &Place) -> Result<(), Failure> {
+    let Place::Resumed { dir, config, force: false } = place else { return Ok(()) };
+    let status = config.get(record::OWN).and_then(|own| own.get("status")).and_then(Value::as_str);
+    if status != Some("finished") || !CheckpointLog::open(dir)?.records().is_empty() {
+        return Ok(());
+    }
+    let log = dir.join(run_folder::LOG);
+    Err(Failure::text(format!(
+        "{}: the run is finished, but {} has no checkpoint",
+        dir.display(),
+        log.display()
+    ))
+    .with_remedy(format!(
+        "put that file back, or `{}` trains from step 1 on",
+        again::command(&[], &["--force-resume"])
+    )))
 }
 
 /// Tells the end of the run once more, after asking the server what it still has.

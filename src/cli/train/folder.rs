@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use super::ending::resume_command;
 use super::{again, record};
 use crate::failure::Failure;
+use crate::{new_folder, notes};
 
 /// Files that a run writes.
 const FILES: [&str; 7] =
@@ -29,14 +30,12 @@ fn safe(letter: char) -> char {
 }
 
 /// Refuses the folder of a new run if another process uses it, or if something is in it and `overwrite` is not set.
-/// Changes nothing.
+/// Changes nothing but what a process left that was killed while it replaced a run.
 pub(super) fn check(dir: &Path, overwrite: bool) -> Result<(), Failure> {
     let name = dir.display();
-    if let Some(file) = dir.ancestors().find(|it| it.exists()).filter(|it| !it.is_dir()) {
-        return Err(Failure::text(format!("cannot create the folder {name}: {} is a file", file.display()))
-            .with_remedy(format!("`{}`", elsewhere(dir))));
-    }
+    new_folder::check(dir).map_err(|it| it.with_remedy(format!("`{}`", elsewhere(dir))))?;
     check_free(dir)?;
+    recover(dir);
     if overwrite || names_in(dir)?.is_empty() {
         return Ok(());
     }
@@ -114,12 +113,25 @@ pub(super) fn prepare(dir: &Path, overwrite: bool) -> Result<Made, Failure> {
     let new = dir.ancestors().take_while(is_new).map(Path::to_owned).collect();
     std::fs::create_dir_all(dir)
         .map_err(|error| Failure::text(format!("cannot create the folder {}: {error}", dir.display())))?;
-    if dir.join(REPLACED).exists() {
-        // A process was killed that was about to replace the run.
-        if has_rows(dir) { settle(dir) } else { put_back(dir) }
-    }
-    let has_replaced = put_aside(dir).inspect_err(|_| put_back(dir))?;
+    let has_replaced = overwrite && put_aside(dir).inspect_err(|_| put_back(dir))?;
     Ok(Made { dir: dir.to_owned(), new, has_replaced })
+}
+
+/// Ends what a process left that was killed while it replaced the run in a folder: before the first step of the new run,
+/// the earlier one is put back. No process may use the folder.
+pub(super) fn recover(dir: &Path) {
+    if !dir.join(REPLACED).exists() {
+        return;
+    }
+    if has_rows(dir) {
+        settle(dir);
+        return;
+    }
+    put_back(dir);
+    notes::write(&format!(
+        "note: {} has its earlier run again: the one that was to replace it did not begin",
+        dir.display()
+    ));
 }
 
 /// Puts the files of the run in a folder aside. False if there are none.

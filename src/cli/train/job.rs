@@ -57,7 +57,10 @@ pub(super) struct Planned {
 impl Job {
     pub(super) fn run(mut self) -> Result<(), Failure> {
         match &self.place {
-            Place::Resumed { dir, .. } => folder::check_free(dir)?,
+            Place::Resumed { dir, .. } => {
+                folder::check_free(dir)?;
+                finished::check_log(&self.place)?;
+            }
             Place::New { out: Some(out), overwrite } => folder::check(out, *overwrite)?,
             Place::New { out: None, .. } => {}
         }

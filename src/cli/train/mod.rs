@@ -111,6 +111,8 @@ fn start(mut given: Given, control: &Args, app: &App) -> Result<(), Failure> {
 }
 
 fn resume(dir: &Path, mut given: Given, control: &Args, app: &App) -> Result<(), Failure> {
+    folder::check_free(dir)?;
+    folder::recover(dir);
     let config = record::read(dir)?;
     record::check_own(dir, &config)?;
     let mut old =
@@ -141,6 +143,9 @@ fn check_state(from: &str, app: &App) -> Result<(), Failure> {
     let failure = Failure::usage(format!(
         "--from {from}: these are weights to sample from; a run begins with a saved state"
     ));
+    // Nothing is saved in a folder that does not exist.
+    let mut app = app.clone();
+    app.may_create_engine = false;
     let listed = app.connect().and_then(|it| Ok(it.service.create_rest_client().list_checkpoints(run_id)?));
     let states = listed.unwrap_or_default().into_iter().filter(|it| it.tinker_path.contains("/weights/"));
     // The state that was saved with the weights has their name; otherwise the newest one.

@@ -55,6 +55,10 @@ impl Ready {
         let (dir, made) = match &self.job.place {
             Place::New { out, overwrite } => {
                 let dir = out.clone().unwrap_or_else(|| folder::by_default(&self.model, SystemTime::now()));
+                if *overwrite {
+                    // A signal must not end the process while the files of the earlier run are put aside.
+                    app.stop.defer_briefly();
+                }
                 let made = folder::prepare(&dir, *overwrite)?;
                 (dir, Some(made))
             }
@@ -92,10 +96,16 @@ impl Ready {
         }
         let run = Run::open(dir, &self.service, &self.model, &options);
         // Nothing was trained if it fails: the same command can be tried again.
-        let mut run = run.inspect_err(|_| forget(made))?;
+        let mut run = run.map_err(|error| {
+            forget(made);
+            match app.stop.signal() {
+                Some(signal) => Failure::Signal(signal),
+                None => error.into(),
+            }
+        })?;
         app.stop.defer();
         if let Some(samples) = &samples {
-            samples.cut(run.next_step())?;
+            samples.cut(run.next_step()).inspect_err(|_| forget(made))?;
         }
         let from = run.next_step();
         let is_new = matches!(self.job.place, Place::New { .. });
@@ -148,7 +158,9 @@ impl Ready {
                 result => result.map(|_| ()),
             };
         }
-        folder::settle(dir);
+        if has_begun(dir, &run) {
+            folder::settle(dir);
+        }
         if settings.report && !matches!(result, Ok((End::Finished, ..))) {
             ending::write_report(dir, log);
         }
@@ -173,25 +185,31 @@ impl Ready {
             (End::Signal(signal), ..) => Failure::Signal(signal),
             (End::Budget { reason, option }, ..) => {
                 let message = format!("{reason}; the state is saved");
-                let enough = self.enough(option);
-                let remedy = format!(
-                    "`{resume} {option} {enough}`, which is enough for all {} steps",
-                    self.chosen.n_steps
-                );
+                let remedy = format!("`{resume}{}`", self.larger_budget(option));
                 Failure::Budget { message, remedy: Some(remedy) }
             }
             (End::PipeClosed | End::Finished, ..) => Failure::PipeClosed,
         })
     }
 
-    /// A value of the option that limits the budget with which all steps are done.
-    fn enough(&self, option: &str) -> String {
-        if option == budget::MAX_TOKENS {
-            return self.tokens.trained.to_string();
+    /// The options of a budget that is enough for all steps as they were planned. `reached` is the one that ended the run.
+    fn larger_budget(&self, reached: &str) -> String {
+        let settings = &self.job.settings;
+        let mut options = String::new();
+        if let Some(max) = settings.max_tokens
+            && (reached == budget::MAX_TOKENS || max < self.tokens.trained)
+        {
+            options += &format!(" {} {}", budget::MAX_TOKENS, self.tokens.trained);
         }
-        // Samples, which the plan does not know, cost, too.
-        let usd = self.cost.usd(self.tokens).unwrap_or(0.0) * 1.2;
-        format!("{:.2}", (usd * 100.0).ceil().max(1.0) / 100.0)
+        let planned = self.cost.usd(self.tokens).unwrap_or(0.0);
+        if let Some(max) = settings.max_usd
+            && (reached == budget::MAX_USD || max < planned)
+        {
+            // Samples, which the plan does not know, cost, too: they may be what has reached the limit.
+            let usd = (planned * 1.2).max(max * 2.0);
+            options += &format!(" {} {:.2}", budget::MAX_USD, (usd * 100.0).ceil() / 100.0);
+        }
+        options
     }
 
     fn options(&self) -> RunOptions {

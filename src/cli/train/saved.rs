@@ -110,12 +110,14 @@ pub(super) fn there(
             Ok(checkpoints) => all.extend(checkpoints),
             Err(error) if error.is_not_found() => {}
             Err(error) if *error.kind() == ErrorKind::Incompatible => return Ok(None),
-            Err(error) => return Err(error.into()),
+            // The newest run is what matters; earlier ones may be those of another key.
+            Err(error) if all.is_empty() => return Err(error.into()),
+            Err(_) => break,
         }
     }
     let now = SystemTime::now();
-    let is_over = |it: &Checkpoint| it.expires_at.as_ref().and_then(Timestamp::to_system_time) < Some(now);
-    all.retain(|it| it.expires_at.is_none() || !is_over(it));
+    let end = |it: &Checkpoint| it.expires_at.as_ref().and_then(Timestamp::to_system_time);
+    all.retain(|it| end(it).is_none_or(|end| now <= end));
     Ok(Some(all))
 }
 

@@ -74,7 +74,7 @@ fn a_file_of_prompts_has_a_line_for_each_and_is_not_asked_for_again() {
     fs::write(&input, "{\"id\":\"a\",\"prompt\":\"x\"}\n{\"prompt\":\"new\"}\n").unwrap();
     let (status, _, stderr) = run(&home, &args);
     let expected = format!(
-        "1 answered, 0 failed, 1 were there\nnote: 2 earlier answers in {output} are to other prompts\n"
+        "1 answered, 0 failed, 1 were there\nnote: 2 earlier answers in {output} are to other prompts, or to ones at other places\n"
     );
     assert_eq!((status, stderr), (0, expected));
     assert_eq!(lines(&output).len(), 4);
