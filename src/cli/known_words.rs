@@ -2,6 +2,9 @@
 
 use super::similar::is_near;
 
+/// For a command that has no option for a file of its own.
+const TO_FILE: &str = "`> FILE` after the command, which keeps what it writes to stdout";
+
 /// Options of other programs, and what this program has for them, the likeliest first. The first one that the command has is
 /// shown; a text that is not an option is always shown.
 const OPTIONS: &[(&str, &[&str])] = &[
@@ -38,10 +41,11 @@ const OPTIONS: &[(&str, &[&str])] = &[
     ("n-samples", &["-n N"]),
     ("num-steps", &["--max-steps N"]),
     ("n-epochs", &["--epochs N"]),
+    ("o", &[TO_FILE]),
     ("offline", &["--local"]),
-    ("out", &["--output FILE"]),
+    ("out", &["--output FILE", TO_FILE]),
     ("out-dir", &["--out DIR", "--output DIR"]),
-    ("output", &["--out DIR"]),
+    ("output", &["--out DIR", TO_FILE]),
     ("output-dir", &["--out DIR", "--output DIR"]),
     ("output-format", &["-f FORMAT"]),
     ("path", &["the path without an option: PATH"]),
@@ -257,6 +261,8 @@ mod tests {
                 Some("`tinkex auth login` asks for the key: other users can read the arguments of a program"),
             ),
             ("run list", "--temp", None),
+            ("data convert", "-o", Some(TO_FILE)),
+            ("data convert", "--output", Some(TO_FILE)),
         ] {
             let path = find(words);
             let command = path.last().unwrap();

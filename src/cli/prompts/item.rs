@@ -151,7 +151,10 @@ fn prompt(fields: &Pairs<'_>) -> Result<Prompt, String> {
             None => error.message().to_owned(),
         })?;
     if chat.messages.last().is_some_and(|last| last.role == "assistant") {
-        return Err(format!("{path}: the last one is an answer already; leave it out"));
+        return Err(format!(
+            "{path}: the last one is an answer already; leave it out, or make prompts of the examples: \
+             `tinkex data convert --to completion`"
+        ));
     }
     for message in &mut chat.messages {
         message.trainable = None;

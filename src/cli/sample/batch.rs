@@ -71,6 +71,7 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         done,
         keys: Keys::default(),
         problems: Problems::default(),
+        refusals: Problems::default(),
         n_expected: contents.as_ref().map(|it| it.n),
         began: Instant::now(),
         held: args.batch.ordered.then(BTreeMap::new),
@@ -102,6 +103,7 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
             app.note(&line);
         }
     }
+    batch.refusals.lines().iter().for_each(|line| app.note(line));
     app.note(&batch.state());
     if let Some(path) = &args.batch.output {
         let n_others = batch.done.len().saturating_sub(batch.n_skipped);
@@ -163,6 +165,8 @@ struct Batch<'a> {
     keys: Keys,
     /// What is wrong with lines of this start.
     problems: Problems,
+    /// What the server says of the prompts that it has failed.
+    refusals: Problems,
     /// The number of prompts, if it is known.
     n_expected: Option<usize>,
     began: Instant,
@@ -278,6 +282,7 @@ impl Batch<'_> {
                 let n =
                     if error.is_user_error() { &mut self.failed.n_refused } else { &mut self.failed.n_other };
                 *n += 1;
+                self.refusals.add(&item.place, &wording::message(&error));
                 self.failed(place, &item, problem_of(&error))
             }
         }

@@ -184,7 +184,8 @@ fn prompts_that_fail_have_an_error_and_are_tried_again() {
         "refused by the server: 1 prompt of {}; `error` says why; the same command would be refused again",
         args[1]
     );
-    assert_eq!(stderr, format!("4 answered, 1 failed\n{again}\nerror: 1 of 5 failed\n"));
+    let reason = format!("{}:4: HTTP 400: the prompt is too long", args[1]);
+    assert_eq!(stderr, format!("{reason}\n4 answered, 1 failed\n{again}\nerror: 1 of 5 failed\n"));
     let failed: Vec<Value> =
         lines(fake.path("out.jsonl")).into_iter().filter(|line| line.get("error").is_some()).collect();
     assert_eq!((failed.len(), &failed[0]["id"]), (1, &json!("p3")));
