@@ -47,6 +47,7 @@ pub use failure::{ParseFailureKind, parse_failure};
 pub(crate) use json::Pairs;
 pub use message::{Image, Message, Part, ToolCall, ToolSpec, UnparsedToolCall};
 pub use renderer::{Renderer, RendererOptions};
+pub use roles::foreign_role;
 #[cfg(feature = "jinja")]
 pub use template::{TemplateOptions, TemplateRenderer, ToolArguments};
 pub use train_on_what::TrainOnWhat;

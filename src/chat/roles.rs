@@ -18,6 +18,22 @@ const FOREIGN: [(&str, &str); 8] = [
     ("model", "assistant"),
 ];
 
+/// The role that another program's name for one means: `human` is `user`, `gpt` is `assistant`. Capital letters do not
+/// matter. `None` for any other name, also for that of a role. A renderer refuses these names, unless its format takes any
+/// role.
+///
+/// # Example: correct a role before rendering
+/// ```
+/// use tinkex::chat::foreign_role;
+///
+/// assert_eq!(foreign_role("Human"), Some("user"));
+/// assert_eq!(foreign_role("user"), None);
+/// ```
+pub fn foreign_role(name: &str) -> Option<&'static str> {
+    let lowercase = name.to_ascii_lowercase();
+    FOREIGN.iter().find(|(foreign, _)| *foreign == lowercase).map(|(_, known)| *known)
+}
+
 /// Refuses a role that no format has: one with other characters than ASCII letters, digits, `_`, `.` and `-`, one that
 /// differs from a known role only by capital letters, and, unless `takes_any`, the name of another program for one.
 pub(super) fn check_role(path: &str, role: &str, takes_any: bool) -> Result<()> {
@@ -27,8 +43,8 @@ pub(super) fn check_role(path: &str, role: &str, takes_any: bool) -> Result<()> 
         return Err(Error::invalid(path, problem));
     }
     let lowercase = role.to_ascii_lowercase();
-    let foreign = FOREIGN.iter().find(|(name, _)| !takes_any && *name == lowercase).map(|(_, known)| known);
-    let differs = KNOWN.iter().find(|known| **known == lowercase && **known != role);
+    let foreign = foreign_role(role).filter(|_| !takes_any);
+    let differs = KNOWN.into_iter().find(|known| *known == lowercase && *known != role);
     match foreign.or(differs) {
         Some(known) => Err(Error::invalid(path, format!("{role:?} is not a role; write {known:?}"))),
         None => Ok(()),
