@@ -62,7 +62,12 @@ impl Connection {
     /// reason, and which one was probably meant.
     pub(crate) fn explained(&self, model: &str, failure: Failure) -> Failure {
         let may_be_of_model = match &failure {
-            Failure::Api { error, .. } => !error.is_connection() && !error.is_timeout(),
+            // A server that cannot work, for which the library has waited long enough, need not be asked for its models.
+            Failure::Api { error, .. } => {
+                let is_down = error.http_status().is_some_and(|it| (502..=504).contains(&it))
+                    || error.endpoint().is_some_and(|it| it.ends_with("create_session"));
+                !error.is_connection() && !error.is_timeout() && !is_down
+            }
             Failure::Text { .. } | Failure::Usage { .. } => true,
             _ => false,
         };
@@ -109,7 +114,9 @@ impl Connection {
         let remedy = match sampler {
             Some(sampler) => format!("-m {sampler}"),
             None => {
-                format!("the run has no weights to sample from: `tinkex train DATA --from {path}` makes some")
+                format!(
+                    "the run has no weights to sample from: `tinkex train chats.jsonl --from {path}` makes some"
+                )
             }
         };
         let problem = format!("{path} is a state of the training, which has no weights to sample from");
@@ -254,7 +261,8 @@ impl App {
             self.hint(&format!("the engine of this folder is that of process {}", running.process()));
             builder = builder.timeouts(|it| it.finish = engine::FINISH);
         }
-        let service = change(builder).build().map_err(|error| {
+        let builder = change(builder).timeouts(|it| logger::limits_are(it));
+        let service = builder.build().map_err(|error| {
             let lacks_bundle = error.message().contains("the CA bundle");
             let lacks_key = *error.kind() == ErrorKind::Config && error.message().contains("no API key");
             let is_config = *error.kind() == ErrorKind::Config;
@@ -265,10 +273,10 @@ impl App {
                 Failure::usage(format!("--base-url {url}: {}", failure.summary()))
                     .with_remedy("an address such as http://127.0.0.1:8000, which ends before /api/v1")
             } else if has_bad_address {
-                failure.with_remedy("an address such as http://127.0.0.1:8000 in TINKER_BASE_URL, or --base-url URL")
+                failure.with_remedy("an address such as http://127.0.0.1:8000 for --base-url or TINKER_BASE_URL")
             } else if has_bad_key {
                 failure.with_remedy(
-                    "a key of the service in TINKER_API_KEY, or `tinkex auth login`; or the server of this key: --base-url URL",
+                    "a key of the service in TINKER_API_KEY, or `tinkex auth login`; or the server of this key, as in --base-url http://127.0.0.1:8000",
                 )
             } else if lacks_key {
                 failure.with_remedy("`tinkex auth login`, or set TINKER_API_KEY; or --local, to work offline")

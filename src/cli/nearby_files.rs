@@ -52,6 +52,18 @@ pub(crate) fn after(path: &Path) -> String {
     remedy(path).map(|it| format!("; {it}")).unwrap_or_default()
 }
 
+/// A name for a file beside this one, as a shell reads it: the name itself if it is free, or the first of NAME-2, NAME-3, …
+pub(crate) fn unused(path: &Path) -> String {
+    if !path.exists() {
+        return shown(path);
+    }
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let end = path.extension().map(|it| format!(".{}", it.to_string_lossy())).unwrap_or_default();
+    let named = |n: u32| path.with_file_name(format!("{stem}-{n}{end}"));
+    let free = (2..).map(named).find(|it| !it.exists());
+    shown(&free.unwrap_or_else(|| path.to_owned()))
+}
+
 /// The files whose names are almost this one, in its folder or in the folders around; the best first.
 fn similar(path: &Path) -> Vec<PathBuf> {
     let Some(name) = path.file_name().map(|it| it.to_string_lossy().into_owned()) else { return Vec::new() };

@@ -2,6 +2,8 @@
 
 mod batch;
 mod forms;
+mod moved;
+mod trouble;
 
 use std::fs;
 use std::process::{Child, Command, Stdio};

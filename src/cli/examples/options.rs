@@ -39,7 +39,7 @@ pub(crate) struct DataOptions {
 }
 
 /// A parser of whole numbers of at least `min`.
-fn at_least(min: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+pub(crate) fn at_least(min: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
     move |text| match text.parse() {
         Ok(n) if min <= n => Ok(n),
         _ => Err(format!("give a whole number of at least {min}")),

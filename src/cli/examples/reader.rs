@@ -10,8 +10,9 @@ use super::line::{self, Content};
 use super::options::DataOptions;
 use super::problems::Problems;
 use super::remarks::Remarks;
-use super::roles::role_meant;
+use super::roles::{TemplateRoles, role_meant};
 use super::source::{Source, hash};
+use super::template::template_roles;
 use crate::failure::Failure;
 
 /// The examples of some files.
@@ -127,6 +128,7 @@ pub(crate) fn scan(files: &[PathBuf], options: &DataOptions, keep: Keep) -> Scan
     let mut scan = Scanner {
         asked: options.data_format.and_then(super::options::FormatChoice::format),
         limit: options.limit.unwrap_or(usize::MAX),
+        template_roles: template_roles(options.template.as_deref()),
         needs_answers: options.train_on != Some(super::options::TrainOn::All),
         keep,
         scan: Scan {
@@ -156,6 +158,7 @@ pub(crate) fn file_name(path: &Path) -> String {
 struct Scanner {
     asked: Option<DataFormat>,
     limit: usize,
+    template_roles: TemplateRoles,
     needs_answers: bool,
     keep: Keep,
     scan: Scan,
@@ -239,6 +242,14 @@ impl Scanner {
         number: usize,
         place: &str,
     ) -> Result<(Content, Vec<(String, String)>), String> {
+        let translated = self.template_roles.translated(line);
+        let line = match &translated {
+            Some((text, names)) => {
+                self.scan.remarks.add_translated(names);
+                text.as_bytes()
+            }
+            None => line,
+        };
         let fields = line::fields(line)?;
         let shape = match *first {
             None => {

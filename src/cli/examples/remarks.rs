@@ -20,6 +20,8 @@ const MOST_REPEATS: usize = 3;
 #[derive(Debug, Default)]
 pub(crate) struct Remarks {
     roles: Vec<Role>,
+    /// Names for roles that the template has, and the roles.
+    translated: Vec<(String, &'static str)>,
     columns: Columns,
     n_repeats: u64,
     /// The first lines that are repeats, with the lines that they repeat.
@@ -55,6 +57,15 @@ impl Remarks {
             } else if self.roles.len() < MOST_ROLES {
                 let (name, first) = (message.role.clone(), place.to_owned());
                 self.roles.push(Role { name, n_messages: 1, first, is_trained });
+            }
+        }
+    }
+
+    /// Adds the names of a line that were read as roles.
+    pub(super) fn add_translated(&mut self, names: &[(String, &'static str)]) {
+        for name in names {
+            if !self.translated.contains(name) {
+                self.translated.push(name.clone());
             }
         }
     }
@@ -108,6 +119,9 @@ impl Remarks {
     /// The remarks without the mistakes.
     pub(crate) fn minor(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.roles.iter().map(Role::line).collect();
+        lines.extend(self.translated.iter().map(|(name, role)| {
+            format!("note: the role {name:?} is read as {role:?}: the template has it under this name")
+        }));
         lines.extend(self.columns.note());
         if 0 < self.n_repeats {
             let named: Vec<String> =

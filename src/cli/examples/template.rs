@@ -1,8 +1,9 @@
 //! The format of conversations: a renderer that is built in, or the chat template of a model.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde_json::Value;
 use tinkex::chat::{Example, Message, Renderer, TemplateOptions, TemplateRenderer, TrainOnWhat};
 use tinkex::tokenizer::Tokenizer;
 use tinkex::types::{ModelInput, Stop};
@@ -10,8 +11,12 @@ use tinkex::{ErrorKind, Result, ServiceClient};
 
 use super::encoder::digest_of;
 use super::options::DataOptions;
+use super::roles::{TemplateRoles, with_own_names};
 use crate::failure::Failure;
 use crate::nearby_files;
+
+/// What names a format.
+const EXAMPLE: &str = "--template role_colon, another renderer, or a file with a chat template";
 
 /// Writes conversations in the format of a model.
 #[derive(Clone, Debug)]
@@ -48,10 +53,10 @@ impl Template {
             (Some(Ok(names)), _) => Ok(by_name(names.first().copied().unwrap_or_default())?),
             (_, Some(folder)) => Template::of_path(folder, tokenizer),
             _ if options.tokenizer.as_deref() == Some("bytes") => Ok(by_name("role_colon")?),
-            (Some(Err(error)), None) => Err(Failure::from(error).with_remedy("--template NAME|PATH")),
+            (Some(Err(error)), None) => Err(Failure::from(error).with_remedy(EXAMPLE)),
             (None, None) => {
                 Err(Failure::usage("the format of conversations is not known, because no model was named")
-                    .with_remedy("-m MODEL, or --template NAME|PATH"))
+                    .with_remedy(format!("-m Qwen/Qwen3-8B, or another model; or {EXAMPLE}")))
             }
         }
     }
@@ -59,23 +64,34 @@ impl Template {
     /// A file with a template in Jinja, a `tokenizer_config.json`, or a folder that has one of them.
     fn of_path(path: &Path, tokenizer: &Arc<dyn Tokenizer>) -> std::result::Result<Self, Failure> {
         let options = TemplateOptions::default();
+        let file = file_in(path);
+        let digest = digest_of(&file);
         let text = || {
-            std::fs::read_to_string(path)
-                .map_err(|error| Failure::text(format!("{}: cannot be read: {error}", path.display())))
+            std::fs::read_to_string(&file)
+                .map_err(|error| Failure::text(format!("{}: cannot be read: {error}", file.display())))
         };
-        if path.is_dir() {
-            let renderer = TemplateRenderer::from_dir(path, tokenizer.clone(), &options)?;
-            let jinja = path.join("chat_template.jinja");
-            let file = if jinja.exists() { jinja } else { path.join("tokenizer_config.json") };
-            return Ok(Template::Jinja { renderer: Box::new(renderer), digest: digest_of(&file) });
-        }
-        let is_json = path.extension().is_some_and(|it| it == "json");
-        let renderer = if is_json {
-            TemplateRenderer::from_tokenizer_config(&text()?, tokenizer.clone(), &options)?
-        } else {
-            TemplateRenderer::new(&text()?, tokenizer.clone(), &options)?
+        let renderer = match own_text(path).as_deref().and_then(with_own_names) {
+            Some(template) => {
+                // The tokens that the template may write are those beside it.
+                let config = if is_json(&file) { Some(file.clone()) } else { config_beside(path) };
+                let config = config.and_then(|path| std::fs::read(path).ok());
+                let config = config.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+                match config.filter(Value::is_object) {
+                    Some(mut config) => {
+                        config["chat_template"] = template.into();
+                        let config = config.to_string();
+                        TemplateRenderer::from_tokenizer_config(&config, tokenizer.clone(), &options)?
+                    }
+                    None => TemplateRenderer::new(&template, tokenizer.clone(), &options)?,
+                }
+            }
+            None if path.is_dir() => TemplateRenderer::from_dir(path, tokenizer.clone(), &options)?,
+            None if is_json(&file) => {
+                TemplateRenderer::from_tokenizer_config(&text()?, tokenizer.clone(), &options)?
+            }
+            None => TemplateRenderer::new(&text()?, tokenizer.clone(), &options)?,
         };
-        Ok(Template::Jinja { renderer: Box::new(renderer), digest: digest_of(path) })
+        Ok(Template::Jinja { renderer: Box::new(renderer), digest })
     }
 
     /// The name of the renderer, or the digest of the chat template.
@@ -136,6 +152,43 @@ impl Template {
             Template::Jinja { renderer, .. } => Ok(renderer.parse_response(tokens)?.0),
         }
     }
+}
+
+/// The roles that the template of `--template` has under the names of other programs.
+pub(crate) fn template_roles(template: Option<&str>) -> TemplateRoles {
+    let path = template.filter(|it| !Renderer::names().contains(it)).map(Path::new);
+    path.and_then(own_text).map(|text| TemplateRoles::of(&text)).unwrap_or_default()
+}
+
+/// The file with the template, if the path is a folder.
+fn file_in(path: &Path) -> PathBuf {
+    if !path.is_dir() {
+        return path.to_owned();
+    }
+    let jinja = path.join("chat_template.jinja");
+    if jinja.exists() { jinja } else { path.join(CONFIG) }
+}
+
+/// The settings of the tokenizer in a folder, if the path is one.
+fn config_beside(path: &Path) -> Option<PathBuf> {
+    Some(path.join(CONFIG)).filter(|it| it.is_file())
+}
+
+const CONFIG: &str = "tokenizer_config.json";
+
+fn is_json(path: &Path) -> bool {
+    path.extension().is_some_and(|it| it == "json")
+}
+
+/// The template in Jinja of a file or a folder, if there is a single one.
+fn own_text(path: &Path) -> Option<String> {
+    let file = file_in(path);
+    let text = std::fs::read_to_string(&file).ok()?;
+    if !is_json(&file) {
+        return Some(text);
+    }
+    let config: Value = serde_json::from_str(&text).ok()?;
+    config.get("chat_template")?.as_str().map(str::to_owned)
 }
 
 /// The base model of a model or of saved weights.

@@ -25,7 +25,9 @@ pub(crate) fn load(wanted: Option<&str>, model: Option<&str>) -> Result<Arc<dyn 
         (Some(name), _) | (None, Some(name)) => name,
         (None, None) => {
             return Err(Failure::usage("the tokenizer is not known, because no model was named")
-                .with_remedy("-m MODEL, --tokenizer NAME|PATH|bytes, or --local"));
+                .with_remedy(
+                    "-m Qwen/Qwen3-8B, or another model; --tokenizer bytes, or another tokenizer; or --local",
+                ));
         }
     };
     if name == "bytes" || name.split(':').next() == Some("tinkex/nano") {
@@ -41,10 +43,15 @@ pub(crate) fn load(wanted: Option<&str>, model: Option<&str>) -> Result<Arc<dyn 
             ));
             return Err(nearby_files::explained(failure, Path::new(name)));
         }
-        (Err(error), None) => return Err(Failure::from(error).with_remedy("--tokenizer NAME|PATH|bytes")),
+        (Err(error), None) => {
+            return Err(Failure::from(error)
+                .with_remedy("--tokenizer bytes, a folder, or a name on the hub such as Qwen/Qwen3-8B"));
+        }
     };
     let loaded = Bpe::download(&source, &HubOptions::default());
-    let bpe =
-        loaded.map_err(|error| Failure::from(error).with_remedy("--tokenizer PATH, or the program `hf`"))?;
+    let bpe = loaded.map_err(|error| {
+        Failure::from(error)
+            .with_remedy("--tokenizer with a folder that has a copy, as the program `hf` makes one")
+    })?;
     Ok(Arc::new(bpe))
 }

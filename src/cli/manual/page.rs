@@ -17,10 +17,19 @@ const FILES: &[(&str, &str, &str)] = &[
     ("train", "DIR/samples.jsonl", "The answers to the prompts of --prompts."),
     ("train", "DIR/report.html", "The report, written when the run ends."),
     ("train", "DIR/log.txt", "What the run has said."),
+    ("sample", "FILE of -o", SAMPLE_OUTPUT),
     ("report", "DIR/report.html", "The report of one run, unless -o names another file."),
     ("auth", "~/.tinker/credentials.json", "The key that `tinkex auth login` stores."),
     ("", "~/.local/share/tinkex/engine", "The checkpoints of --local without a folder."),
 ];
+
+/// The lines of a file of answers.
+const SAMPLE_OUTPUT: &str = "A JSON object for each prompt: `sequences` or `error`, the `prompt`, its `id` and its \
+    `prompt_hash`, the `model` and the `sampling`. `index` is the number of the prompt, from 0, in the input of the last \
+    start: where prompts have moved, it is written anew when a start begins, or when it ends if the input is a stream; the \
+    line of a prompt that the input has no more stays, with the index null. The lines come as prompts are answered, or with \
+    --ordered by their index. An answer is looked for by the id, or else by `prompt_hash`: equal prompts take as many \
+    answers as there are. Each line is written at once and whole, so that a killed command goes on where it ended.";
 
 const ENVIRONMENT: [(&str, &str); 6] = [
     ("TINKER_API_KEY", "The key for the server; it wins over the stored one."),

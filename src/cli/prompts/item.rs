@@ -6,7 +6,7 @@ use serde_json::Value;
 use tinkex::chat::Message;
 use tinkex::data::{Conversation, Record};
 
-use crate::examples::{Pairs, line_fields, line_hash, spelling};
+use crate::examples::{Pairs, TemplateRoles, line_fields, line_hash, spelling};
 use crate::similar::is_near;
 
 /// What is asked for in a line.
@@ -33,18 +33,18 @@ pub(crate) struct Item {
     pub(crate) prompt: Result<Prompt, String>,
 }
 
-/// What identifies a prompt in the file of answers.
+/// What identifies a prompt in the file of answers: its id, or the hash of its line, which equal prompts share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Key {
     Id(String),
-    Place(u64, String),
+    Hash(String),
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Key::Id(id) => write!(f, "id {id}"),
-            Key::Place(index, _) => write!(f, "index {index}"),
+            Key::Hash(hash) => write!(f, "prompt_hash {hash}"),
         }
     }
 }
@@ -54,9 +54,7 @@ impl Key {
     pub(crate) fn of_answer(line: &Value) -> Option<Key> {
         match line.get("id") {
             Some(id) if !id.is_null() => Some(Key::Id(id.to_string())),
-            _ => {
-                Some(Key::Place(line.get("index")?.as_u64()?, line.get("prompt_hash")?.as_str()?.to_owned()))
-            }
+            _ => Some(Key::Hash(line.get("prompt_hash")?.as_str()?.to_owned())),
         }
     }
 }
@@ -65,13 +63,19 @@ impl Item {
     pub(crate) fn key(&self) -> Key {
         match &self.id {
             Some(id) => Key::Id(id.to_string()),
-            None => Key::Place(self.index as u64, self.hash.clone()),
+            None => Key::Hash(self.hash.clone()),
         }
     }
 
     /// Reads a line. A line that cannot be used is an item whose prompt is the problem. Unless `is_json`, a line may also be
-    /// a text as it is.
-    pub(crate) fn read(line: &[u8], index: usize, id_field: &str, is_json: bool) -> Self {
+    /// a text as it is. `roles` are those that the template has under other names.
+    pub(crate) fn read(
+        line: &[u8],
+        index: usize,
+        id_field: &str,
+        is_json: bool,
+        roles: &TemplateRoles,
+    ) -> Self {
         let mut item = Item {
             place: String::new(),
             index,
@@ -115,7 +119,10 @@ impl Item {
                 return item;
             }
         }
-        item.prompt = prompt(&fields);
+        item.prompt = match roles.translated(line) {
+            Some((text, _)) => line_fields(text.as_bytes()).and_then(|fields| prompt(&fields)),
+            None => prompt(&fields),
+        };
         let raw = ["messages", "prompt"].into_iter().find_map(|key| fields.get(key));
         item.json = raw.and_then(|raw| serde_json::from_str(raw).ok());
         item
@@ -171,7 +178,7 @@ mod tests {
     use super::*;
 
     fn read(line: &str) -> Item {
-        Item::read(line.as_bytes(), 3, "id", true)
+        Item::read(line.as_bytes(), 3, "id", true, &TemplateRoles::default())
     }
 
     #[test]
@@ -214,16 +221,17 @@ mod tests {
                 Ok(prompt) => panic!("{line}: {prompt:?}"),
             }
         }
-        assert!(Item::read(b"{\"prompt\":\"\xff\"}", 0, "id", true).prompt.is_err());
+        let roles = TemplateRoles::default();
+        assert!(Item::read(b"{\"prompt\":\"\xff\"}", 0, "id", true, &roles).prompt.is_err());
     }
 
     #[test]
-    fn a_prompt_is_known_again_by_its_id_or_by_its_place_and_its_hash() {
+    fn a_prompt_is_known_again_by_its_id_or_by_its_hash_wherever_it_stands() {
         let of_answer = |json: &str| Key::of_answer(&serde_json::from_str(json).unwrap_or_default());
         assert_eq!(Some(read(r#"{"id":"a","prompt":"x"}"#).key()), of_answer(r#"{"id":"a","index":9}"#));
         assert_ne!(Some(read(r#"{"id":1,"prompt":"x"}"#).key()), of_answer(r#"{"id":"1","index":9}"#));
         let item = read(r#"{"prompt":"x"}"#);
-        let line = format!(r#"{{"id":null,"index":3,"prompt_hash":"{}"}}"#, item.hash);
+        let line = format!(r#"{{"id":null,"index":9,"prompt_hash":"{}"}}"#, item.hash);
         assert_eq!(Some(item.key()), of_answer(&line));
         assert_ne!(Some(read(r#"{"prompt":"y"}"#).key()), of_answer(&line));
         assert_eq!(of_answer(r#"{"index":3}"#), None);

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 pub(crate) use self::item::{Item, Key, Prompt};
-use crate::examples::{Problems, Source, file_name};
+use crate::examples::{Problems, Source, TemplateRoles, file_name, template_roles};
 use crate::failure::Failure;
 
 /// What a file of prompts may be.
@@ -18,6 +18,7 @@ pub(crate) struct Prompts {
     source: Source,
     name: String,
     id_field: String,
+    roles: TemplateRoles,
     /// True if all lines must be JSON, because the first one is; `None` before the first one.
     is_json: Option<bool>,
     n_lines: usize,
@@ -26,15 +27,17 @@ pub(crate) struct Prompts {
 }
 
 impl Prompts {
-    /// Opens a file; `-` is stdin. `id_field` is the key that identifies a prompt.
-    pub(crate) fn open(path: &Path, id_field: &str) -> Result<Self, Failure> {
+    /// Opens a file; `-` is stdin. `id_field` is the key that identifies a prompt, and `template` the format that the
+    /// command line names.
+    pub(crate) fn open(path: &Path, id_field: &str, template: Option<&str>) -> Result<Self, Failure> {
         let name = file_name(path);
         let mut source = Source::open(path).map_err(|problem| Failure::text(format!("{name}: {problem}")))?;
         if path.extension().is_some_and(|it| it.eq_ignore_ascii_case("txt")) {
             source = source.of_lines();
         }
         let id_field = id_field.to_owned();
-        Ok(Prompts { source, name, id_field, is_json: None, n_lines: 0, n_items: 0, line: Vec::new() })
+        let roles = template_roles(template);
+        Ok(Prompts { source, name, id_field, roles, is_json: None, n_lines: 0, n_items: 0, line: Vec::new() })
     }
 
     /// Reads the next prompt, good or bad; `None` at the end.
@@ -60,7 +63,7 @@ impl Prompts {
             let is_first = self.is_json.is_none();
             let is_json =
                 *self.is_json.get_or_insert(is_array || self.line.trim_ascii_start().starts_with(b"{"));
-            let mut item = Item::read(&self.line, self.n_items, &self.id_field, is_json);
+            let mut item = Item::read(&self.line, self.n_items, &self.id_field, is_json, &self.roles);
             item.place = place;
             if let Err(problem) = &mut item.prompt
                 && problem.starts_with("not valid JSON")
@@ -81,20 +84,25 @@ fn hint(is_array: bool) -> &'static str {
     if is_array { "; if its lines are texts, give the file the ending .txt" } else { "" }
 }
 
-/// The keys that were read, which must differ.
+/// The ids that were read, which must differ.
 #[derive(Debug, Default)]
 pub(crate) struct Keys(HashMap<Key, usize>);
 
 impl Keys {
-    /// Makes an error of a prompt whose key another one has.
-    pub(crate) fn check(&mut self, item: &mut Item) {
+    /// Makes an error of a prompt whose id another one has, and returns false for it. Without ids, prompts may be equal.
+    pub(crate) fn check(&mut self, item: &mut Item) -> bool {
         let key = item.key();
+        if !matches!(key, Key::Id(_)) {
+            return true;
+        }
         match self.0.get(&key) {
             Some(first) => {
                 item.prompt = Err(format!("the {key} is that of the prompt with index {first}, too"));
+                false
             }
             None => {
                 self.0.insert(key, item.index);
+                true
             }
         }
     }
@@ -111,11 +119,16 @@ pub(crate) struct Contents {
 ///
 /// # Errors
 /// The file cannot be read, or has not one prompt that can be used.
-pub(crate) fn contents(path: &Path, id_field: &str, is_raw: bool) -> Result<Option<Contents>, Failure> {
+pub(crate) fn contents(
+    path: &Path,
+    id_field: &str,
+    template: Option<&str>,
+    is_raw: bool,
+) -> Result<Option<Contents>, Failure> {
     if path.as_os_str() == "-" || !path.is_file() {
         return Ok(None);
     }
-    let mut prompts = Prompts::open(path, id_field)?;
+    let mut prompts = Prompts::open(path, id_field, template)?;
     let (mut contents, mut keys) = (Contents::default(), Keys::default());
     while let Some(mut item) = prompts.next().map_err(Failure::text)? {
         keys.check(&mut item);
@@ -157,7 +170,7 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join(name);
         std::fs::write(&path, text).unwrap();
-        let mut prompts = Prompts::open(&path, "id").unwrap();
+        let mut prompts = Prompts::open(&path, "id", None).unwrap();
         let mut all = Vec::new();
         loop {
             match prompts.next() {

@@ -1,41 +1,50 @@
 //! The file of answers: what an earlier start has written is kept, and not asked for again.
 
-use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
 
 use serde_json::Value;
 
+use super::answers::{Answer, Answers};
 use super::made::Made;
+use crate::examples::Pairs;
 use crate::failure::Failure;
+use crate::nearby_files;
 use crate::prompts::Key;
-
-/// The prompts that have answers, each as it was, if the answer tells.
-pub(super) type Done = HashMap<Key, Option<Value>>;
 
 /// What a file of answers has.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Kept {
-    /// The prompts that have answers.
-    pub(super) done: Done,
-    /// The lines of failed prompts, which are asked for again, and a last line that was cut off, as ranges of bytes.
-    others: Vec<Range<u64>>,
+    pub(super) answers: Answers,
+    /// The lines of failed prompts, which are asked for again, and a last line that was cut off.
+    others: Vec<Line>,
     /// The ways in which the answers were made.
     made: Vec<Made>,
     n_bytes: u64,
+}
+
+/// A line of the file.
+#[derive(Clone, Debug, PartialEq)]
+struct Line {
+    /// Its bytes.
+    range: Range<u64>,
+    /// The number of its prompt, as it is in the file.
+    was: Option<u64>,
+    /// The number of its prompt, as it is to be.
+    index: Option<u64>,
 }
 
 impl Kept {
     /// The length of the file without its `others`, if these are its end.
     fn end(&self) -> Option<u64> {
         let mut end = self.n_bytes;
-        for range in self.others.iter().rev() {
-            if range.end != end {
+        for line in self.others.iter().rev() {
+            if line.range.end != end {
                 return None;
             }
-            end = range.start;
+            end = line.range.start;
         }
         Some(end)
     }
@@ -49,12 +58,14 @@ impl Kept {
 }
 
 /// Opens the file of answers, so that no other process writes it. Lines of failed prompts and a torn last line are removed.
-/// A file with answers that were made otherwise than `now` stays as it is, unless `refuses` lets it pass.
+/// A file with answers that were made otherwise than `now` stays as it is, unless `refuses` lets it pass. `assign` takes the
+/// answers to the prompts of this start, and returns true if these are known by now: then the lines get their numbers.
 pub(super) fn open(
     path: &Path,
     now: &Made,
     refuses: impl FnOnce(&[String]) -> Option<Failure>,
-) -> Result<(File, Done), Failure> {
+    assign: impl FnOnce(&mut Answers) -> Result<bool, Failure>,
+) -> Result<(File, Answers), Failure> {
     let name = path.display();
     let failed = |what: &str, error: io::Error| Failure::text(format!("cannot {what} {name}: {error}"));
     let mut file = OpenOptions::new()
@@ -68,47 +79,100 @@ pub(super) fn open(
         // Some file systems have no locks.
         Ok(()) | Err(TryLockError::Error(_)) => {}
         Err(TryLockError::WouldBlock) => {
-            return Err(Failure::text(format!("{name} is in use by another process"))
-                .with_remedy("wait until it ends, or write to another file: -o FILE"));
+            return Err(Failure::text(format!("{name} is in use by another process")).with_remedy(format!(
+                "wait until it ends, or write to another file: -o {}",
+                nearby_files::unused(path)
+            )));
         }
     }
     let is_file = file.metadata().is_ok_and(|it| it.is_file());
     if !is_file {
-        return Ok((file, Done::new()));
+        return Ok((file, Answers::default()));
     }
-    let kept = examine(BufReader::new(&file))
-        .map_err(|problem| Failure::text(format!("{name}:{problem}")).with_remedy("another file for -o"))?;
+    let mut kept = examine(BufReader::new(&file)).map_err(|problem| {
+        let remedy = format!("another file, such as -o {}", nearby_files::unused(path));
+        Failure::text(format!("{name}:{problem}")).with_remedy(remedy)
+    })?;
     let differences = kept.differences(now);
     if !differences.is_empty()
         && let Some(failure) = refuses(&differences)
     {
         return Err(failure);
     }
+    let is_known = assign(&mut kept.answers)?;
+    let is_moved = is_known && kept.answers.are_moved();
     match kept.end() {
-        Some(end) if end == kept.n_bytes => {}
-        Some(end) => file.set_len(end).map_err(|error| failed("repair", error))?,
-        None => file = without_others(path, file, &kept).map_err(|error| failed("repair", error))?,
+        Some(end) if end == kept.n_bytes && !is_moved => {}
+        Some(end) if !is_moved => file.set_len(end).map_err(|error| failed("repair", error))?,
+        _ => {
+            let line = |answer: &Answer| Line {
+                range: answer.range.clone(),
+                was: answer.index,
+                index: if is_moved { answer.now } else { answer.index },
+            };
+            let lines: Vec<Line> = kept.answers.all().iter().map(line).collect();
+            file = rewritten(path, file, &lines).map_err(|error| failed("repair", error))?;
+        }
     }
     file.seek(SeekFrom::End(0)).map_err(|error| failed("read", error))?;
-    Ok((file, kept.done))
+    kept.answers.begin_again(is_moved);
+    Ok((file, kept.answers))
 }
 
-/// Puts a copy without the lines of failed prompts in the place of the file, in one step, so that no answer is lost if the
-/// process dies here.
-fn without_others(path: &Path, mut file: File, kept: &Kept) -> io::Result<File> {
+/// Gives the lines the numbers that were not known when the file was opened, and, if `is_ordered`, the order of the prompts,
+/// after all prompts have come and the new lines were added. `answers` are those with which the file begins.
+pub(super) fn finish(
+    path: &Path,
+    mut file: File,
+    answers: &Answers,
+    is_ordered: bool,
+) -> Result<(), Failure> {
+    let is_needed = answers.are_moved() || is_ordered && !answers.all().is_empty();
+    if !is_needed || !file.metadata().is_ok_and(|it| it.is_file()) {
+        return Ok(());
+    }
+    let failed = |problem: String| Failure::text(format!("{}: {problem}", path.display()));
+    file.seek(SeekFrom::Start(0)).map_err(|error| failed(error.to_string()))?;
+    let kept = examine(BufReader::new(&file)).map_err(failed)?;
+    let answered = kept.answers.all().iter().enumerate().map(|(i, answer)| Line {
+        range: answer.range.clone(),
+        was: answer.index,
+        index: answers.all().get(i).map_or(answer.index, |earlier| earlier.now),
+    });
+    let mut lines: Vec<Line> = answered.chain(kept.others.iter().cloned()).collect();
+    lines.sort_by_key(|line| line.range.start);
+    if is_ordered {
+        lines.sort_by_key(|line| (line.index.is_none(), line.index));
+    }
+    let is_same =
+        lines.is_sorted_by_key(|line| line.range.start) && lines.iter().all(|it| it.was == it.index);
+    if !is_same {
+        rewritten(path, file, &lines).map_err(|error| failed(format!("cannot be put in order: {error}")))?;
+    }
+    Ok(())
+}
+
+/// Puts a copy with these lines in the place of the file, in one step, so that no answer is lost if the process dies here.
+fn rewritten(path: &Path, mut file: File, lines: &[Line]) -> io::Result<File> {
     let path = path.canonicalize()?;
     let mut name = path.clone().into_os_string();
     name.push(format!(".{}.tmp", std::process::id()));
-    let mut copy = OpenOptions::new().read(true).write(true).create_new(true).open(&name)?;
+    let copy = OpenOptions::new().read(true).write(true).create_new(true).open(&name)?;
     let mut write = || {
         let _ = copy.try_lock();
         std::fs::set_permissions(&name, file.metadata()?.permissions())?;
-        let starts = [0].into_iter().chain(kept.others.iter().map(|range| range.end));
-        let ends = kept.others.iter().map(|range| range.start).chain([kept.n_bytes]);
-        for (start, end) in starts.zip(ends) {
-            file.seek(SeekFrom::Start(start))?;
-            io::copy(&mut (&mut file).take(end - start), &mut copy)?;
+        let mut out = BufWriter::new(&copy);
+        let mut text = Vec::new();
+        for Line { range, was, index } in lines {
+            file.seek(SeekFrom::Start(range.start))?;
+            text.clear();
+            (&mut file).take(range.end - range.start).read_to_end(&mut text)?;
+            match numbered(&text, *index).filter(|_| was != index) {
+                Some(line) => writeln!(out, "{line}")?,
+                None => out.write_all(&text)?,
+            }
         }
+        out.flush()?;
         copy.sync_all()?;
         std::fs::rename(&name, &path)
     };
@@ -117,6 +181,18 @@ fn without_others(path: &Path, mut file: File, kept: &Kept) -> io::Result<File> 
         return Err(error);
     }
     Ok(copy)
+}
+
+/// A line with another number of its prompt. The rest stays as it is written: numbers that are read and written again may
+/// lose a digit.
+fn numbered(line: &[u8], index: Option<u64>) -> Option<String> {
+    let mut fields = Pairs::of(std::str::from_utf8(line).ok()?).ok()?;
+    let index = index.map_or("null".to_owned(), |it| it.to_string());
+    match fields.0.iter_mut().find(|(key, _)| key == "index") {
+        Some((_, raw)) => *raw = &index,
+        None => fields.0.insert(fields.0.len().min(1), ("index".into(), &index)),
+    }
+    Some(Pairs::text(fields.0.iter().map(|(key, raw)| (key.as_str(), *raw))))
 }
 
 /// Appends a line.
@@ -131,11 +207,12 @@ pub(super) fn others(path: &Path, n: usize) -> Option<String> {
     let path = path.display();
     match n {
         0 => None,
-        1 => {
-            Some(format!("note: 1 earlier answer in {path} is to another prompt, or to one at another place"))
-        }
+        1 => Some(format!(
+            "note: 1 earlier answer in {path} is to a prompt that is not in the input now; it stays there, with the index null"
+        )),
         n => Some(format!(
-            "note: {n} earlier answers in {path} are to other prompts, or to ones at other places"
+            "note: {n} earlier answers in {path} are to prompts that are not in the input now; they stay there, with the index \
+             null"
         )),
     }
 }
@@ -149,6 +226,7 @@ fn examine(mut file: impl BufRead) -> Result<Kept, String> {
         number += 1;
         let n = file.read_until(b'\n', &mut line).map_err(|error| format!(" cannot be read: {error}"))?;
         if n == 0 {
+            kept.answers.sort();
             return Ok(kept);
         }
         let range = kept.n_bytes..kept.n_bytes + n as u64;
@@ -156,20 +234,22 @@ fn examine(mut file: impl BufRead) -> Result<Kept, String> {
         // Without its end, a line may have been cut within a number.
         let is_torn = !line.ends_with(b"\n") && may_be_torn(&line);
         if is_torn || line.trim_ascii().is_empty() {
-            kept.others.push(range);
+            kept.others.push(Line { range, was: None, index: None });
             continue;
         }
         let json: Value = serde_json::from_slice(&line).unwrap_or_default();
+        let index = json.get("index").and_then(Value::as_u64);
         match (Key::of_answer(&json), json.get("error")) {
             (Some(key), None) if json["sequences"].is_array() => {
-                kept.done.insert(key, json.get("prompt").cloned());
+                let prompt = json.get("prompt").cloned();
+                kept.answers.add(key, Answer { range, index, prompt, now: None });
                 if let Some(made) = Made::of_line(&json)
                     && !kept.made.contains(&made)
                 {
                     kept.made.push(made);
                 }
             }
-            (Some(_), Some(_)) => kept.others.push(range),
+            (Some(_), Some(_)) => kept.others.push(Line { range, was: index, index }),
             (None, _) | (Some(_), None) => {
                 return Err(format!("{number}: is not a line of answers, so that the file stays as it is"));
             }
@@ -190,10 +270,6 @@ fn may_be_torn(line: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn key(id: &str) -> Key {
-        Key::Id(format!("\"{id}\""))
-    }
-
     #[test]
     fn answers_are_kept_and_failed_and_torn_lines_are_not() {
         let a = "{\"id\":\"a\",\"sequences\":[]}\n";
@@ -211,8 +287,7 @@ mod tests {
         ] {
             let kept = examine(text.as_bytes());
             assert_eq!(kept.as_ref().map(Kept::end), Ok(end), "{text}");
-            let expected: Done = is_known.then(|| (key("a"), None)).into_iter().collect();
-            assert_eq!(kept.map(|it| it.done), Ok(expected), "{text}");
+            assert_eq!(kept.map(|it| it.answers.all().len()), Ok(usize::from(is_known)), "{text}");
         }
     }
 
@@ -229,6 +304,22 @@ mod tests {
             "{\"id\":\"a\",\"name\":1}",
         ] {
             assert!(examine(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_line_gets_another_number_and_is_otherwise_as_it_was() {
+        for (line, index, expected) in [
+            (
+                "{\"id\":null,\"index\":3,\"logprobs\":[-0.10000000149011612]}\n",
+                Some(4),
+                "{\"id\":null,\"index\":4,\"logprobs\":[-0.10000000149011612]}",
+            ),
+            ("{\"id\":\"a\",\"index\":null}", Some(0), "{\"id\":\"a\",\"index\":0}"),
+            ("{\"id\":\"\\u00e4\",\"index\":1}", None, "{\"id\":\"\\u00e4\",\"index\":null}"),
+            ("{\"id\":1,\"sequences\":[]}", Some(2), "{\"id\":1,\"index\":2,\"sequences\":[]}"),
+        ] {
+            assert_eq!(numbered(line.as_bytes(), index).as_deref(), Some(expected), "{line}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `tinkex sample`: samples answers to one prompt, or to a file of prompts.
 
+mod answers;
 mod batch;
 mod ending;
 mod kept;
@@ -8,6 +9,7 @@ mod progress;
 mod prompt;
 mod sampler;
 mod settings;
+mod work;
 
 use std::path::PathBuf;
 
@@ -50,7 +52,8 @@ pub(crate) struct BatchArgs {
     /// stdin. The answers are JSON Lines
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// File that gets a line for each prompt; prompts that it already has are skipped [default: stdout]
+    /// File that gets a line for each prompt. Prompts that it has an answer to are skipped: those with the same id, and,
+    /// without ids, equal ones, wherever they stand now [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Add to the file of -o although its answers were made with another model or other settings
@@ -62,7 +65,7 @@ pub(crate) struct BatchArgs {
     /// Key of a line that identifies its prompt
     #[arg(long, value_name = "KEY", default_value = "id")]
     id_field: String,
-    /// Write the lines in the order of the prompts
+    /// Write the lines in the order of the prompts, also after lines were added to the input
     #[arg(long)]
     ordered: bool,
 }

@@ -125,7 +125,12 @@ impl Job {
     fn plan(&self, model: &str, source: &Source, encoder: &Encoder) -> Result<Planned, Failure> {
         let data = source.encode(encoder, &self.settings.test)?;
         let prompts = match &self.settings.prompts {
-            Some(file) => Some(Prompts::read(file, encoder, data.format)?),
+            Some(file) => Some(Prompts::read(
+                file,
+                encoder,
+                data.format,
+                self.settings.data_options.template.as_deref(),
+            )?),
             None => None,
         };
         let chosen = self.settings.choose(model, data.format, data.train.len())?;

@@ -36,9 +36,14 @@ pub(super) struct Samples {
 }
 
 impl Prompts {
-    /// Reads the prompts.
-    pub(super) fn read(file: &Path, encoder: &Encoder, format: DataFormat) -> Result<Self, Failure> {
-        let mut lines = prompts::Prompts::open(file, "id")?;
+    /// Reads the prompts. `template` is the format that the settings name.
+    pub(super) fn read(
+        file: &Path,
+        encoder: &Encoder,
+        format: DataFormat,
+        template: Option<&str>,
+    ) -> Result<Self, Failure> {
+        let mut lines = prompts::Prompts::open(file, "id", template)?;
         let (mut prompts, mut problems) = (Vec::new(), Problems::default());
         while let Some(item) = lines.next().map_err(Failure::text)? {
             let input = item

@@ -74,7 +74,8 @@ fn a_file_of_prompts_has_a_line_for_each_and_is_not_asked_for_again() {
     fs::write(&input, "{\"id\":\"a\",\"prompt\":\"x\"}\n{\"prompt\":\"new\"}\n").unwrap();
     let (status, _, stderr) = run(&home, &args);
     let expected = format!(
-        "1 answered, 0 failed, 1 were there\nnote: 2 earlier answers in {output} are to other prompts, or to ones at other places\n"
+        "1 answered, 0 failed, 1 were there\nnote: 2 earlier answers in {output} are to prompts that are not in the \
+         input now; they stay there, with the index null\n"
     );
     assert_eq!((status, stderr), (0, expected));
     assert_eq!(lines(&output).len(), 4);
@@ -84,7 +85,7 @@ fn a_file_of_prompts_has_a_line_for_each_and_is_not_asked_for_again() {
     assert_eq!(status, 1);
     let problem =
         format!("in.jsonl:1: the prompt with the id \"a\" is not the one that {output} has an answer to");
-    assert!(stderr.contains(&problem) && stderr.contains("try: another file for -o"), "{stderr}");
+    assert!(stderr.contains(&problem) && stderr.contains("try: another file, such as -o "), "{stderr}");
     assert_eq!(lines(&output).len(), 4);
     // The prompts themselves are no answers.
     let own = ["sample", "-i", &input, "-o", &input, &local, "-m", "tinkex/nano"];
@@ -321,7 +322,7 @@ fn answers_of_another_model_or_of_other_settings_are_not_mixed_in_silence() {
     let args = as_refs(&args);
     fs::write(fake.path("in.jsonl"), "{\"id\":\"p0\",\"prompt\":\"question 0.\"}\n").unwrap();
     assert_eq!(fake.run(&args).0, 0);
-    let out = fake.path("out.jsonl");
+    let (out, other) = (fake.path("out.jsonl"), fake.path("out-2.jsonl"));
     let line = &lines(&out)[0];
     assert_eq!((&line["model"], &line["sampling"]["temperature"]), (&json!("tinkex/nano"), &json!(1.0)));
     // An interrupted start has left a part of a line, which a refusal keeps, too.
@@ -339,8 +340,8 @@ fn answers_of_another_model_or_of_other_settings_are_not_mixed_in_silence() {
         assert_eq!(
             stderr,
             format!(
-                "error: {out} has answers that were made with {expected}\n  try: another file for -o; --force-resume adds to \
-                 this one all the same\n"
+                "error: {out} has answers that were made with {expected}\n  try: another file, such as -o {other}; \
+                 --force-resume adds to this one all the same\n"
             )
         );
         assert_eq!(fs::read_to_string(&out).unwrap(), before);
