@@ -261,8 +261,9 @@ mod tests {
                 Some("`tinkex auth login` asks for the key: other users can read the arguments of a program"),
             ),
             ("run list", "--temp", None),
-            ("data convert", "-o", Some(TO_FILE)),
-            ("data convert", "--output", Some(TO_FILE)),
+            ("data stats", "-o", Some(TO_FILE)),
+            ("data stats", "--output", Some(TO_FILE)),
+            ("data convert", "--out", Some("--output FILE")),
         ] {
             let path = find(words);
             let command = path.last().unwrap();

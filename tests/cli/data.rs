@@ -1,6 +1,8 @@
 //! Files of examples: what is read, what is refused, and what is said about it.
 
 mod columns;
+mod converted;
+mod model;
 mod shown;
 mod split;
 

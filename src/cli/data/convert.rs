@@ -1,6 +1,6 @@
 //! `tinkex data convert`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
@@ -9,6 +9,7 @@ use crate::connection::App;
 use crate::counted::counted;
 use crate::examples::{DataFormat, DataOptions, read, trains_less, written_as};
 use crate::failure::Failure;
+use crate::{nearby_files, report};
 
 /// The formats that can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -18,7 +19,20 @@ pub(super) enum To {
     Preference,
 }
 
-pub(super) fn run(files: &[PathBuf], options: &DataOptions, to: To, app: &App) -> Result<(), Failure> {
+/// Where the examples go.
+pub(super) struct Output {
+    /// `None`, and `-`, are stdout.
+    pub(super) path: Option<PathBuf>,
+    pub(super) overwrite: bool,
+}
+
+pub(super) fn run(
+    files: &[PathBuf],
+    options: &DataOptions,
+    to: To,
+    output: &Output,
+    app: &App,
+) -> Result<(), Failure> {
     let to = match to {
         To::Chat => DataFormat::Chat,
         To::Completion => DataFormat::Completion,
@@ -28,6 +42,10 @@ pub(super) fn run(files: &[PathBuf], options: &DataOptions, to: To, app: &App) -
         return Err(Failure::usage("`tinkex data convert` writes examples, which have no form as a table")
             .with_remedy("-f jsonl, the default, or -f json for one array"));
     }
+    let path = output.path.as_deref().filter(|path| path.as_os_str() != "-");
+    if let Some(path) = path {
+        check(path, files)?;
+    }
     let lines = read(files, options)?;
     let mut converted = Vec::with_capacity(lines.records.len());
     for record in &lines.records {
@@ -35,9 +53,19 @@ pub(super) fn run(files: &[PathBuf], options: &DataOptions, to: To, app: &App) -
             .map_err(|problem| Failure::text(format!("{}: {problem}", lines.place(record))))?;
         converted.extend(line);
     }
-    match app.global.format {
-        Some(Format::Json) => app.out.line(&format!("[\n{}\n]", converted.join(",\n")))?,
-        _ => converted.iter().try_for_each(|line| app.out.line(line))?,
+    let is_array = app.global.format == Some(Format::Json);
+    match path {
+        Some(path) => {
+            let text = if is_array {
+                format!("[\n{}\n]\n", converted.join(",\n"))
+            } else {
+                converted.iter().map(|line| format!("{line}\n")).collect()
+            };
+            write(path, text.as_bytes(), output.overwrite)?;
+            app.note(&format!("{}: {}", path.display(), counted(converted.len() as u64, "example")));
+        }
+        None if is_array => app.out.line(&format!("[\n{}\n]", converted.join(",\n")))?,
+        None => converted.iter().try_for_each(|line| app.out.line(line))?,
     }
     if 0 < lines.n_ties {
         let ties =
@@ -53,4 +81,37 @@ pub(super) fn run(files: &[PathBuf], options: &DataOptions, to: To, app: &App) -
     }
     lines.remarks.of_columns().iter().for_each(|remark| app.note(remark));
     Ok(())
+}
+
+/// Refuses a file that cannot be written, before all examples are read.
+fn check(path: &Path, files: &[PathBuf]) -> Result<(), Failure> {
+    let refused = |problem: &str, other: &Path| {
+        let failure = Failure::usage(format!("-o {} {problem}", path.display()));
+        failure.with_remedy(format!("-o {}", nearby_files::unused(other)))
+    };
+    if path.is_dir() {
+        return Err(refused("is a folder", &path.join("converted.jsonl")));
+    }
+    let is_compressed = |end: &str| matches!(end.to_ascii_lowercase().as_str(), "gz" | "zst");
+    if path.extension().and_then(|it| it.to_str()).is_some_and(is_compressed) {
+        return Err(refused("would not be compressed", &path.with_extension("")));
+    }
+    let Ok(own) = path.canonicalize() else { return Ok(()) };
+    if files.iter().any(|file| file.canonicalize().is_ok_and(|it| it == own)) {
+        return Err(refused("is the file that is converted", path));
+    }
+    Ok(())
+}
+
+/// Writes a file that is not there, or has the same bytes.
+fn write(path: &Path, bytes: &[u8], overwrite: bool) -> Result<(), Failure> {
+    let is_other = path.is_file() && std::fs::read(path).map_or(true, |it| it != bytes);
+    if is_other && !overwrite {
+        let problem = format!("{} is there, and has other lines", path.display());
+        return Err(Failure::usage(problem).with_remedy(format!(
+            "--overwrite replaces it; or another file, such as -o {}",
+            nearby_files::unused(path)
+        )));
+    }
+    report::replace(path, bytes)
 }

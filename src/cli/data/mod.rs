@@ -2,6 +2,7 @@
 
 mod check;
 mod convert;
+mod model;
 mod show;
 mod split;
 mod stats;
@@ -9,7 +10,9 @@ mod stats;
 use std::path::PathBuf;
 
 use super::connection::App;
-use super::examples::{DataOptions, Encoder, FormatChoice, Lines, TrainOn, context_of, parse_share};
+use super::examples::{
+    DataOptions, Encoder, FormatChoice, Lines, TrainOn, at_least, context_of, parse_share,
+};
 use super::failure::Failure;
 
 #[derive(Debug, clap::Args)]
@@ -26,7 +29,7 @@ enum Command {
     Show(Show),
     /// Count examples and tokens
     Stats(Files),
-    /// Write examples in another format to stdout
+    /// Write examples in another format
     Convert(Convert),
     /// Write the lines that `train --eval-split` trains on and those that it holds out to two files
     Split(Split),
@@ -38,8 +41,9 @@ pub(crate) struct Files {
     /// Files of one JSON object a line, or of one JSON array, also compressed with gzip or zstd; - is stdin
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Model whose tokenizer and template are used [default: tinkex/nano with --local]
-    #[arg(short, long, value_name = "MODEL")]
+    /// Base model, tinker:// path of saved weights, or folder of a training run, whose tokenizer and template are used
+    /// [default: tinkex/nano with --local]
+    #[arg(short, long, value_name = "MODEL|PATH|RUN")]
     model: Option<String>,
     #[command(flatten)]
     options: DataOptions,
@@ -48,7 +52,7 @@ pub(crate) struct Files {
 #[derive(Debug, clap::Args)]
 struct Show {
     /// Number of examples
-    #[arg(short, value_name = "N", default_value_t = 3)]
+    #[arg(short, value_name = "N", default_value_t = 3, value_parser = at_least(1))]
     n: usize,
     #[command(flatten)]
     files: Files,
@@ -62,6 +66,12 @@ struct Convert {
     /// Format to write
     #[arg(long, value_name = "FORMAT")]
     to: convert::To,
+    /// File to write, in one step and without compression [default: stdout]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Replace the file of -o if it has other lines
+    #[arg(long, requires = "output")]
+    overwrite: bool,
     /// Format of the lines [default: auto, by the keys of the first line]
     #[arg(long, value_name = "FORMAT")]
     data_format: Option<FormatChoice>,
@@ -124,12 +134,21 @@ fn largest(app: &App, model: &str) -> Option<usize> {
 
 pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     match args.command {
-        Command::Check(files) => check::run(&files, app),
-        Command::Show(show) => show::run(show.files, show.n, app),
-        Command::Stats(files) => stats::run(files, app),
-        Command::Convert(Convert { files, to, data_format, limit }) => {
+        Command::Check(mut files) => {
+            let app = model::resolve(&mut files, app)?;
+            check::run(&files, &app)
+        }
+        Command::Show(Show { n, mut files }) => {
+            let app = model::resolve(&mut files, app)?;
+            show::run(files, n, &app)
+        }
+        Command::Stats(mut files) => {
+            let app = model::resolve(&mut files, app)?;
+            stats::run(files, &app)
+        }
+        Command::Convert(Convert { files, to, output, overwrite, data_format, limit }) => {
             let options = DataOptions { data_format, limit, ..DataOptions::default() };
-            convert::run(&files, &options, to, app)
+            convert::run(&files, &options, to, &convert::Output { path: output, overwrite }, app)
         }
         Command::Split(Split { files, eval_split, out, overwrite, data_format, limit }) => {
             // Which messages are trained is a matter of the training.

@@ -18,8 +18,7 @@ struct Shown {
 }
 
 pub(super) fn run(mut files: Files, n: usize, app: &App) -> Result<(), Failure> {
-    let limit = files.options.limit.map_or(n, |limit| limit.min(n));
-    files.options.limit = Some(limit.max(1));
+    files.options.limit = Some(files.options.limit.map_or(n, |limit| limit.min(n)));
     files.options.too_long.get_or_insert(TooLong::Truncate);
     let lines = read_keeping(Keep::All, &files.files, &files.options)?;
     let encoder = files.encoder(app, &lines)?;

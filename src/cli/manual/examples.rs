@@ -38,12 +38,15 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         "data check",
         &["tinkex data check train.jsonl", "tinkex data check train.jsonl test.jsonl.gz -m Qwen/Qwen3-8B"],
     ),
-    ("data show", &["tinkex data show -n 3 train.jsonl -m Qwen/Qwen3-8B"]),
+    (
+        "data show",
+        &["tinkex data show -n 3 train.jsonl -m Qwen/Qwen3-8B", "tinkex data show train.jsonl -m my-run"],
+    ),
     ("data stats", &["tinkex data stats train.jsonl -m Qwen/Qwen3-8B -f json"]),
     (
         "data convert",
         &[
-            "tinkex data convert sharegpt.json --to chat > train.jsonl",
+            "tinkex data convert sharegpt.json --to chat -o train.jsonl",
             "tinkex data convert alpaca.json --data-format completion --to chat > train.jsonl",
         ],
     ),

@@ -51,7 +51,9 @@ const POINTS: [usize; 7] = [2000, 1400, 1000, 600, 300, 120, 40];
 pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let is_stdout = args.output.as_deref() == Some(Path::new("-"));
     if is_stdout && args.open {
-        return Err(Failure::usage("a page on stdout cannot be opened").with_remedy("name a file: -o FILE"));
+        return Err(
+            Failure::usage("a page on stdout cannot be opened").with_remedy("name a file: -o report.html")
+        );
     }
     if is_stdout {
         app.out.needs_text("report -o -")?;
@@ -129,9 +131,9 @@ fn check_replaced(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Replaces a file in one step, so that a browser never reads half a page. A link stays, and what is not a file, such as a
+/// Replaces a file in one step, so that a reader never finds the half of it. A link stays, and what is not a file, such as a
 /// pipe, is written to.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let cannot = |error: std::io::Error| Failure::text(format!("cannot write {}: {error}", path.display()));
     let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
     if std::fs::metadata(path).is_ok_and(|it| !it.is_file() && !it.is_dir()) {

@@ -164,7 +164,7 @@ fn without_a_model_the_error_says_what_to_name() {
     let home = Folder::new("data-no-model");
     let chat = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#;
     for (options, expected) in [
-        (&["data", "show", "-"][..], "-m MODEL, --tokenizer NAME|PATH|bytes, or --local"),
+        (&["data", "show", "-"][..], "-m Qwen/Qwen3-8B, or another model; --tokenizer bytes"),
         (
             &["data", "show", "-", "--tokenizer", "bytes", "--template", "qwen9"],
             "neither a file nor a renderer",
@@ -207,7 +207,7 @@ fn masks_follow_the_options() {
 }
 
 /// The folder of a tokenizer with a token for each byte and the markers of ChatML, and with a chat template.
-fn tokenizer_folder(home: &Folder) -> String {
+pub(super) fn tokenizer_folder(home: &Folder) -> String {
     let is_printable = |byte: u32| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     let mut n_others = 0;
     let mut vocabulary = serde_json::Map::new();
