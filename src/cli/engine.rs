@@ -56,7 +56,7 @@ impl Engines {
             return Ok(engine);
         }
         if is_dry_run {
-            let remedy = "--local=DIR with a folder in which you may write";
+            let remedy = format!("a folder in which you may write, {ELSEWHERE}");
             new_folder::check(&dir).map_err(|it| it.with_remedy(remedy))?;
         }
         let data_dir = (!is_dry_run || is_data_folder(&dir)).then(|| dir.clone());
@@ -117,6 +117,9 @@ fn not_an_engine(dir: &Path) -> Failure {
     }
 }
 
+/// How another folder is named.
+const ELSEWHERE: &str = "as in --local=my-engine";
+
 /// What to do about a folder that cannot be used.
 fn remedy_of(message: &str, dir: &Path) -> Option<String> {
     let has = |texts: &[&str]| texts.iter().any(|it| message.contains(it));
@@ -132,15 +135,15 @@ fn remedy_of(message: &str, dir: &Path) -> Option<String> {
     let is_refused = has(&["Read-only file system", "Permission denied", "Operation not permitted"]);
     let shown = quoted(&there.to_string_lossy());
     if !there.is_dir() {
-        Some(format!("{shown} is a file; name a folder: --local=DIR"))
+        Some(format!("{shown} is a file; name a folder, {ELSEWHERE}"))
     } else if there == dir && is_refused {
         Some(format!(
-            "the engine writes into its folder: copy {shown}, and name the copy: --local=COPY; or name another folder"
+            "the engine writes into its folder: `cp -r {shown} my-engine`, and --local=my-engine; or name another folder"
         ))
     } else if has(&["No space left"]) {
-        Some("make room, or name a folder elsewhere: --local=DIR".into())
+        Some(format!("make room, or name a folder elsewhere, {ELSEWHERE}"))
     } else if there != dir {
-        Some(format!("no folder can be created in {shown}: name one where you may write: --local=DIR"))
+        Some(format!("no folder can be created in {shown}: name one where you may write, {ELSEWHERE}"))
     } else {
         None
     }
@@ -150,8 +153,9 @@ fn remedy_of(message: &str, dir: &Path) -> Option<String> {
 pub(crate) fn default_folder() -> Result<PathBuf, Failure> {
     let of = |name| std::env::var_os(name).filter(|it| !it.is_empty()).map(PathBuf::from);
     let data = of("XDG_DATA_HOME").or_else(|| of("HOME").map(|home| home.join(".local/share")));
-    let data =
-        data.ok_or_else(|| Failure::usage("HOME is not set").with_remedy("name a folder: --local=DIR"))?;
+    let data = data.ok_or_else(|| {
+        Failure::usage("HOME is not set").with_remedy(format!("name a folder, {ELSEWHERE}"))
+    })?;
     Ok(data.join("tinkex/engine"))
 }
 
@@ -222,9 +226,9 @@ mod tests {
             (
                 "cannot open x: Read-only file system (os error 30)",
                 src.into(),
-                "and name the copy: --local=COPY",
+                "my-engine`, and --local=my-engine",
             ),
-            ("cannot open x: Permission denied (os error 13)", src.into(), "/src, and name the copy"),
+            ("cannot open x: Permission denied (os error 13)", src.into(), "/src my-engine`, and"),
             (
                 "cannot create x: Permission denied (os error 13)",
                 format!("{src}/none/x"),

@@ -9,8 +9,7 @@ use super::failure::Failure;
 use super::shell_word::quoted;
 use super::{logger, wording};
 
-pub(crate) const REMEDY: &str =
-    "the address of the server, which ends before /api/v1: --base-url URL, or TINKER_BASE_URL";
+pub(crate) const REMEDY: &str = "the address of the server, which ends before /api/v1: --base-url http://127.0.0.1:8000, or another one in TINKER_BASE_URL";
 /// Calls that each Tinker server answers.
 const BASIC: [&str; 3] = ["get_server_capabilities", "client/config", "create_session"];
 /// What an error says about an answer in another protocol, as the alert of a server that expects TLS.

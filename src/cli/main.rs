@@ -111,9 +111,7 @@ fn refused(error: &clap::Error, words: &[String]) -> Failure {
     Failure::Arguments(match args::word_after_local(words) {
         Some(word) if error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let folder = shell_word::quoted(word);
-            refusal.with_remedy(format!(
-                "--local={folder}, if {folder} is the folder of the engine (--local=DIR)"
-            ))
+            refusal.with_remedy(format!("--local={folder}, if {folder} is the folder of the engine"))
         }
         _ => refusal,
     })

@@ -31,8 +31,9 @@ pub(crate) fn unnamed_model(app: &App) -> Result<String, Failure> {
         return Ok(NANO.to_owned());
     }
     let newest = newest.map(|run| format!("-m {run}, the newest run here; or ")).unwrap_or_default();
-    Err(Failure::usage("no model is named")
-        .with_remedy(format!("{newest}-m MODEL|PATH|RUN; `tinkex model list` shows the models")))
+    Err(Failure::usage("no model is named").with_remedy(format!(
+        "{newest}a model, as in -m Qwen/Qwen3-8B; `tinkex model list` shows the models"
+    )))
 }
 
 /// True if a name is that of the folder of a run.

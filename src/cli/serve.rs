@@ -86,7 +86,9 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let key = if args.any_key { Key::Any } else { key(args.api_key_file.as_deref(), variable, app)? };
     if !args.host.is_loopback() && matches!(key, Key::Random | Key::Any) {
         return Err(Failure::usage(format!("other machines can reach {}, so a key is needed", args.host))
-            .with_remedy(format!("--api-key-file FILE, or set {KEY_VARIABLE}")));
+            .with_remedy(format!(
+                "--api-key-file key.txt, a file with a key that you choose, or set {KEY_VARIABLE}"
+            )));
     }
     let ready = args.ready_fd.map(open_descriptor).transpose()?;
     let (host, port) = (args.host, args.port);

@@ -173,7 +173,7 @@ fn a_certificate_that_is_not_trusted_is_named_with_a_remedy_that_works() {
     assert_eq!(status, 1);
     assert_finding(&report, "TLS", "fail", "certificate");
     let remedy = finding(&report, "TLS")["remedy"].as_str().unwrap();
-    assert!(remedy.contains("SSL_CERT_FILE=FILE"), "{remedy}");
+    assert!(remedy.contains("SSL_CERT_FILE=authority.pem"), "{remedy}");
     let output = tinkex(&home)
         .env("TINKER_API_KEY", KEY)
         .env("SSL_CERT_FILE", crate::tls::data("ca.pem"))

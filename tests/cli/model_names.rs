@@ -106,7 +106,9 @@ fn without_a_model_the_one_that_is_asked_is_told_with_the_newest_run() {
     let (status, _, stderr) = run_in(&home, &["eval", "chats.jsonl"]);
     assert!(
         status == 2
-            && stderr.contains("no model is named\n  try: -m runs/beta, the newest run here; or -m MODEL"),
+            && stderr.contains(
+                "no model is named\n  try: -m runs/beta, the newest run here; or a model, as in -m "
+            ),
         "{stderr}"
     );
     let quiet = run(&home, &["sample", "Hi", "--max-tokens", "1", "--local", "--quiet"]);

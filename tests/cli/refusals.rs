@@ -102,7 +102,7 @@ fn an_address_at_which_something_else_answers_is_told_from_a_tinker_server() {
     let report: Value = serde_json::from_str(&stdout).unwrap();
     let models = report["findings"].as_array().unwrap().iter().find(|it| it["check"] == "models").unwrap();
     assert!(status == 1 && models["text"].as_str().unwrap().contains("not a Tinker server"), "{models}");
-    assert!(models["remedy"].as_str().unwrap().contains("--base-url URL"), "{models}");
+    assert!(models["remedy"].as_str().unwrap().contains("--base-url http://"), "{models}");
 }
 
 #[test]

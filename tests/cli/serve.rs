@@ -121,7 +121,7 @@ fn another_host_needs_a_key_which_is_not_printed() {
     let home = Folder::new("serve-key");
     let (status, stdout, stderr) = run(&home, &["serve", "--host", "0.0.0.0", "--port", "0"]);
     assert_eq!((status, stdout.as_str()), (2, ""));
-    assert!(stderr.contains("--api-key-file FILE") && stderr.contains("TINKEX_SERVE_KEY"), "{stderr}");
+    assert!(stderr.contains("--api-key-file key.txt") && stderr.contains("TINKEX_SERVE_KEY"), "{stderr}");
 
     const KEY: &str = "tml-0123456789abcdefgh";
     let file = home.join("it's a key");

@@ -90,11 +90,12 @@ fn a_run_of_the_cookbook_is_not_resumed_but_its_state_is_named_for_a_new_run() {
         stderr.contains("the run is not of `tinkex train`: its config.json does not name the data"),
         "{stderr}"
     );
-    assert!(stderr.contains("\n  try: `tinkex train DATA -m MODEL`"), "{stderr}");
+    assert!(stderr.contains("\n  try: `tinkex train chats.jsonl -m Qwen/Qwen3-8B`"), "{stderr}");
     let record =
         "{\"name\": \"000010\", \"batch\": 10, \"state_path\": \"tinker://r:train:0/weights/000010\"}\n";
     std::fs::write(other.join("checkpoints.jsonl"), record).unwrap();
-    let remedy = "\n  try: `tinkex train DATA --from tinker://r:train:0/weights/000010` begins a new run";
+    let remedy =
+        "\n  try: `tinkex train chats.jsonl --from tinker://r:train:0/weights/000010` begins a new run";
     let (_, _, stderr) = run(&folder, &["train", "--resume", other.to_str().unwrap()]);
     assert!(stderr.contains(remedy), "{stderr}");
     std::fs::remove_file(other.join("config.json")).unwrap();

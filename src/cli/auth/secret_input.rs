@@ -20,7 +20,7 @@ pub(super) fn read(prompt: &str) -> Result<String, Failure> {
     let text = text.trim();
     if text.is_empty() {
         return Err(Failure::usage("no API key was given")
-            .with_remedy("type it, or pipe it: tinkex auth login < FILE"));
+            .with_remedy("type it, or pipe it: tinkex auth login < key.txt"));
     }
     Ok(text.to_owned())
 }
@@ -91,7 +91,7 @@ fn ask(prompt: &str) -> Result<Vec<u8>, Failure> {
 
 #[cfg(not(unix))]
 fn ask(_: &str) -> Result<Vec<u8>, Failure> {
-    Err(Failure::usage("the terminal would show the key").with_remedy("pipe it: tinkex auth login < FILE"))
+    Err(Failure::usage("the terminal would show the key").with_remedy("pipe it: tinkex auth login < key.txt"))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::parse_path;
 use super::set_ttl::parse_ttl;
 use crate::connection::App;
 use crate::failure::Failure;
-use crate::nearby_files;
+use crate::{nearby_files, project};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -44,8 +44,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let has_project = app.global.project.is_some()
         || std::env::var_os("TINKER_PROJECT_ID").is_some_and(|it| !it.is_empty());
     if !has_project {
-        return Err(Failure::usage("the project of the copy is missing")
-            .with_remedy("--project ID, or set TINKER_PROJECT_ID"));
+        return Err(Failure::usage("the project of the copy is missing").with_remedy(project::remedy(app)));
     }
     let connection = app.connect()?;
     let copy = connection.service.create_rest_client().copy_weights(args.path.clone(), &options)?;

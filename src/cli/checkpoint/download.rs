@@ -18,7 +18,7 @@ use crate::connection::App;
 use crate::failure::Failure;
 use crate::run_folder::weights_of;
 use crate::shell_word::quoted;
-use crate::{new_folder, wording};
+use crate::{nearby_files, new_folder, wording};
 
 /// Time after which the thread that waits for the download looks for a signal again.
 const LOOK: Duration = Duration::from_millis(50);
@@ -207,9 +207,11 @@ fn failure(error: tinkex::Error, destination: &Path) -> Failure {
             .with_remedy("--as dir, for a folder with the files"),
         // Another command has made it, or makes it, since this one has looked.
         None if error.violation().is_some_and(|it| it.path == "destination") => {
-            Failure::text(line).with_remedy(
-                "the same command once that one has ended, with --force if it is to be replaced; or another folder: -o DIR",
-            )
+            let other = destination.with_file_name("").join("models");
+            Failure::text(line).with_remedy(format!(
+                "the same command once that one has ended, with --force if it is to be replaced; or another folder: -o {}",
+                nearby_files::unused(&other)
+            ))
         }
         None => Failure::from(error),
     }

@@ -118,14 +118,14 @@ pub(super) fn layer(message: &str, is_https: bool) -> (&'static str, &'static st
         return (
             "TLS",
             "the server sends the certificate of an authority as its own: have the authority sign one for the server, and \
-             trust it with SSL_CERT_FILE=FILE",
+             trust it with SSL_CERT_FILE=authority.pem",
         );
     }
     if has(&["certificate", "unknownissuer", "invalid peer", "notvalidforname", "expired"]) {
         return (
             "TLS",
             "check the date of this machine and the name in the address; a private authority, or a proxy that opens TLS, \
-             is trusted with SSL_CERT_FILE=FILE, its certificate as PEM",
+             is trusted with SSL_CERT_FILE=authority.pem, its certificate as PEM",
         );
     }
     if is_https && has(&["tls", "rustls", "handshake", "corrupt message", "invalidcontenttype"]) {

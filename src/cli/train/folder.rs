@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use super::ending::resume_command;
 use super::{again, record};
 use crate::failure::Failure;
+use crate::shell_word::quoted;
 use crate::{new_folder, notes};
 
 /// Files that a run writes.
@@ -204,9 +205,10 @@ pub(super) fn check_free(dir: &Path) -> Result<(), Failure> {
         let holder = std::fs::read_to_string(&path).unwrap_or_default();
         let holder = holder.trim();
         let pid = if holder.is_empty() { "another process".into() } else { format!("pid {holder}") };
-        return Err(Failure::text(format!("{} is in use by {pid}", dir.display())).with_remedy(
-            "wait until it ends, or end it, which saves its state; or train in another folder: --out DIR",
-        ));
+        let other = quoted(&beside(dir).display().to_string());
+        return Err(Failure::text(format!("{} is in use by {pid}", dir.display())).with_remedy(format!(
+            "wait until it ends, or end it, which saves its state; or train in another folder: --out {other}"
+        )));
     }
     Ok(())
 }

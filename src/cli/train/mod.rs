@@ -93,9 +93,8 @@ fn start(mut given: Given, control: &Args, app: &App) -> Result<(), Failure> {
         return print(settings.to_object(given.to_object(), None), &app);
     }
     if settings.data.is_empty() {
-        return Err(
-            Failure::usage("no data: name a file of examples").with_remedy("tinkex train DATA -m MODEL")
-        );
+        let command = again::command(&[], &["chats.jsonl"]);
+        return Err(Failure::usage("no data: name a file of examples").with_remedy(format!("`{command}`")));
     }
     let model = match (&args.model, &settings.from) {
         (Some(model), _) => Some(model.clone()),

@@ -138,7 +138,9 @@ pub(super) fn check_own(folder: &Path, config: &Map<String, Value>) -> Result<()
     }
     let remedy = match run_folder::last_state(folder) {
         Some((state, _)) => new_run(&state),
-        None => "`tinkex train DATA -m MODEL`: the run has saved no state to begin with".into(),
+        None => {
+            "`tinkex train chats.jsonl -m Qwen/Qwen3-8B`: the run has saved no state to begin with".into()
+        }
     };
     let text = format!(
         "{}: the run is not of `tinkex train`: its config.json does not name the data, their order and the batch size",
@@ -148,7 +150,7 @@ pub(super) fn check_own(folder: &Path, config: &Map<String, Value>) -> Result<()
 }
 
 fn new_run(state: &str) -> String {
-    format!("`tinkex train DATA --from {state}` begins a new run with its last state")
+    format!("`tinkex train chats.jsonl --from {state}` begins a new run with its last state")
 }
 
 /// A member that a resumed run keeps from its beginning.
