@@ -4,7 +4,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use parking_lot::Mutex;
 
-use super::notes;
+use super::{notes, wording};
 
 /// How warnings begin that a command need not have told if it fails anyway: one that reaches no server, or something else
 /// there, says so in its own words.
@@ -32,7 +32,7 @@ impl Log for Logger {
                 Level::Info => "info",
                 Level::Debug | Level::Trace => "debug",
             };
-            let text = record.args().to_string();
+            let text = wording::logged(&record.args().to_string());
             let is_of_contact = OF_CONTACT.iter().any(|it| text.starts_with(it));
             let line = format!("{level}: {text}");
             if is_of_contact && log::max_level() <= LevelFilter::Warn {

@@ -93,7 +93,8 @@ fn main() -> ExitCode {
         Some(signal) if !app.stop.is_deferred() => Failure::Signal(signal),
         _ => {
             let failure = engine::explained(failure, &app.lost);
-            foreign::explained(app.doubts.explained(failure), &app)
+            let failure = app.doubts.explained(failure, |last| run_folder::gone(last, &app));
+            foreign::explained(failure, &app)
         }
     });
     logger::end(matches!(&result, Err(failure) if failure.is_of_contact()));
