@@ -197,6 +197,11 @@ impl Command {
                 | Command::Model(_)
         )
     }
+
+    /// Whether the command shows what an engine can do without making anything in it, so that no folder is made for one.
+    pub(crate) fn only_looks(&self) -> bool {
+        matches!(self, Command::Doctor(_) | Command::Model(_))
+    }
 }
 
 #[cfg(test)]

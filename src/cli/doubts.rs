@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tinkex::ErrorKind;
 
+use super::args::Global;
 use super::failure::Failure;
 
 /// The doubts of a command.
@@ -13,7 +14,7 @@ use super::failure::Failure;
 pub(crate) struct Doubts(Arc<Mutex<Vec<Doubt>>>);
 
 /// A name that may be a mistake. `option` is where it was given, and `runs` are folders of runs that may be meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Doubt {
     /// A folder that is not that of a run, in the place of a model.
     NotARun { name: String, option: &'static str, runs: Vec<String> },
@@ -22,6 +23,20 @@ pub(crate) enum Doubt {
     /// A run whose checkpoints are looked for where it was not trained. `own` and `asked` are the options that name the
     /// servers.
     Elsewhere { name: String, path: String, own: String, asked: String },
+    /// A run whose last checkpoint may be gone.
+    Gone(Box<Last>),
+}
+
+/// The last checkpoint of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Last {
+    /// The run, as it is named on the command line.
+    pub(crate) name: String,
+    pub(crate) path: String,
+    /// The name of the path in the list of the checkpoints.
+    pub(crate) member: &'static str,
+    /// The options with the server of the run.
+    pub(crate) global: Global,
 }
 
 impl Doubts {
@@ -29,12 +44,16 @@ impl Doubts {
         self.0.lock().push(doubt);
     }
 
-    /// The failure with the doubt that explains it.
-    pub(crate) fn explained(&self, failure: Failure) -> Failure {
-        match self.0.lock().iter().find(|doubt| doubt.may_explain(&failure)) {
-            Some(doubt) => doubt.explained(failure),
-            None => failure,
+    /// The failure with the doubt that explains it. `ask` asks the server of a run whether its last checkpoint is gone.
+    pub(crate) fn explained(&self, failure: Failure, ask: impl Fn(&Last) -> Option<Failure>) -> Failure {
+        let doubts = self.0.lock().clone();
+        for doubt in doubts.iter().filter(|doubt| doubt.may_explain(&failure)) {
+            let Doubt::Gone(last) = doubt else { return doubt.explained(failure) };
+            if let Some(failure) = ask(last) {
+                return failure;
+            }
         }
+        failure
     }
 }
 
@@ -56,6 +75,11 @@ impl Doubt {
                 is_of(|kind| *kind == ErrorKind::Config)
                     || may_fail_by_name && failure.summary().contains(name.as_str())
             }
+            // Servers have their own words for it.
+            Doubt::Gone(last) => {
+                is_of(|kind| *kind == ErrorKind::NotFound)
+                    || failure.summary().contains(last.path.as_str()) && is_missing(failure)
+            }
             Doubt::Elsewhere { path, .. } => {
                 // A server of another kind may lack the endpoint.
                 is_of(|kind| *kind == ErrorKind::Incompatible)
@@ -67,6 +91,7 @@ impl Doubt {
 
     fn explained(&self, failure: Failure) -> Failure {
         match self {
+            Doubt::Gone(_) => failure,
             Doubt::NotARun { name, option, runs } => {
                 let mut problem = format!(
                     "{name} is a folder, but not that of a training run: it has no checkpoints.jsonl"
@@ -130,7 +155,7 @@ mod tests {
         });
         doubts.add(Doubt::NotARun { name: "my".into(), option: "-m", runs: Vec::new() });
         let explained = |failure: Failure| {
-            let failure = doubts.explained(failure);
+            let failure = doubts.explained(failure, |_| None);
             (failure.summary(), failure.remedy().unwrap_or_default())
         };
         let (summary, remedy) = explained(Failure::text("no model \"cap\"").with_remedy("another model"));

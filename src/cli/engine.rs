@@ -56,8 +56,11 @@ impl Engines {
             return Ok(engine);
         }
         if is_dry_run {
-            let remedy = format!("a folder in which you may write, {ELSEWHERE}");
-            new_folder::check(&dir).map_err(|it| it.with_remedy(remedy))?;
+            new_folder::check(&dir).map_err(|failure| {
+                let elsewhere = || format!("a folder in which you may write, {ELSEWHERE}");
+                let remedy = remedy_of(&failure.summary(), &dir).unwrap_or_else(elsewhere);
+                failure.with_remedy(remedy)
+            })?;
         }
         let data_dir = (!is_dry_run || is_data_folder(&dir)).then(|| dir.clone());
         let options = Options { data_dir, share_after: SHARE_AFTER, ..Default::default() };
@@ -100,15 +103,8 @@ impl Engines {
 fn not_an_engine(dir: &Path) -> Failure {
     let what = if dir.exists() { "is not the folder of an engine" } else { "does not exist" };
     let failure = Failure::usage(format!("--local: the folder {} {what}", dir.display()));
-    let parent = dir.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let siblings = std::fs::read_dir(parent).into_iter().flatten().flatten().map(|it| it.path());
-    let name = |path: &Path| path.file_name().map(|it| it.to_string_lossy().into_owned());
-    let known: Vec<String> = siblings.filter(|it| is_data_folder(it)).filter_map(|it| name(&it)).collect();
-    let known: Vec<&str> = known.iter().map(String::as_str).collect();
-    let wanted = name(dir).unwrap_or_default();
-    match similar::names(&wanted, &known).first() {
-        Some(name) => {
-            let dir = dir.with_file_name(name);
+    match similar(dir) {
+        Some(dir) => {
             failure.with_remedy(format!("did you mean --local={}?", quoted(&dir.display().to_string())))
         }
         None => failure.with_remedy(
@@ -119,6 +115,17 @@ fn not_an_engine(dir: &Path) -> Failure {
 
 /// How another folder is named.
 const ELSEWHERE: &str = "as in --local=my-engine";
+
+/// The folder of an engine whose name is almost that of a folder which is none.
+pub(crate) fn similar(dir: &Path) -> Option<PathBuf> {
+    let parent = dir.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let siblings = std::fs::read_dir(parent).into_iter().flatten().flatten().map(|it| it.path());
+    let name = |path: &Path| path.file_name().map(|it| it.to_string_lossy().into_owned());
+    let known: Vec<String> = siblings.filter(|it| is_data_folder(it)).filter_map(|it| name(&it)).collect();
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let wanted = name(dir).unwrap_or_default();
+    similar::names(&wanted, &known).first().map(|name| dir.with_file_name(name))
+}
 
 /// What to do about a folder that cannot be used.
 fn remedy_of(message: &str, dir: &Path) -> Option<String> {

@@ -7,7 +7,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use parking_lot::Mutex;
 use tinkex::Timeouts;
 
-use super::notes;
+use super::{notes, wording};
 
 /// How warnings begin that a command need not have told if it fails anyway: one that reaches no server, or something else
 /// there, says so in its own words.
@@ -98,7 +98,7 @@ impl Log for Logger {
                 Level::Info => "info",
                 Level::Debug | Level::Trace => "debug",
             };
-            let mut text = record.args().to_string();
+            let mut text = wording::logged(&record.args().to_string());
             if log::max_level() <= LevelFilter::Warn
                 && let Some(short) = in_short(&text, Instant::now())
             {

@@ -83,16 +83,18 @@ fn main() -> ExitCode {
         }
     };
     let is_json = matches!(cli.global.format, Some(Format::Json | Format::Jsonl));
-    let app = match App::new(cli.global, cli.command.may_create_engine()) {
+    let mut app = match App::new(cli.global, cli.command.may_create_engine()) {
         Ok(app) => app,
         Err(failure) => return failure.report(is_json),
     };
+    app.is_dry_run = cli.command.only_looks();
     let result = run(cli.command, &app).map_err(|failure| match app.stop.signal() {
         // The end of the sessions has ended the requests of the command.
         Some(signal) if !app.stop.is_deferred() => Failure::Signal(signal),
         _ => {
             let failure = engine::explained(failure, &app.lost);
-            foreign::explained(app.doubts.explained(failure), &app)
+            let failure = app.doubts.explained(failure, |last| run_folder::gone(last, &app));
+            foreign::explained(failure, &app)
         }
     });
     logger::end(matches!(&result, Err(failure) if failure.is_of_contact()));

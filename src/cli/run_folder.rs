@@ -4,10 +4,13 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use tinkex::train::CheckpointRecord;
 
 use super::connection::App;
-use super::doubts::Doubt;
+use super::counted::counted;
+use super::doubts::{Doubt, Last};
 use super::failure::Failure;
+use super::shell_word::quoted;
 use super::{engine, nearby_runs, train};
 
 /// The file that makes a folder that of a run.
@@ -53,14 +56,14 @@ pub(crate) fn last_state(folder: &Path) -> Option<(String, Option<u64>)> {
     Some((record["state_path"].as_str()?.to_owned(), record["next_batch"].as_u64()))
 }
 
-fn resolve(name: &str, app: &App, member: &str, what: &str) -> Result<(String, App), Failure> {
+fn resolve(name: &str, app: &App, member: &'static str, what: &str) -> Result<(String, App), Failure> {
     let (path, mut app) = found(name, app, member, what)?;
     // What was saved is in a folder that is there.
     app.may_create_engine &= !path.contains("://");
     Ok((path, app))
 }
 
-fn found(name: &str, app: &App, member: &str, what: &str) -> Result<(String, App), Failure> {
+fn found(name: &str, app: &App, member: &'static str, what: &str) -> Result<(String, App), Failure> {
     let folder = Path::new(name);
     let log = folder.join(LOG);
     if !is_run(name) {
@@ -84,15 +87,94 @@ fn found(name: &str, app: &App, member: &str, what: &str) -> Result<(String, App
     let text = std::fs::read_to_string(&log)
         .map_err(|error| Failure::text(format!("{}: cannot be read: {error}", log.display())))?;
     let record = last_record(&text, member);
-    let path = record.as_ref().and_then(|record| record[member].as_str()).ok_or_else(|| {
-        Failure::text(format!("{name}: the run has saved no {what} yet"))
-            .with_remedy("wait for a checkpoint, or name another run")
+    let path = record.as_ref().and_then(|record| record[member].as_str());
+    let config = config_of(folder).map_err(|failure| match path {
+        Some(path) => failure.with_remedy(format!(
+            "correct the file, or put a copy of it back; or name the checkpoint itself, and the engine or the server that \
+             has it: `{}`",
+            train::command_with_word(name, path, if app.place().is_empty() { " --local=DIR" } else { "" })
+        )),
+        None => failure,
     })?;
-    // A run of another program has no such file, and its server is that of the environment.
-    let Ok(config) = train::config_of(folder) else { return Ok((path.to_owned(), app.clone())) };
-    let asked = train::with_place(app, &config);
-    doubt_place(name, path, &config, &asked);
+    let Some(path) = path else { return Err(not_saved(name, member, what, config.as_ref())) };
+    let asked = match &config {
+        Some(config) => {
+            let asked = train::with_place(app, config);
+            train::check_engine(folder, app, &asked)?;
+            doubt_place(name, path, config, &asked);
+            asked
+        }
+        None => app.clone(),
+    };
+    let (name, global) = (name.to_owned(), asked.global.clone());
+    app.doubts.add(Doubt::Gone(Box::new(Last { name, path: path.to_owned(), member, global })));
     Ok((path.to_owned(), asked))
+}
+
+/// The settings of a run. A run of another program has none, and its server is that of the environment.
+pub(crate) fn config_of(folder: &Path) -> Result<Option<Map<String, Value>>, Failure> {
+    if folder.join("config.json").exists() { train::config_of(folder).map(Some) } else { Ok(None) }
+}
+
+/// The failure of looking for what a run has not saved.
+fn not_saved(name: &str, member: &str, what: &str, config: Option<&Map<String, Value>>) -> Failure {
+    let folder = Path::new(name);
+    let is_left_out = config.is_some_and(|config| config.get("no-sampler-weights") == Some(&true.into()));
+    if is_left_out && member == "sampler_path" {
+        let shown = quoted(name);
+        return Failure::text(format!("{name}: the run saves no {what}: it has --no-sampler-weights"))
+            .with_remedy(format!("`tinkex train DATA --from {shown}` begins a run that does"));
+    }
+    // A run of another program says nothing about its process.
+    let is_own = config.is_some_and(train::is_own);
+    if !is_own || train::is_in_use(folder) {
+        return Failure::text(format!("{name}: the run has saved no {what} yet"))
+            .with_remedy("wait for a checkpoint, or name another run");
+    }
+    Failure::text(format!("{name}: the run ended before it saved any {what}"))
+        .with_remedy(format!("`{}` goes on with it", train::resume_command(folder)))
+}
+
+/// The failure of a command that asked for the last checkpoint of a run, which is gone: names the newest one that is there.
+/// `None` if the checkpoint is there, or if the server does not tell. `asked` has the options of the command line.
+pub(crate) fn gone(last: &Last, asked: &App) -> Option<Failure> {
+    let Last { name, path, member, global } = last;
+    let mut app = App { global: global.clone(), ..asked.clone() };
+    // The checkpoints were in a folder that is there.
+    app.may_create_engine = false;
+    let text = std::fs::read_to_string(Path::new(name).join(LOG)).ok()?;
+    let records: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let saved = records.iter().map(|record| {
+        let mut saved = CheckpointRecord::default();
+        saved.state_path = record["state_path"].as_str().and_then(|it| it.parse().ok());
+        saved.sampler_path = record["sampler_path"].as_str().and_then(|it| it.parse().ok());
+        saved
+    });
+    let connection = app.connect().ok()?;
+    let there = train::there(&connection.service, &saved.collect::<Vec<_>>()).ok()??;
+    let is_there = |path: &str| there.iter().any(|it| it.tinker_path == path);
+    if is_there(path) {
+        return None;
+    }
+    let failure = Failure::text(format!(
+        "{name}: its last checkpoint was deleted or has expired: {path} does not exist"
+    ));
+    let newest = records.iter().rev().find(|record| record[*member].as_str().is_some_and(is_there));
+    Some(match newest.and_then(|record| Some((record, record[*member].as_str()?))) {
+        Some((record, newest)) => {
+            let place = if asked.place().is_empty() { app.place() } else { String::new() };
+            let command = train::command_with_word(name, newest, &place);
+            let after = record["next_batch"].as_u64().map(|n| format!(", that after {}", counted(n, "step")));
+            failure.with_remedy(format!(
+                "`{command}` takes the newest one that is there{}",
+                after.unwrap_or_default()
+            ))
+        }
+        None => failure.with_remedy(format!(
+            "`{} --dry-run` says what is left of the run",
+            train::resume_command(Path::new(name))
+        )),
+    })
 }
 
 /// Tells the place where the run was trained if what it has saved is not found at another one, that of `app`.

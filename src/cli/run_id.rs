@@ -8,7 +8,7 @@ use tinkex::types::CheckpointPath;
 
 use super::connection::App;
 use super::failure::Failure;
-use super::run_folder::{LOG, doubt_place, is_run};
+use super::run_folder::{LOG, config_of, doubt_place, is_run};
 use super::train;
 
 /// The id of the run that `name` means, and the options with the server that has it.
@@ -68,11 +68,11 @@ fn of_folder(name: &str, app: &App) -> Result<(String, App), Failure> {
     // The run is in a folder or at a server that is there.
     let mut app = app.clone();
     app.may_create_engine = false;
-    // A run of another program has no such file, and its server is that of the environment.
-    let Ok(config) = train::config_of(folder) else { return Ok((id, app)) };
-    let app = train::with_place(&app, &config);
-    doubt_place(name, last.as_str(), &config, &app);
-    Ok((id, app))
+    let Some(config) = config_of(folder)? else { return Ok((id, app)) };
+    let placed = train::with_place(&app, &config);
+    train::check_engine(folder, &app, &placed)?;
+    doubt_place(name, last.as_str(), &config, &placed);
+    Ok((id, placed))
 }
 
 /// The paths in the list of a run's checkpoints, in their order. Torn lines are passed over.

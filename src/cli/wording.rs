@@ -11,7 +11,7 @@ use super::foreign;
 static ENGINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// What the library says, and what a user of this program can do.
-const WORDS: [(&str, &str); 12] = [
+const WORDS: [(&str, &str); 13] = [
     (
         "set TINKER_API_KEY or call ServiceClientBuilder::api_key, or set TINKER_CREDENTIAL_CMD, or store a default key \
          in ~/.tinker/credentials.json",
@@ -29,6 +29,7 @@ const WORDS: [(&str, &str); 12] = [
     ("within Timeouts::operation", "within the time limit (--timeout)"),
     ("load a copy with Bpe::from_dir", "name a copy with --tokenizer"),
     ("Options::", "the engine's "),
+    ("lora_config.rank: ", "--rank "),
     // Of the standard library, in errors of arguments.
     ("invalid float literal", "not a number"),
     ("invalid digit found in string", "not a whole number"),
@@ -101,6 +102,15 @@ fn verb(operation: &str) -> String {
 
 fn is_of_engine(url: &str) -> bool {
     ENGINES.lock().iter().any(|engine| url.starts_with(engine.as_str()))
+}
+
+/// A text of the log without names of Rust, and without the cause of what it has said.
+pub(crate) fn logged(text: &str) -> String {
+    const EARLIER: &str = "does not exist any more, trying the one before it";
+    match text.find(EARLIER) {
+        Some(at) => text[..at + EARLIER.len()].to_owned(),
+        None => own(text),
+    }
 }
 
 /// A text without names of Rust.

@@ -63,6 +63,14 @@ fn nothing_fails_at_the_engine_and_no_session_is_made() {
     assert!(!stdout.contains("\nfail\t"), "{stdout}");
     let (_, table, _) = run(&home, &["doctor", &local, "-f", "table"]);
     assert!(table.starts_with("ok    credential  of the engine in this process\n"), "{table}");
+    assert_eq!(run(&home, &["model", "list", &local]).0, 0);
+    // An examination makes no folder, and says that there is none.
+    assert!(!home.join("engine").exists());
+    assert!(table.contains("ok    folder      ") && table.contains("no engine is in it yet"), "{table}");
+    drop(crate::util::engine(&home));
+    let mistyped = format!("--local={}", home.join("engin").display());
+    let (_, table, _) = run(&home, &["doctor", &mistyped, "-f", "table"]);
+    assert!(table.contains("warn  folder") && table.contains("try: did you mean --local="), "{table}");
 }
 
 #[test]

@@ -389,3 +389,17 @@ fn an_archive_that_the_server_does_not_make_is_refused_before_anything_is_sent_t
         fs::read_dir(&*site.home).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap());
     assert!(left.all(|it| !it.ends_with(".part")), "nothing is left");
 }
+
+#[test]
+fn a_state_that_does_not_exist_is_refused_without_a_session() {
+    let home = Folder::new("download-none");
+    drop(engine(&home));
+    let local = format!("--local={}", home.join("engine").display());
+    for path in ["tinker://none:train:0/weights/x", "tinker://none:train:0/sampler_weights/x"] {
+        let (status, _, stderr) = run(&home, &["checkpoint", "download", path, &local]);
+        assert_eq!(status, 1, "{stderr}");
+        assert!(stderr.contains(&format!("{path} does not exist")), "{stderr}");
+    }
+    let (_server, service) = engine(&home);
+    assert_eq!(service.create_rest_client().list_sessions().count(), 0);
+}

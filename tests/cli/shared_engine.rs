@@ -191,7 +191,7 @@ fn only_the_user_can_read_the_folder_that_a_command_creates_and_the_key_in_it() 
     let home = Folder::new("shared-engine-mode");
     let mode = |path: &str| std::fs::metadata(home.join(path)).unwrap().permissions().mode() & 0o777;
     let local = format!("--local={}", home.join("new/engine").display());
-    assert_eq!(run(&home, &["model", "list", &local]).0, 0);
+    assert_eq!(run(&home, &["sample", "Hi", "--max-tokens", "1", &local]).0, 0);
     assert_eq!((mode("new"), mode("new/engine"), mode("new/engine/.tinkex")), (0o700, 0o700, 0o700));
     let _engine = engine(&home);
     assert_eq!(mode("engine/.tinkex/engine.json"), 0o600);

@@ -10,7 +10,7 @@ use crate::train::{chats, rows, small, train};
 use crate::util::{Folder, engine, run};
 
 /// A run of three steps, finished.
-fn finished(folder: &Folder) -> PathBuf {
+pub(crate) fn finished(folder: &Folder) -> PathBuf {
     let data = chats(folder, 8);
     let out = folder.join("run");
     let (status, _, stderr) = train(folder, &small(folder, &data, 3), &["-o", out.to_str().unwrap()]);
@@ -19,10 +19,16 @@ fn finished(folder: &Folder) -> PathBuf {
 }
 
 /// Paths of the state and of the weights for sampling of a checkpoint.
-fn paths(run: &std::path::Path, name: &str) -> [String; 2] {
+pub(crate) fn paths(run: &std::path::Path, name: &str) -> [String; 2] {
     let log = tinkex::train::CheckpointLog::open(run).unwrap();
     let record = log.records().iter().find(|it| it.name == name).unwrap();
     [record.state_path.as_ref().unwrap().to_string(), record.sampler_path.as_ref().unwrap().to_string()]
+}
+
+/// Deletes a checkpoint of the engine of a folder.
+pub(crate) fn delete(folder: &Folder, path: &str) {
+    let (_server, service) = engine(folder);
+    service.create_rest_client().delete_checkpoint_from_tinker_path(path).unwrap();
 }
 
 #[test]
@@ -60,10 +66,7 @@ fn weights_that_were_deleted_are_not_told_as_there_and_the_commands_that_are_nam
     let out = finished(&folder);
     let resume =
         |more: &[&str]| run(&folder, &[&["train", "--resume", out.to_str().unwrap()], more].concat());
-    let delete = |path: &str| {
-        let (_server, service) = engine(&folder);
-        service.create_rest_client().delete_checkpoint_from_tinker_path(path).unwrap();
-    };
+    let delete = |path: &str| delete(&folder, path);
     let [state, sampler] = paths(&out, "final");
     delete(&sampler);
     let (status, stdout, stderr) = resume(&[]);
@@ -103,4 +106,39 @@ fn a_finished_run_whose_list_of_checkpoints_is_gone_is_not_trained_again_by_itse
     let (status, _, stderr) = run(&folder, &[&resume[..], &["--force-resume"]].concat());
     assert_eq!(status, 0, "{stderr}");
     assert_eq!(rows(&out).len(), 3);
+}
+
+#[test]
+fn steps_whose_state_was_deleted_are_not_done_again_without_a_question() {
+    let folder = Folder::new("train-finished-more");
+    let out = finished(&folder);
+    let resume = |more: &[&str]| {
+        let line = ["train", "--resume", out.to_str().unwrap(), "--max-steps", "5"];
+        run(&folder, &[&line[..], more].concat())
+    };
+    let [state, _] = paths(&out, "final");
+    delete(&folder, &state);
+    for more in [&[][..], &["--dry-run"]] {
+        let (status, stdout, stderr) = resume(more);
+        assert_eq!((status, stdout.as_str()), (1, ""), "{stderr}");
+        let gone = format!("the state after 3 steps was deleted or has expired: {state} does not exist\n");
+        assert!(stderr.contains(&gone), "{stderr}");
+        assert!(stderr.contains("--force-resume` goes on after 2 steps"), "{stderr}");
+        assert_eq!(rows(&out).len(), 3);
+    }
+    let (status, _, stderr) = resume(&["--force-resume"]);
+    assert_eq!(status, 0, "{stderr}");
+    let warning =
+        format!("warning: the checkpoint {state} does not exist any more, trying the one before it\n");
+    assert!(stderr.contains(&warning) && stderr.contains("goes on after step 2 of 5"), "{stderr}");
+    assert_eq!(rows(&out).len(), 5);
+    let log = tinkex::train::CheckpointLog::open(&out).unwrap();
+    let states = log.records().iter().filter_map(|it| it.state_path.as_ref()).map(ToString::to_string);
+    states.filter(|path| *path != state).for_each(|path| delete(&folder, &path));
+    let (status, _, stderr) = run(&folder, &["train", "--resume", out.to_str().unwrap(), "--max-steps", "6"]);
+    assert_eq!(status, 1, "{stderr}");
+    assert!(
+        stderr.contains("was deleted or has expired: ") && stderr.contains("` trains it once more"),
+        "{stderr}"
+    );
 }

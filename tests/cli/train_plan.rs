@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::train::{chats, rows, small, train};
+use crate::train::{chats, rows, small, train, with};
+use crate::train_finished::{finished, paths};
 use crate::util::{Folder, run};
 
 #[test]
@@ -60,4 +61,56 @@ fn a_split_with_another_share_than_was_asked_for_is_told() {
     let (status, _, stderr) = train(&folder, &options, &["--dry-run", "--eval-split", "20%"]);
     assert_eq!(status, 2);
     assert!(stderr.contains("give it as a number: 0.2 for 20%"), "{stderr}");
+}
+
+#[test]
+fn a_dry_run_of_a_run_that_is_resumed_tells_what_is_left_of_it() {
+    let folder = Folder::new("train-plan-resumed");
+    let out = finished(&folder);
+    let plan = |more: &[&str]| {
+        let line = ["train", "--resume", out.to_str().unwrap(), "--dry-run"];
+        let (status, stdout, stderr) = run(&folder, &[&line[..], more].concat());
+        assert_eq!(status, 0, "{stderr}");
+        stdout
+    };
+    let json =
+        |more: &[&str]| -> Value { serde_json::from_str(&plan(&[more, &["-f", "json"]].concat())).unwrap() };
+    let [state, _] = paths(&out, "final");
+    let text = plan(&[]);
+    assert!(
+        text.contains(&format!("\nresume  all steps are done: step 3 of 3, saved as {state}\n")),
+        "{text}"
+    );
+    assert!(text.contains("\nleft    nothing\n"), "{text}");
+    let done = &json(&[])["resume"];
+    assert_eq!((&done["is_finished"], &done["n_steps_left"]), (&true.into(), &0.into()), "{done}");
+
+    let text = plan(&["--max-steps", "5"]);
+    assert!(text.contains(&format!("\nresume  goes on after step 3 of 5, with {state}\n")), "{text}");
+    assert!(text.contains("\nleft    2 steps, 8 examples, ") && text.contains(" tokens, free\n"), "{text}");
+    let whole = json(&["--max-steps", "5"]);
+    let left = &whole["resume"];
+    assert_eq!((&left["n_steps_done"], &left["n_steps_left"]), (&3.into(), &2.into()), "{left}");
+    assert_eq!((&left["state_path"], &left["n_examples_left"]), (&state.into(), &8.into()), "{left}");
+    // All examples have the same length.
+    let tokens = |json: &Value, name: &str| json[name].as_u64().unwrap();
+    assert_eq!(tokens(left, "n_trained_tokens_left") * 5, tokens(&whole, "n_trained_tokens") * 2);
+    assert_eq!(rows(&out).len(), 3);
+}
+
+#[test]
+fn a_dry_run_refuses_a_rank_that_the_engine_refuses() {
+    let folder = Folder::new("train-plan-rank");
+    let data = chats(&folder, 4);
+    let out = folder.join("run");
+    for further in [&["--dry-run"][..], &[]] {
+        let options = with(&small(&folder, &data, 1), "--rank", "1000");
+        let (status, stdout, stderr) =
+            train(&folder, &options, &[&["-o", out.to_str().unwrap()], further].concat());
+        assert_eq!((status, stdout.as_str()), (1, ""), "{stderr}");
+        assert!(stderr.contains("--rank must be in 1..=256, is 1000"), "{stderr}");
+        assert!(!out.exists());
+    }
+    let (status, _, stderr) = train(&folder, &small(&folder, &data, 1), &["--dry-run"]);
+    assert_eq!(status, 0, "{stderr}");
 }

@@ -9,13 +9,13 @@ use crate::train::{chats, rows, small, train, with};
 use crate::util::{Folder, run, tinkex};
 
 /// The commands between backticks in the remedy.
-fn remedies(stderr: &str) -> Vec<String> {
+pub(crate) fn remedies(stderr: &str) -> Vec<String> {
     let line = stderr.lines().find_map(|line| line.strip_prefix("  try: ")).unwrap_or_default();
     line.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
 /// Pastes a command into a shell.
-fn paste(folder: &Path, command: &str) -> (i32, String) {
+pub(crate) fn paste(folder: &Path, command: &str) -> (i32, String) {
     let (_, words) = command.split_once(' ').unwrap();
     let mut shell = Command::new("sh");
     let program = env!("CARGO_BIN_EXE_tinkex");
@@ -207,4 +207,45 @@ fn remedies_keep_the_options_of_the_command() {
     let options = with(&options, "--max-steps", "2");
     let (_, _, stderr) = train(&folder, &options, &["-o", out.to_str().unwrap(), "--name", "two words"]);
     assert!(remedies(&stderr)[1].ends_with("--name 'two words' --overwrite"), "{stderr}");
+}
+
+#[test]
+fn a_project_that_was_moved_goes_on_with_its_data_and_names_its_engine() {
+    let folder = Folder::new("train-remedy-moved");
+    let old = folder.join("old");
+    std::fs::create_dir_all(old.join("data")).unwrap();
+    let data = chats(&old.join("data"), 8);
+    let out = old.join("runs/a");
+    assert_eq!(train(&old, &small(&old, &data, 2), &["-o", out.to_str().unwrap()]).0, 0);
+    let new = folder.join("new");
+    std::fs::rename(&old, &new).unwrap();
+    let out = new.join("runs/a").display().to_string();
+    let gone = format!("{}, the folder of the engine of the run, is gone\n", old.join("engine").display());
+    let local = format!("--local={}", new.join("engine").display());
+    for line in [
+        &["sample", "Hi", "-m", &out][..],
+        &["run", "info", &out],
+        &["checkpoint", "download", &out, "-o", "models"],
+        &["train", "--resume", &out, "--max-steps", "3"],
+    ] {
+        let (status, _, stderr) = run(&folder, line);
+        assert_ne!(status, 0);
+        let command = remedies(&stderr).remove(0);
+        assert!(stderr.contains(&gone) && command.contains(&local), "{stderr}");
+        let (status, stderr) = paste(&folder, &command);
+        assert_eq!(status, 0, "{command}: {stderr}");
+        let note = "has the same contents, and is used\n";
+        assert_eq!(stderr.contains(note), line[0] == "train", "{stderr}");
+    }
+    assert!(!old.exists());
+    assert_eq!(rows(Path::new(&out)).len(), 3);
+    // The run has recorded the new places.
+    assert_eq!(run(&folder, &["train", "--resume", &out, "--max-steps", "4"]).0, 0);
+    // What is nowhere near is told at once.
+    std::fs::rename(new.join("engine"), folder.join("x")).unwrap();
+    std::fs::remove_file(new.join("data/chats.jsonl")).unwrap();
+    let (status, _, stderr) = run(&folder, &["train", "--resume", &out, "--max-steps", "5"]);
+    assert_eq!(status, 1, "{stderr}");
+    assert!(stderr.contains("the folder of its engine, are gone\n"), "{stderr}");
+    assert!(stderr.contains(" FILE --local=DIR`, where FILE and DIR are their new places"), "{stderr}");
 }

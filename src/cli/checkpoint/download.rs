@@ -100,6 +100,9 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     }
     // The download has its own error if the server does not answer.
     let version = version.unwrap_or(Value::Null);
+    if version.is_null() && is_unknown_state(&rest, &path) {
+        return Err(missing(&path, app));
+    }
     let cancel = CancelToken::new();
     let display = Arc::new(Display::new(app));
     let options = DownloadOptions::default()
@@ -123,8 +126,7 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     }
     let downloaded = match result {
         Err(error) if is_missing(&rest, &path, &error) => {
-            let list = format!("`tinkex checkpoint list{}` shows the paths", app.place());
-            return Err(Failure::text(format!("{path} does not exist")).with_remedy(list));
+            return Err(missing(&path, app));
         }
         result => result.map_err(|error| failure(error, &destination))?,
     };
@@ -133,6 +135,17 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
         app.note(&format!("note: this command cannot tell later that the download is complete: {error}"));
     }
     write(json, &destination, false, app)
+}
+
+fn missing(path: &CheckpointPath, app: &App) -> Failure {
+    let list = format!("`tinkex checkpoint list{}` shows the paths", app.place());
+    Failure::text(format!("{path} does not exist")).with_remedy(list)
+}
+
+/// True for a state that the server does not know. The library would open a session to export it before it finds that out.
+fn is_unknown_state(rest: &RestClient, path: &CheckpointPath) -> bool {
+    matches!(path, CheckpointPath::Training(path)
+        if rest.get_weights_info_by_tinker_path(path).is_err_and(|error| error.is_not_found()))
 }
 
 /// Writes what was downloaded, now or earlier.

@@ -36,6 +36,10 @@ impl Display {
                 bar.enable_steady_tick(Duration::from_millis(200));
                 Display::Bar(bar)
             }
+            // A download that is short needs no lines unless they are asked for.
+            (false, true) if app.global.progress == Progress::Auto => {
+                Display::Lines(Mutex::new(Some(Instant::now())))
+            }
             (false, true) => Display::Lines(Mutex::new(None)),
             (false, false) => Display::Nothing,
         }

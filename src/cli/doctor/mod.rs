@@ -110,6 +110,7 @@ fn examine(app: &App) -> (Vec<Finding>, Option<Connection>) {
         findings.clear();
     }
     findings.insert(0, credential.finding);
+    findings.extend(app.global.local.as_ref().and_then(|dir| target::engine_folder(dir.as_deref())));
     // Without a credential the address can still be examined.
     let probe = if connection.is_none() { connect(Some("tml-none")).ok() } else { None };
     let url = connection.as_ref().or(probe.as_ref()).map(|it| it.service.dump().base_url);

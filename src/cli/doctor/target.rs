@@ -1,10 +1,14 @@
-//! What is examined: the address, the source of the credential, and the proxy between.
+//! What is examined: the folder of the engine, the address, the source of the credential, and the proxy between.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use tinkex::credentials::CredentialStore;
+use tinkex::local::is_data_folder;
 
 use super::super::args::Global;
+use super::super::engine;
+use super::super::shell_word::quoted;
 use super::finding::{Finding, Mark};
 
 /// The parts of the server's address.
@@ -121,6 +125,21 @@ fn is_excepted(host: &str, exceptions: &str) -> bool {
         let is_everything = it.is_empty() && exceptions.contains('*');
         let is_below = host.strip_suffix(it).is_some_and(|rest| rest.ends_with('.'));
         is_everything || (!it.is_empty() && (host == it || is_below))
+    })
+}
+
+/// What there is to say about the folder of `--local` if no engine is in it: the examination makes none.
+pub(super) fn engine_folder(dir: Option<&Path>) -> Option<Finding> {
+    const CHECK: &str = "folder";
+    let dir = dir.map_or_else(engine::default_folder, |dir| Ok(dir.to_owned())).ok()?;
+    if is_data_folder(&dir) {
+        return None;
+    }
+    let text = format!("{}: no engine is in it yet; the first training makes one", dir.display());
+    Some(match engine::similar(&dir) {
+        Some(similar) => Finding::new(CHECK, Mark::Warn, text)
+            .with_remedy(format!("did you mean --local={}?", quoted(&similar.display().to_string()))),
+        None => Finding::ok(CHECK, text),
     })
 }
 

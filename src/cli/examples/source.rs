@@ -126,6 +126,11 @@ impl Source {
     }
 }
 
+/// The SHA-256 of a file, if it can be read.
+pub(crate) fn sha256_of(path: &Path) -> Option<String> {
+    Source::open(path).ok()?.sha256().ok()
+}
+
 /// Why a file of a table is not read, with the command that writes its rows as lines. `start` are its first bytes: a file
 /// of JSON may have any name.
 fn table(path: &Path, start: &[u8]) -> Option<String> {

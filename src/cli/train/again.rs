@@ -50,6 +50,29 @@ fn changed(words: &[String], without: &[Named], with: &[&str]) -> String {
     kept.join(" ")
 }
 
+/// The command line of this process in which `new` stands for `old` as an argument or as the value of an option, and with
+/// further words.
+pub(crate) fn with_word(old: &str, new: &str, further: &str) -> String {
+    let words: Vec<String> =
+        std::env::args_os().skip(1).map(|it| it.to_string_lossy().into_owned()).collect();
+    exchanged(&words, old, new, further)
+}
+
+fn exchanged(words: &[String], old: &str, new: &str, further: &str) -> String {
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let exchange = |word: &String| {
+        // An option and its value may be one word.
+        let head = word.strip_suffix(old).filter(|head| {
+            head.is_empty() || *head == "-m" || { head.starts_with("--") && head.ends_with('=') }
+        });
+        let word = head.map_or_else(|| word.clone(), |head| format!("{head}{new}"));
+        format!(" {}", quoted_option(&word))
+    };
+    let (options, last) = words.split_at(end);
+    let text = |words: &[String]| words.iter().map(exchange).collect::<String>();
+    format!("tinkex{}{further}{}", text(options), text(last))
+}
+
 /// Where the value of an option is.
 enum Value {
     /// In the same word, or the option has none.
@@ -93,5 +116,23 @@ mod tests {
         }
         assert_eq!(of(&["train", "--out-of", "-m", "x"], &[OUT, MODEL], &[]), "tinkex train --out-of");
         assert_eq!(of(&["train", "--", "-x"], &[], &["--yes"]), "tinkex train --yes -- -x");
+    }
+
+    #[test]
+    fn a_word_is_exchanged_in_each_form_of_an_option() {
+        let of = |line: &[&str]| {
+            let words: Vec<String> = line.iter().map(|it| (*it).to_owned()).collect();
+            exchanged(&words, "runs/a", "t://x", " --local=e")
+        };
+        for (form, expected) in [
+            (&["-m", "runs/a"][..], "-m t://x"),
+            (&["-mruns/a"], "-mt://x"),
+            (&["--model=runs/a"], "--model=t://x"),
+            (&["runs/a"], "t://x"),
+            (&["old-runs/a"], "old-runs/a"),
+        ] {
+            assert_eq!(of(&[&["sample"], form].concat()), format!("tinkex sample {expected} --local=e"));
+        }
+        assert_eq!(of(&["sample", "-m", "runs/a", "--", "Hi"]), "tinkex sample -m t://x --local=e -- Hi");
     }
 }

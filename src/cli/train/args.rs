@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// Continue the run in this folder exactly where it stopped
     #[arg(long, value_name = "DIR")]
     pub(super) resume: Option<PathBuf>,
-    /// With --resume: go on although data or settings of the run have changed
+    /// With --resume: go on although data or settings of the run have changed, or its last state is gone
     #[arg(long)]
     pub(super) force_resume: bool,
     /// Folder of the run [default: tinkex-runs/<date>-<model>]

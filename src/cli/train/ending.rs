@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::shell_word;
 
 /// The command that continues a run.
-pub(super) fn resume_command(folder: &Path) -> String {
+pub(crate) fn resume_command(folder: &Path) -> String {
     format!("tinkex train --resume {}", quoted(&folder.display().to_string()))
 }
 

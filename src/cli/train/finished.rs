@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use serde_json::{Map, Value};
 use tinkex::ServiceClient;
 use tinkex::train::{CheckpointLog, CheckpointRecord, MetricsLog};
+use tinkex::types::Checkpoint;
 
 use super::ending::Ending;
 use super::job::{Job, Place, Planned};
@@ -13,10 +14,9 @@ use super::log::Log;
 use super::plan::Cost;
 use super::samples::Samples;
 use super::saved::{self, Weights};
-use super::settings::Chosen;
+use super::settings::{Chosen, Settings};
 use super::summary::Summary;
-use super::{again, best, ending, folder, held_out, record};
-use crate::counted::counted;
+use super::{again, best, ending, folder, held_out, left, record};
 use crate::examples::Encoder;
 use crate::failure::Failure;
 use crate::run_folder;
@@ -50,6 +50,37 @@ pub(super) fn check_log(place: &Place) -> Result<(), Failure> {
     )))
 }
 
+/// What the server still has of a finished run.
+pub(super) struct Found {
+    records: Vec<CheckpointRecord>,
+    there: Vec<Checkpoint>,
+    pub(super) weights: Weights,
+}
+
+/// Refuses a finished run of whose final checkpoint, `last`, nothing is there.
+pub(super) fn check(
+    dir: &Path,
+    last: &CheckpointRecord,
+    settings: &Settings,
+    service: &ServiceClient,
+) -> Result<Found, Failure> {
+    let records = CheckpointLog::open(dir)?.records().to_vec();
+    let there = saved::there(service, &records)?;
+    let weights = match &there {
+        Some(there) => Weights::found(last, there),
+        None => Weights::new(last, &settings.final_ttl.text),
+    };
+    let there = there.unwrap_or_default();
+    if weights.state.is_none() && weights.sampler.is_none() {
+        let is_there = |record: &&CheckpointRecord| {
+            let path = record.state_path.as_ref().map(ToString::to_string);
+            path.is_some_and(|path| there.iter().any(|it| it.tinker_path == path))
+        };
+        return Err(gone(dir, &weights, records.iter().rev().find(is_there)));
+    }
+    Ok(Found { records, there, weights })
+}
+
 /// Tells the end of the run once more, after asking the server what it still has.
 pub(super) fn tell(
     job: &Job,
@@ -59,25 +90,13 @@ pub(super) fn tell(
     encoder: &Encoder,
 ) -> Result<(), Failure> {
     let Place::Resumed { dir, config: old, .. } = &job.place else { return Ok(()) };
+    let settings = &job.settings;
+    let Found { records, there, weights } = check(dir, last, settings, service)?;
     let Planned { data, chosen, cost, config, prompts, .. } = planned;
-    let (settings, n_steps) = (&job.settings, chosen.n_steps);
+    let n_steps = chosen.n_steps;
     let log = Log::open(dir, &job.app)?;
     log.say(&format!("run     {}, all steps are done: step {n_steps} of {n_steps}", dir.display()));
-    let records = CheckpointLog::open(dir)?.records().to_vec();
-    let there = saved::there(service, &records)?;
-    let weights = match &there {
-        Some(there) => Weights::found(last, there),
-        None => Weights::new(last, &settings.final_ttl.text),
-    };
-    let there = there.unwrap_or_default();
     let sizes = saved::sizes_of(&there);
-    if weights.state.is_none() && weights.sampler.is_none() {
-        let is_there = |record: &&CheckpointRecord| {
-            let path = record.state_path.as_ref().map(ToString::to_string);
-            path.is_some_and(|path| there.iter().any(|it| it.tinker_path == path))
-        };
-        return Err(gone(dir, &weights, records.iter().rev().find(is_there)));
-    }
     if let (Some(prompts), Some(_), Some(path)) = (prompts, &weights.sampler, &last.sampler_path) {
         let samples = Samples::new(prompts, dir.join("samples.jsonl"));
         if !samples.has(n_steps) {
@@ -107,23 +126,11 @@ pub(super) fn tell(
 /// The failure of a run whose final checkpoint was deleted or has expired. `earlier` is the newest one that is there.
 fn gone(dir: &Path, weights: &Weights, earlier: Option<&CheckpointRecord>) -> Failure {
     let path = weights.gone.last().map(String::as_str).unwrap_or_default();
-    let failure = Failure::text(format!(
+    Failure::text(format!(
         "{}: all steps are done, and the final checkpoint was deleted or has expired: {path} does not exist",
         dir.display()
-    ));
-    let remedy = match earlier {
-        Some(record) => format!(
-            "`{}` goes on after {}, with the newest state that is there",
-            again::command(&[], &["--force-resume"]),
-            counted(record.next_batch.unwrap_or(0), "step")
-        ),
-        None => {
-            let (config, out) = (dir.join("config.json"), folder::beside(dir));
-            let with = ["--config", &config.display().to_string(), "--out", &out.display().to_string()];
-            format!("`{}` trains it once more", again::command(&[again::RESUME], &with))
-        }
-    };
-    failure.with_remedy(remedy)
+    ))
+    .with_remedy(left::remedy(dir, earlier))
 }
 
 /// A process that was killed after it had saved the final checkpoint could not record that the run is finished.

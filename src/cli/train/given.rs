@@ -193,6 +193,11 @@ impl Given {
         self.0.insert(name.into(), vec![value.into()]);
     }
 
+    /// Sets an option with these values.
+    pub(super) fn set_all(&mut self, name: &str, values: Vec<String>) {
+        self.0.insert(name.into(), values);
+    }
+
     /// Removes an option.
     pub(super) fn remove(&mut self, name: &str) {
         self.0.remove(name);

@@ -5,22 +5,24 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tinkex::ServiceClient;
+use tinkex::local::{Options, Server};
 use tinkex::train::CheckpointLog;
 
 use super::args::LossKind;
 use super::dataset::{Dataset, Source};
 use super::given::Given;
+use super::left::{Left, Origin};
 use super::plan::{Cost, Plan, usd};
 use super::ready::Ready;
 use super::samples::Prompts;
 use super::seen::Seen;
-use super::settings::{Chosen, Settings};
+use super::settings::{Chosen, NANO, Settings};
 use super::{again, ending, finished, folder, record};
 use crate::connection::{App, Connection};
 use crate::counted::counted;
 use crate::examples::Encoder;
 use crate::failure::Failure;
-use crate::prices;
+use crate::{prices, wording};
 
 /// A run that costs more is asked for.
 const ASK_ABOVE_USD: f64 = 5.0;
@@ -74,7 +76,8 @@ impl Job {
                 let encoder = Encoder::of(Some(model), None, options, source.train.format)?;
                 self.app.note(&format!("note: no server is asked: {}", failure.summary()));
                 let planned = self.plan(model, &source, &encoder)?;
-                return self.tell_plan(&planned, &encoder);
+                let left = self.left(&planned, None)?;
+                return self.tell_plan(&planned, left.as_ref(), &encoder);
             }
             (Err(failure), _) => return Err(failure),
         };
@@ -84,11 +87,14 @@ impl Job {
         connection.check_model(&model)?;
         let encoder = Encoder::new(&model, &service, &self.settings.data_options, source.train.format)?;
         let planned = self.plan(&model, &source, &encoder)?;
-        if self.dry_run {
-            return self.tell_plan(&planned, &encoder);
+        let last = finished::final_record(&self.place, &planned.chosen);
+        if let Some(last) = last.as_ref().filter(|_| !self.dry_run) {
+            return finished::tell(&self, planned, last, &service, &encoder);
         }
-        if let Some(last) = finished::final_record(&self.place, &planned.chosen) {
-            return finished::tell(&self, planned, &last, &service, &encoder);
+        let left = self.left(&planned, Some(&service))?;
+        if self.dry_run {
+            self.check_adapter()?;
+            return self.tell_plan(&planned, left.as_ref(), &encoder);
         }
         let Planned { data, chosen, cost, plan, config, prompts } = planned;
         let tokens = plan.tokens;
@@ -97,7 +103,7 @@ impl Job {
         for line in &lines {
             self.app.note(line);
         }
-        let estimate = plan.usd.map(|usd| usd * self.share_left(chosen.n_steps));
+        let estimate = left.as_ref().map_or(plan.usd, |left| left.usd);
         if let Some(estimate) = estimate.filter(|usd| ASK_ABOVE_USD < *usd)
             && !self.app.confirm(&format!("Train for about {}?", usd(estimate)), self.yes)?
         {
@@ -215,10 +221,47 @@ impl Job {
         })
     }
 
-    fn tell_plan(&self, planned: &Planned, encoder: &Encoder) -> Result<(), Failure> {
+    /// What is left of a resumed run. With a server, refuses one that would do steps again whose state is gone.
+    fn left(&self, planned: &Planned, service: Option<&ServiceClient>) -> Result<Option<Left>, Failure> {
+        let Place::Resumed { dir, force, .. } = &self.place else { return Ok(None) };
+        let Planned { data, chosen, cost, .. } = planned;
+        let last = finished::final_record(&self.place, chosen);
+        let of = |origin: &Origin| Left::of(origin, last.is_some(), &self.settings, chosen, data, *cost);
+        if let (Some(last), Some(service)) = (&last, service) {
+            // Its weights to sample from are enough.
+            let found = finished::check(dir, last, &self.settings, service)?;
+            let left = of(&Origin::of(dir, None)?)?;
+            return Ok(Some(if found.weights.state.is_some() { left } else { left.without_state() }));
+        }
+        let origin = Origin::of(dir, service)?;
+        origin.check(dir, *force)?;
+        of(&origin).map(Some)
+    }
+
+    /// Lets an engine without a folder judge the form of the adapter, as that of the run would when it begins: a dry run
+    /// leaves nothing in the folder of that one.
+    fn check_adapter(&self) -> Result<(), Failure> {
+        let is_new = matches!(self.place, Place::New { .. }) && self.settings.from.is_none();
+        if self.app.global.local.is_none() || !is_new || self.given.get("rank").is_none() {
+            return Ok(());
+        }
+        let engine = Server::start(Options::default())?;
+        wording::engine_is_at(engine.url());
+        let client = ServiceClient::builder().without_environment().no_proxy();
+        let service = client.base_url(engine.url()).api_key(engine.api_key()).build()?;
+        service.create_lora_training_client(NANO, self.settings.lora)?;
+        Ok(())
+    }
+
+    fn tell_plan(&self, planned: &Planned, left: Option<&Left>, encoder: &Encoder) -> Result<(), Failure> {
         let Planned { data, plan, .. } = planned;
-        self.app.out.value(&plan.to_json(&data.shown(encoder, false)), || {
+        let mut json = plan.to_json(&data.shown(encoder, false));
+        if let Some(left) = left {
+            json["resume"] = left.to_json();
+        }
+        self.app.out.value(&json, || {
             let mut lines = plan.lines();
+            lines.extend(left.iter().flat_map(|left| left.lines()));
             lines.extend(self.batch_note(&plan.chosen));
             lines.push("example, with its trained tokens marked:".into());
             lines.push(data.shown(encoder, self.app.out.has_color()));
@@ -243,11 +286,6 @@ impl Job {
         let Place::Resumed { dir, .. } = &self.place else { return 0 };
         let log = CheckpointLog::open(dir).ok();
         log.and_then(|log| log.last_resumable()?.next_batch).unwrap_or(0)
-    }
-
-    /// The share of the steps that a resumed run still has to do.
-    fn share_left(&self, n_steps: u64) -> f64 {
-        n_steps.saturating_sub(self.n_done()) as f64 / n_steps.max(1) as f64
     }
 
     /// Refuses a number of steps that is less than those of which the state of a resumed run is made.

@@ -11,6 +11,7 @@ mod folder;
 mod given;
 mod held_out;
 mod job;
+mod left;
 mod lengths;
 mod log;
 mod moved;
@@ -35,11 +36,15 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+pub(crate) use self::again::with_word as command_with_word;
 pub(crate) use self::args::Args;
+pub(crate) use self::ending::resume_command;
 use self::given::Given;
 use self::job::{Job, Place};
+pub(crate) use self::moved::check_engine;
 pub(crate) use self::progress::clock;
 pub(crate) use self::record::{read as config_of, with_place};
+pub(crate) use self::saved::there;
 use self::settings::{NANO, Settings};
 pub(crate) use self::speed::window as speed_window;
 use crate::args::{self as args_of_all, Format};
@@ -121,18 +126,39 @@ fn resume(dir: &Path, mut given: Given, control: &Args, app: &App) -> Result<(),
     given = given.over(old);
     let args = given.args()?;
     let settings = Settings::of(&args)?;
-    let mut app = record::with_place(app, &config);
+    let asked = app;
+    let mut app = record::with_place(asked, &config);
     if control.print_config {
         return print(settings.to_object(given.to_object(), None), &app);
     }
+    let mut gone_engine = None;
     if let Some((path, _)) = run_folder::last_state(dir) {
         // What was saved is in a folder that is there.
         app.may_create_engine = false;
         run_folder::doubt_place(&dir.display().to_string(), &path, &config, &app);
+        gone_engine = moved::gone_engine(asked, &app);
     }
-    moved::check(dir, &settings, &by_user)?;
+    let found = moved::check(dir, &config, &settings, &by_user, gone_engine)?;
+    let (args, settings) = if found.is_empty() {
+        (args, settings)
+    } else {
+        found.into_iter().for_each(|moved| moved.apply(&mut given, &app));
+        let args = given.args()?;
+        let settings = Settings::of(&args)?;
+        (args, settings)
+    };
     let place = Place::Resumed { dir: PathBuf::from(dir), config, force: control.force_resume };
     Job { app, given, settings, model: args.model, place, dry_run: control.dry_run, yes: control.yes }.run()
+}
+
+/// True if the settings of a run are those of this program.
+pub(crate) fn is_own(config: &Map<String, Value>) -> bool {
+    config.contains_key(record::OWN)
+}
+
+/// True if a process trains in a folder.
+pub(crate) fn is_in_use(dir: &Path) -> bool {
+    folder::check_free(dir).is_err()
 }
 
 /// Refuses weights to sample from as the beginning of a run, and names a state of their run if the server has one.

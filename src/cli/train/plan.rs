@@ -79,26 +79,55 @@ pub(super) fn is_eval_due(step: u64, n_steps: u64, every: u64) -> bool {
     step + 1 == n_steps || (0 < every && step.is_multiple_of(every))
 }
 
-/// Number of evaluations of a run: those before a step, and the one after the last step.
-fn n_evals(n_steps: u64, every: u64) -> u64 {
+/// Number of evaluations of a run from a step on: those before a step, and the one after the last step.
+fn n_evals(from: u64, n_steps: u64, every: u64) -> u64 {
     if n_steps == 0 {
         return 0;
     }
-    let regular = if every == 0 { 0 } else { n_steps.div_ceil(every) };
-    regular + u64::from(every == 0 || !(n_steps - 1).is_multiple_of(every)) + 1
+    let regular = |n: u64| if every == 0 { 0 } else { n.div_ceil(every) };
+    let before_last = u64::from(every == 0 || !(n_steps - 1).is_multiple_of(every));
+    if n_steps <= from { 1 } else { regular(n_steps) - regular(from) + before_last + 1 }
 }
 
-/// Number of tokens that go through the model in all steps.
-fn n_trained(settings: &Settings, chosen: &Chosen, data: &Dataset) -> Result<u64, Failure> {
+/// Numbers of examples and of tokens that go through the model in the first steps.
+fn n_trained(
+    settings: &Settings,
+    chosen: &Chosen,
+    data: &Dataset,
+    n_steps: u64,
+) -> Result<(u64, u64), Failure> {
     let per_epoch = chosen.batches_per_epoch.max(1);
-    let (n_epochs, n_further) = (chosen.n_steps / per_epoch, chosen.n_steps % per_epoch);
-    let mut n = data.facts.n_tokens * n_epochs;
+    let (n_epochs, n_further) = (n_steps / per_epoch, n_steps % per_epoch);
+    let (mut n_items, mut n_tokens) = (data.train.len() as u64 * n_epochs, data.facts.n_tokens * n_epochs);
     if 0 < n_further {
         let further = order(settings, chosen, data.train.len(), n_epochs * per_epoch)?;
         let further = further.take(usize::try_from(n_further).unwrap_or(usize::MAX)).flatten();
-        n += further.filter_map(|i| data.train.get(i)).map(|item| item.n_inputs() as u64).sum::<u64>();
+        for item in further.filter_map(|i| data.train.get(i)) {
+            n_items += 1;
+            n_tokens += item.n_inputs() as u64;
+        }
     }
-    Ok(n)
+    Ok((n_items, n_tokens))
+}
+
+/// Numbers of examples, and of tokens without samples, of a run from a step on.
+pub(super) fn amount(
+    settings: &Settings,
+    chosen: &Chosen,
+    data: &Dataset,
+    from: u64,
+) -> Result<(u64, Tokens), Failure> {
+    let facts = &data.facts;
+    let (all_items, all_trained) = n_trained(settings, chosen, data, chosen.n_steps)?;
+    let (done_items, done_trained) = n_trained(settings, chosen, data, from.min(chosen.n_steps))?;
+    let trained = all_trained - done_trained;
+    let evaluated = facts.n_test_tokens * n_evals(from, chosen.n_steps, settings.eval_every);
+    // The reference of DPO scores each example once, and the custom loss needs a pass forward in each step.
+    let scored = match chosen.loss {
+        LossKind::Sft => 0,
+        LossKind::Dpo => facts.n_tokens.min(trained) + facts.n_test_tokens + trained,
+    };
+    Ok((all_items - done_items, Tokens { trained, prefilled: evaluated + scored, sampled: 0 }))
 }
 
 impl Plan {
@@ -110,14 +139,7 @@ impl Plan {
         cost: Cost,
     ) -> Result<Self, Failure> {
         let facts = data.facts.clone();
-        let trained = n_trained(settings, chosen, data)?;
-        let evaluated = facts.n_test_tokens * n_evals(chosen.n_steps, settings.eval_every);
-        // The reference of DPO scores each example once, and the custom loss needs a pass forward in each step.
-        let scored = match chosen.loss {
-            LossKind::Sft => 0,
-            LossKind::Dpo => facts.n_tokens.min(trained) + facts.n_test_tokens + trained,
-        };
-        let tokens = Tokens { trained, prefilled: evaluated + scored, sampled: 0 };
+        let (_, tokens) = amount(settings, chosen, data, 0)?;
         // The last step is saved as the final checkpoint alone.
         let n_periodic = chosen.n_steps.saturating_sub(1).checked_div(settings.save_every).unwrap_or(0);
         Ok(Plan {
@@ -266,7 +288,11 @@ mod tests {
             assert_eq!(due, steps);
             // The one after the last step comes on top.
             let n = due.len() as u64 + u64::from(0 < n_steps);
-            assert_eq!(n_evals(n_steps, every), n, "{n_steps} {every}");
+            assert_eq!(n_evals(0, n_steps, every), n, "{n_steps} {every}");
+            for from in 0..n_steps {
+                let n_left = due.iter().filter(|step| from <= **step).count() as u64 + 1;
+                assert_eq!(n_evals(from, n_steps, every), n_left, "{from} {n_steps} {every}");
+            }
         }
     }
 

@@ -128,7 +128,13 @@ pub(crate) fn read(folder: &Path) -> Result<Map<String, Value>, Failure> {
         };
         Failure::text(problem).with_remedy(remedy)
     })?;
-    serde_json::from_str(&text).map_err(|error| Failure::text(format!("{name}: {error}")))
+    serde_json::from_str(&text).map_err(|error| {
+        let problem = error.to_string();
+        let what = problem.rsplit_once(" at line ").map_or(problem.as_str(), |(what, _)| what);
+        let line = error.line().max(1);
+        Failure::text(format!("{name}:{line}: the file of the run is damaged: {what}"))
+            .with_remedy("correct the file, or put a copy of it back")
+    })
 }
 
 /// Refuses to resume a run of another program, whose `config.json` does not say what each step is.
@@ -196,6 +202,14 @@ pub(super) fn differences(old: &Map<String, Value>, new: &Map<String, Value>) ->
         }
     }
     all
+}
+
+/// The digest of a file of a run, as the run has recorded it.
+pub(super) fn sha256_of(config: &Map<String, Value>, path: &Path) -> Option<String> {
+    let data = &config.get(OWN)?["data"];
+    let mut all = ["files", "eval_files"].into_iter().flat_map(|key| files(Some(&data[key])));
+    let file = all.find(|file| file["path"].as_str().is_some_and(|it| Path::new(it) == path))?;
+    Some(file["sha256"].as_str()?.to_owned())
 }
 
 /// True if a run was begun with other files, which are all there still.

@@ -99,7 +99,7 @@ fn paths(record: &CheckpointRecord) -> [Option<String>; 2] {
 }
 
 /// The checkpoints of a run that the server still has. `None` if it is one that does not list them.
-pub(super) fn there(
+pub(crate) fn there(
     service: &ServiceClient,
     records: &[CheckpointRecord],
 ) -> Result<Option<Vec<Checkpoint>>, Failure> {
@@ -123,11 +123,15 @@ pub(super) fn there(
 
 /// The ids of the training runs that have saved the newest checkpoints.
 fn run_ids(records: &[CheckpointRecord]) -> Vec<&str> {
-    let mut ids: Vec<&str> =
-        records.iter().rev().filter_map(|record| Some(record.state_path.as_ref()?.run_id())).collect();
+    let mut ids: Vec<&str> = records.iter().rev().filter_map(run_id).collect();
     ids.dedup();
     ids.truncate(MOST_RUNS);
     ids
+}
+
+fn run_id(record: &CheckpointRecord) -> Option<&str> {
+    let of_state = record.state_path.as_ref().map(|path| path.run_id());
+    of_state.or_else(|| Some(record.sampler_path.as_ref()?.run_id()))
 }
 
 /// The sizes of the checkpoints that the server still has. Empty if it does not tell.
