@@ -236,7 +236,9 @@ fn key(file: Option<&Path>, variable: Option<String>, app: &App) -> Result<Key, 
     match (file, variable) {
         (Some(file), _) => {
             let key = read_key(file, app)?;
-            Ok(Key::Given(format!("\"$(cat {})\"", in_quotes(&file.to_string_lossy())), key))
+            // The line is for other shells, which are in other folders.
+            let from_everywhere = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+            Ok(Key::Given(format!("\"$(cat {})\"", in_quotes(&from_everywhere.to_string_lossy())), key))
         }
         (None, Some(key)) => Ok(Key::Given(format!("\"${KEY_VARIABLE}\""), key)),
         (None, None) => Ok(Key::Random),

@@ -169,9 +169,9 @@ impl Transfer<'_> {
                 self.count_change();
                 return Err(Stop::Changed);
             }
-            Step::Renew => {
+            Step::Renew(text) => {
                 addresses.refused(generation);
-                return Err(Stop::Renew(reply.refusal("the storage refuses the address")));
+                return Err(Stop::Renew(reply.refusal(text)));
             }
             Step::Again => return Err(Stop::Again(reply.refusal("the storage is not available"), hint)),
             Step::Fail(text) => return Err(Stop::Fail(reply.refusal(text))),

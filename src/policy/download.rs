@@ -75,8 +75,8 @@ pub(crate) enum Step {
     Rest,
     /// The file has another version, or the server answers for another range: ask for the whole file.
     Restart,
-    /// The address is not accepted: replace it.
-    Renew,
+    /// The address is not accepted, for this reason: replace it.
+    Renew(&'static str),
     /// Try again later.
     Again,
     /// The file cannot be downloaded, for this reason.
@@ -110,8 +110,9 @@ pub(crate) fn judge(asked: Asked, known: Option<&Version>, head: &Head<'_>) -> S
         },
         416 if 0 < asked.offset => Step::Restart,
         // Storage services answer with 400 to a signature that has expired (S3: ExpiredToken).
-        400 | 401 | 403 => Step::Renew,
-        404 | 410 => Step::Fail("the storage does not have the file"),
+        400 | 401 | 403 => Step::Renew("the storage refuses the address"),
+        // A storage that was started anew no longer knows its addresses of before, and a file that is gone gets none.
+        404 | 410 => Step::Renew("the storage does not have the file"),
         408 | 425 | 429 | 500.. => Step::Again,
         _ => Step::Fail("the storage refuses the file"),
     }
@@ -219,11 +220,11 @@ mod tests {
     #[test]
     fn each_status_has_its_meaning() {
         for (status, step) in [
-            (400, Step::Renew),
-            (401, Step::Renew),
-            (403, Step::Renew),
-            (404, Step::Fail("the storage does not have the file")),
-            (410, Step::Fail("the storage does not have the file")),
+            (400, Step::Renew("the storage refuses the address")),
+            (401, Step::Renew("the storage refuses the address")),
+            (403, Step::Renew("the storage refuses the address")),
+            (404, Step::Renew("the storage does not have the file")),
+            (410, Step::Renew("the storage does not have the file")),
             (405, Step::Fail("the storage refuses the file")),
             (206, Step::Again),
             (408, Step::Again),

@@ -138,9 +138,10 @@ fn another_host_needs_a_key_which_is_not_printed() {
         "engine.test",
         "--api-key-file",
     ]);
-    let mut server = Serving::start(command.arg(&file));
+    let mut server = Serving::start(command.arg(file.file_name().unwrap()).current_dir(file.parent().unwrap()));
     let (url, shown) = (server.exported("TINKER_BASE_URL"), server.exported("TINKER_API_KEY"));
-    let read = Command::new("sh").args(["-c", &format!("printf %s {shown}")]).output().unwrap();
+    let mut elsewhere = Command::new("sh");
+    let read = elsewhere.args(["-c", &format!("printf %s {shown}")]).current_dir("/").output().unwrap();
     assert_eq!(String::from_utf8(read.stdout).unwrap().trim(), KEY, "{shown}");
     let listed = tinkex(&home)
         .env("TINKER_API_KEY", KEY)

@@ -205,9 +205,12 @@ fn a_server_that_ignores_ranges_or_lies_about_them_never_mixes_two_versions() {
 #[test]
 fn an_address_is_replaced_before_it_expires_and_after_the_storage_refuses_it() {
     let content = megabyte(3);
-    for (name, life, status) in
-        [("early", Duration::from_millis(1), 200), ("refused", LONG, 403), ("400", LONG, 400)]
-    {
+    for (name, life, status) in [
+        ("early", Duration::from_millis(1), 200),
+        ("refused", LONG, 403),
+        ("400", LONG, 400),
+        ("started anew", LONG, 404),
+    ] {
         let sent = content.clone();
         let used = Mutex::new(0);
         let storage = Storage::start(move |asked| {
@@ -276,7 +279,7 @@ fn what_arrived_before_a_failure_is_continued_by_the_next_download_unless_it_is_
         let sent = content.clone();
         let storage = Storage::start(move |asked| match asked.n {
             0 => Reply::to(asked, &sent, "\"v\"").cut(300_000),
-            1 => Reply::status(404, "not now"),
+            1 => Reply::status(405, "not now"),
             _ => Reply::to(asked, &sent, "\"v\""),
         });
         let site = Site::with_archive(name, &storage, LONG);
@@ -292,7 +295,7 @@ fn what_arrived_before_a_failure_is_continued_by_the_next_download_unless_it_is_
 fn a_part_of_another_checkpoint_is_not_continued() {
     let storage = Storage::start(move |asked| match asked.n {
         0 => Reply::to(asked, &megabyte(1), "\"v\"").cut(300_000),
-        1 => Reply::status(404, ""),
+        1 => Reply::status(405, ""),
         _ => Reply::to(asked, &megabyte(2), "\"v\""),
     });
     let site = Site::with_archive("other", &storage, LONG);
