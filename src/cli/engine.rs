@@ -134,8 +134,16 @@ fn remedy_of(message: &str, dir: &Path) -> Option<String> {
     if !there.is_dir() {
         Some(format!("{shown} is a file; name a folder: --local=DIR"))
     } else if there == dir && is_refused {
+        // Beside the folder there may be nowhere to write either.
+        let name = there.file_name().unwrap_or_default().to_string_lossy();
+        let copy = quoted(&format!("{name}-copy"));
+        let allow = if has(&["Read-only file system"]) {
+            String::new()
+        } else {
+            format!("`chmod -R u+w {shown}`, or ")
+        };
         Some(format!(
-            "the engine writes into its folder: copy {shown}, and name the copy: --local=COPY; or name another folder"
+            "the engine writes into its folder: {allow}`cp -r {shown} {copy} && chmod -R u+w {copy}` and --local={copy}"
         ))
     } else if has(&["No space left"]) {
         Some("make room, or name a folder elsewhere: --local=DIR".into())
@@ -222,9 +230,9 @@ mod tests {
             (
                 "cannot open x: Read-only file system (os error 30)",
                 src.into(),
-                "and name the copy: --local=COPY",
+                "engine writes into its folder: `cp -r ",
             ),
-            ("cannot open x: Permission denied (os error 13)", src.into(), "/src, and name the copy"),
+            ("cannot open x: Permission denied (os error 13)", src.into(), " src-copy` and --local=src-copy"),
             (
                 "cannot create x: Permission denied (os error 13)",
                 format!("{src}/none/x"),
