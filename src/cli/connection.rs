@@ -3,9 +3,10 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tinkex::local::Access;
-use tinkex::{ErrorKind, ServiceClient, ServiceClientBuilder};
+use tinkex::{ErrorKind, RestClient, ServiceClient, ServiceClientBuilder};
 
 use super::args::{Color, Global};
 use super::doubts::Doubts;
@@ -16,6 +17,9 @@ use super::sessions::{Session, Sessions};
 use super::shell_word::quoted;
 use super::signals::Stop;
 use super::{logger, notes, similar, wording};
+
+/// Time limit of a request that a command can do without.
+const BRIEFLY: Duration = Duration::from_secs(10);
 
 /// What all commands share.
 #[derive(Clone, Debug)]
@@ -212,6 +216,22 @@ impl App {
     /// Connects to the server, or to the engine of `--local`. Sends nothing yet.
     pub(crate) fn connect(&self) -> Result<Connection, Failure> {
         self.connect_with(|builder| builder)
+    }
+
+    /// As [`connect`](Self::connect), for what a command can do without: a server that does not answer such a request must
+    /// not delay the command by its many retries.
+    pub(crate) fn connect_briefly(&self) -> Result<Connection, Failure> {
+        self.connect_with(|builder| {
+            builder.timeouts(|it| (it.submit, it.exchange) = (BRIEFLY, it.exchange.min(BRIEFLY)))
+        })
+    }
+
+    /// A client for what a command can do without; `rest` is its own one.
+    pub(crate) fn rest_briefly(&self, rest: &RestClient) -> RestClient {
+        if self.global.local.is_some() {
+            return rest.clone();
+        }
+        self.connect_briefly().map_or_else(|_| rest.clone(), |it| it.service.create_rest_client())
     }
 
     /// As [`connect`](Self::connect), with further settings of the client.

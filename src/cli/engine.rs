@@ -144,8 +144,16 @@ fn remedy_of(message: &str, dir: &Path) -> Option<String> {
     if !there.is_dir() {
         Some(format!("{shown} is a file; name a folder, {ELSEWHERE}"))
     } else if there == dir && is_refused {
+        // Beside the folder there may be nowhere to write either.
+        let name = there.file_name().unwrap_or_default().to_string_lossy();
+        let copy = quoted(&format!("{name}-copy"));
+        let allow = if has(&["Read-only file system"]) {
+            String::new()
+        } else {
+            format!("`chmod -R u+w {shown}`, or ")
+        };
         Some(format!(
-            "the engine writes into its folder: `cp -r {shown} my-engine`, and --local=my-engine; or name another folder"
+            "the engine writes into its folder: {allow}`cp -r {shown} {copy} && chmod -R u+w {copy}` and --local={copy}"
         ))
     } else if has(&["No space left"]) {
         Some(format!("make room, or name a folder elsewhere, {ELSEWHERE}"))
@@ -233,9 +241,9 @@ mod tests {
             (
                 "cannot open x: Read-only file system (os error 30)",
                 src.into(),
-                "my-engine`, and --local=my-engine",
+                "engine writes into its folder: `cp -r ",
             ),
-            ("cannot open x: Permission denied (os error 13)", src.into(), "/src my-engine`, and"),
+            ("cannot open x: Permission denied (os error 13)", src.into(), " src-copy` and --local=src-copy"),
             (
                 "cannot create x: Permission denied (os error 13)",
                 format!("{src}/none/x"),

@@ -1,11 +1,13 @@
 //! `tinkex run`.
 
+use std::collections::HashMap;
 use std::time::SystemTime;
 
-use tinkex::types::TrainingRun;
+use tinkex::RestClient;
+use tinkex::types::{CheckpointPath, TrainingRun};
 
 use super::cells::Cells;
-use super::checkpoint::list;
+use super::checkpoint::{list, missing};
 use super::connection::App;
 use super::failure::Failure;
 use super::limit::{self, Limit};
@@ -35,9 +37,9 @@ enum Command {
 struct List {
     #[command(flatten)]
     limit: Limit,
-    /// Columns of the table and of TSV, separated by commas
+    /// Columns of the table and of TSV, separated by commas; the name is that of --name or of the folder of `tinkex train`
     #[arg(short, long, value_name = "COLUMNS", value_enum, value_delimiter = ',')]
-    #[arg(default_value = "id,model,lora,updated,status")]
+    #[arg(default_value = "id,model,lora,updated,status,name")]
     columns: Vec<Field>,
     /// Only runs whose base models contain this text
     #[arg(long, value_name = "TEXT")]
@@ -57,6 +59,17 @@ struct Info {
     checkpoints: bool,
 }
 
+/// The metadata of a run that names it for people.
+pub(crate) const NAME: &str = "name";
+
+/// The name that `tinkex train` or another program has given a run.
+pub(crate) fn name(run: &TrainingRun) -> Option<&str> {
+    run.user_metadata.get(NAME).map(String::as_str)
+}
+
+/// Numbers of checkpoints by the ids of their runs.
+type Counts = HashMap<String, usize>;
+
 /// A column of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 #[value(rename_all = "snake_case")]
@@ -69,6 +82,8 @@ enum Field {
     Status,
     Checkpoint,
     CheckpointTime,
+    Name,
+    Checkpoints,
 }
 
 impl Field {
@@ -77,15 +92,18 @@ impl Field {
             Field::Id => Column::never_cut("Run ID"),
             Field::Model => Column::new("Base Model"),
             Field::Owner => Column::new("Owner"),
-            Field::Lora => Column::new("LoRA"),
+            // The name tells more where there is no room for both.
+            Field::Lora => Column::spare("LoRA"),
             Field::Updated => Column::new("Last Update"),
             Field::Status => Column::new("Status"),
             Field::Checkpoint => Column::never_cut("Last Checkpoint"),
             Field::CheckpointTime => Column::new("Checkpoint Time"),
+            Field::Name => Column::new("Name"),
+            Field::Checkpoints => Column::new("Checkpoints"),
         }
     }
 
-    fn cell(self, run: &TrainingRun, cells: Cells) -> String {
+    fn cell(self, run: &TrainingRun, counts: &Counts, cells: Cells) -> String {
         let checkpoint = run.last_checkpoint.as_ref();
         match self {
             Field::Id => run.training_run_id.clone(),
@@ -101,6 +119,8 @@ impl Field {
             Field::Status => if run.corrupted { "Failed" } else { "OK" }.to_owned(),
             Field::Checkpoint => cells.text(checkpoint.map(|it| it.tinker_path.as_str())),
             Field::CheckpointTime => cells.time(checkpoint.and_then(|it| it.time.as_ref())),
+            Field::Name => cells.text(name(run)),
+            Field::Checkpoints => counts.get(&run.training_run_id).unwrap_or(&0).to_string(),
         }
     }
 }
@@ -127,8 +147,10 @@ fn list_runs(args: &List, app: &App) -> Result<(), Failure> {
     let wanted = listing.by_ref().filter(|run| run.as_ref().map_or(true, is_wanted));
     let (runs, has_more) = limit::first(wanted, limit)?;
     let cells = Cells::of(app);
+    let counts = args.counts(&rest, app)?;
     let columns: Vec<Column> = args.columns.iter().map(|it| it.column()).collect();
-    let rows = runs.iter().map(|run| args.columns.iter().map(|it| it.cell(run, cells)).collect()).collect();
+    let rows =
+        runs.iter().map(|run| args.columns.iter().map(|it| it.cell(run, &counts, cells)).collect()).collect();
     let json = tinkex::report_json::runs(&runs);
     app.out.records(&Records { columns: &columns, rows, json, list: "runs" })?;
     project::note_if_empty(runs.is_empty() && !is_filtered, "run", &rest, app);
@@ -137,6 +159,19 @@ fn list_runs(args: &List, app: &App) -> Result<(), Failure> {
         app.note(&limit::note(runs.len(), total, "runs"));
     }
     Ok(())
+}
+
+impl List {
+    /// The numbers that the list shows. No list of runs has them: they are counted in that of all checkpoints.
+    fn counts(&self, rest: &RestClient, app: &App) -> Result<Counts, Failure> {
+        let mut counts = Counts::new();
+        if self.columns.contains(&Field::Checkpoints) && !app.out.is_json() {
+            for path in list::all(rest, None, app)?.iter().filter_map(|it| it.path().ok()) {
+                *counts.entry(path.run_id().to_owned()).or_default() += 1;
+            }
+        }
+        Ok(counts)
+    }
 }
 
 fn is_wanted(run: &TrainingRun, model: Option<&str>, since: Option<SystemTime>) -> bool {
@@ -157,17 +192,26 @@ fn info(args: &Info, app: &App) -> Result<(), Failure> {
     if let Some(checkpoints) = &checkpoints {
         json["checkpoints"] = tinkex::report_json::checkpoints(None, checkpoints)["checkpoints"].take();
     }
+    if let Ok(path) = args.run.parse::<CheckpointPath>() {
+        let listed = checkpoints.as_deref().map_or_else(|| rest.list_checkpoints(&id), |it| Ok(it.to_vec()));
+        // A server that does not list them has nothing to tell.
+        if listed.is_ok_and(|all| all.iter().all(|it| it.path().ok().as_ref() != Some(&path))) {
+            app.note(&format!("note: {}; this is its run", missing(&path)));
+        }
+    }
     let cells = Cells::of(app);
+    let none = Counts::new();
+    let cell = |field: Field| field.cell(&run, &none, cells);
     let sampler = run.last_sampler_checkpoint.as_ref();
     let mut rows = vec![
-        ("Run ID", Field::Id.cell(&run, cells)),
-        ("Base Model", Field::Model.cell(&run, cells)),
-        ("Owner", Field::Owner.cell(&run, cells)),
-        ("LoRA", Field::Lora.cell(&run, cells)),
-        ("Last Update", Field::Updated.cell(&run, cells)),
-        ("Status", Field::Status.cell(&run, cells)),
-        ("Last Checkpoint", Field::Checkpoint.cell(&run, cells)),
-        ("Checkpoint Time", Field::CheckpointTime.cell(&run, cells)),
+        ("Run ID", cell(Field::Id)),
+        ("Base Model", cell(Field::Model)),
+        ("Owner", cell(Field::Owner)),
+        ("LoRA", cell(Field::Lora)),
+        ("Last Update", cell(Field::Updated)),
+        ("Status", cell(Field::Status)),
+        ("Last Checkpoint", cell(Field::Checkpoint)),
+        ("Checkpoint Time", cell(Field::CheckpointTime)),
         ("Last Sampler Checkpoint", cells.text(sampler.map(|it| it.tinker_path.as_str()))),
     ];
     rows.extend(run.user_metadata.iter().map(|(name, value)| (name.as_str(), value.clone())));

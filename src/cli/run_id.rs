@@ -1,6 +1,7 @@
 //! The training run that a command is about: its id, or in place of it a path of the run or of one of its checkpoints, or
 //! the folder of a run of `tinkex train`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::Value;
@@ -11,10 +12,50 @@ use super::failure::Failure;
 use super::run_folder::{LOG, config_of, doubt_place, is_run};
 use super::train;
 
-/// The id of the run that `name` means, and the options with the server that has it.
+/// The training runs that `--run-id` means: one, or those of a folder, since each resume opens a new one.
+#[derive(Clone, Debug)]
+pub(crate) struct Runs {
+    /// Their ids, in the order of their beginning.
+    pub(crate) ids: Vec<String>,
+    /// The folder that was named.
+    pub(crate) folder: Option<RunFolder>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct RunFolder {
+    pub(crate) name: String,
+    /// The checkpoints that it lists. A training run may have others, such as those of a process that trained on after its
+    /// folder was copied.
+    pub(crate) own: BTreeSet<CheckpointPath>,
+}
+
+/// The runs that `name` means, and the options with the server that has them.
+pub(crate) fn all_of(name: &str, app: &App) -> Result<(Runs, App), Failure> {
+    if !is_run(name) {
+        let (id, app) = of(name, app)?;
+        return Ok((Runs { ids: vec![id], folder: None }, app));
+    }
+    let (ids, own, own_app) = of_folder(name, app)?;
+    if 1 < ids.len() {
+        app.note(&format!(
+            "note: {name} was resumed: it has {} training runs, {}",
+            ids.len(),
+            ids.join(", ")
+        ));
+    }
+    Ok((Runs { ids, folder: Some(RunFolder { name: name.to_owned(), own }) }, own_app))
+}
+
+/// The id of the run that `name` means, and the options with the server that has it. Of a folder, it is the run whose
+/// checkpoints were saved last.
 pub(crate) fn of(name: &str, app: &App) -> Result<(String, App), Failure> {
     if is_run(name) {
-        return of_folder(name, app);
+        let (mut ids, _, own_app) = of_folder(name, app)?;
+        let id = ids.pop().unwrap_or_default();
+        if !ids.is_empty() {
+            app.note(&format!("note: {name} was resumed: {id} is its last run, after {}", ids.join(", ")));
+        }
+        return Ok((id, own_app));
     }
     match id_in(name, Path::new(name).is_dir()) {
         Ok(id) => Ok((id.to_owned(), app.clone())),
@@ -46,8 +87,9 @@ fn id_in(name: &str, is_folder: bool) -> Result<&str, String> {
     Ok(name)
 }
 
-/// The run whose checkpoints were saved last. A folder of a training that was resumed has more than one run.
-fn of_folder(name: &str, app: &App) -> Result<(String, App), Failure> {
+/// The ids of the training runs of a folder, at least one, the checkpoints that it lists, and the options with their
+/// server.
+fn of_folder(name: &str, app: &App) -> Result<(Vec<String>, BTreeSet<CheckpointPath>, App), Failure> {
     let folder = Path::new(name);
     let log = folder.join(LOG);
     let text = std::fs::read_to_string(&log)
@@ -59,29 +101,40 @@ fn of_folder(name: &str, app: &App) -> Result<(String, App), Failure> {
         ))
         .with_remedy(format!("`tinkex run list{}` shows the ids of all runs", app.place())));
     };
-    let id = last.run_id().to_owned();
-    let mut earlier: Vec<&str> = paths.iter().map(CheckpointPath::run_id).filter(|it| *it != id).collect();
-    earlier.dedup();
-    if !earlier.is_empty() {
-        app.note(&format!("note: {name} was resumed: {id} is its last run, after {}", earlier.join(", ")));
-    }
+    let ids = run_ids(&paths);
     // The run is in a folder or at a server that is there.
     let mut app = app.clone();
     app.may_create_engine = false;
-    let Some(config) = config_of(folder)? else { return Ok((id, app)) };
-    let placed = train::with_place(&app, &config);
-    train::check_engine(folder, &app, &placed)?;
-    doubt_place(name, last.as_str(), &config, &placed);
-    Ok((id, placed))
+    if let Some(config) = config_of(folder)? {
+        let placed = train::with_place(&app, &config);
+        train::check_engine(folder, &app, &placed)?;
+        doubt_place(name, last.as_str(), &config, &placed);
+        app = placed;
+    }
+    Ok((ids, paths.into_iter().collect(), app))
+}
+
+/// The ids of the runs of some checkpoints, each at the place of its last checkpoint.
+fn run_ids(paths: &[CheckpointPath]) -> Vec<String> {
+    let mut ids: Vec<String> = Vec::new();
+    for id in paths.iter().rev().map(CheckpointPath::run_id) {
+        if !ids.iter().any(|known| known == id) {
+            ids.push(id.to_owned());
+        }
+    }
+    ids.reverse();
+    ids
 }
 
 /// The paths in the list of a run's checkpoints, in their order. Torn lines are passed over.
 fn saved(log: &str) -> Vec<CheckpointPath> {
     let records = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let path = |record: Value| {
-        ["state_path", "sampler_path"].iter().find_map(|member| record[*member].as_str()?.parse().ok())
+    let paths = |record: Value| {
+        ["state_path", "sampler_path"]
+            .into_iter()
+            .filter_map(move |member| record[member].as_str()?.parse().ok())
     };
-    records.filter_map(path).collect()
+    records.flat_map(paths).collect()
 }
 
 #[cfg(test)]
@@ -107,7 +160,11 @@ mod tests {
     #[test]
     fn the_runs_of_a_folder_are_those_of_its_checkpoints() {
         let log = "{\"state_path\": \"tinker://a/weights/1\"}\n{\"sampler_path\": \"tinker://b/sampler_weights/2\"}\n{\"sta";
-        let ids: Vec<String> = saved(log).iter().map(|it| it.run_id().to_owned()).collect();
-        assert_eq!(ids, ["a", "b"]);
+        assert_eq!(run_ids(&saved(log)), ["a", "b"]);
+        let both =
+            r#"{"state_path": "tinker://a/weights/1", "sampler_path": "tinker://a/sampler_weights/1"}"#;
+        assert_eq!(saved(both).len(), 2);
+        // A state that was loaded is not one that was saved.
+        assert_eq!(saved(r#"{"from": "tinker://c/weights/1"}"#), []);
     }
 }

@@ -230,7 +230,8 @@ fn the_lifetime_of_several_checkpoints_is_set_or_removed() {
         seen.path.ends_with("/ttl").then_some(act)
     });
     let (good, bad) = ("tinker://r/weights/good", "tinker://r/weights/bad");
-    let (status, stdout, _) = site.run(&["checkpoint", "set-ttl", good, good, "--ttl", "30d"]);
+    let other = "tinker://r/weights/other";
+    let (status, stdout, _) = site.run(&["checkpoint", "set-ttl", good, other, good, "--ttl", "30d"]);
     assert!(status == 0 && stdout.starts_with("2 checkpoints expire at 2"), "{stdout}");
     let sent = |site: &Site| site.server.requests().last().unwrap().json().unwrap();
     assert_eq!(sent(&site), json!({ "ttl_seconds": 2_592_000 }));
@@ -257,6 +258,74 @@ fn the_lifetime_of_several_checkpoints_is_set_or_removed() {
     for wrong in [&["--ttl", "5m"][..], &["--ttl", "1h", "--remove"], &[]] {
         assert_eq!(site.run(&[&["checkpoint", "set-ttl", good], wrong].concat()).0, 2, "{wrong:?}");
     }
+}
+
+/// The server of checkpoints that can also be changed, of which the second one is public.
+fn changing(name: &str) -> Site {
+    let site = Site::with_checkpoints(name, 6);
+    site.react(|seen| {
+        let is_change =
+            seen.method != "GET" && (seen.path.ends_with("/ttl") || seen.path.ends_with("/publish"));
+        is_change.then(|| Act::status(200, "{}"))
+    });
+    site
+}
+
+/// The names of the checkpoints that were changed with requests of this method, in their order.
+fn changed(site: &Site, method: &str) -> Vec<String> {
+    let requests = site.server.requests();
+    let changes = requests.iter().filter(|it| it.method == method && it.path.contains("step-"));
+    let mut names: Vec<String> =
+        changes.map(|it| it.path.split('/').nth_back(1).unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn lifetimes_are_set_of_the_checkpoints_that_a_list_with_the_same_options_shows() {
+    let site = changing("set-ttl-filters");
+    let words = ["checkpoint", "set-ttl", "--type", "training", "--ttl", "30d"];
+    let (status, _, stderr) = site.run(&words);
+    assert!(status == 2 && stderr.contains("--dry-run to see what would be changed"), "{stderr}");
+    let (status, _, stderr) = site.run(&["checkpoint", "set-ttl", "--ttl", "30d"]);
+    assert!(status == 2 && stderr.contains("no checkpoint is chosen"), "{stderr}");
+    let (status, stdout, stderr) = site.run(&[&words[..], &["--dry-run"]].concat());
+    assert_eq!((status, stdout.lines().count()), (0, 4));
+    let left_out = "note: without 1 public checkpoint; --include-public sets their lifetime, too\n";
+    assert_eq!(stderr, format!("{left_out}would set the lifetime of 3 checkpoints, 3.0 GB\n"));
+    let plan = site.json(&[&words[..], &["--dry-run"]].concat());
+    assert_eq!((plan["checkpoints"].as_array().unwrap().len(), &plan["ttl_seconds"]), (3, &json!(2_592_000)));
+    assert_eq!(changed(&site, "PUT"), Vec::<String>::new());
+    let (status, stdout, _) = site.run(&[&words[..], &["--yes"]].concat());
+    assert!(status == 0 && stdout.starts_with("3 checkpoints expire at 2"), "{stdout}");
+    assert_eq!(changed(&site, "PUT"), ["step-0000", "step-0003", "step-0004"]);
+    let set = site.json(&[&words[..], &["--yes", "--include-public"]].concat());
+    assert_eq!(
+        set,
+        json!({ "updated_count": 4, "failed": [], "skipped_public_count": 0, "ttl_seconds": 2_592_000 })
+    );
+    let none = ["checkpoint", "set-ttl", "--remove", "--before", "2020-01-01", "-y"];
+    let said = "no lifetime was set: no checkpoint matches\n".to_owned();
+    assert_eq!(site.run(&none), (0, said, String::new()));
+}
+
+#[test]
+fn those_that_are_public_or_private_already_are_not_published_or_unpublished_by_filters() {
+    let site = changing("publish-filters");
+    let publish = ["checkpoint", "publish", "--type", "training"];
+    let (status, _, stderr) = site.run(&publish);
+    assert!(status == 2 && stderr.contains("cannot ask whether to publish"), "{stderr}");
+    let (_, stdout, stderr) = site.run(&[&publish[..], &["--dry-run"]].concat());
+    assert_eq!((stdout.lines().count(), stderr.as_str()), (4, "would publish 3 checkpoints, 3.0 GB\n"));
+    let done = site.run(&[&publish[..], &["-y"]].concat());
+    assert_eq!(done, (0, "3 checkpoints are public\n".to_owned(), String::new()));
+    assert_eq!(changed(&site, "POST"), ["step-0000", "step-0003", "step-0004"]);
+    let shown = site.json(&["checkpoint", "unpublish", "--after", "2020-01-01", "--yes"]);
+    assert_eq!((&shown["updated_count"], &shown["public"]), (&json!(1), &json!(false)));
+    assert_eq!(changed(&site, "DELETE"), ["step-0001"]);
+    let paths = site.paths();
+    let (status, stdout, _) = site.run(&["checkpoint", "unpublish", &paths[0], &paths[2]]);
+    assert_eq!((status, stdout.as_str()), (0, "2 checkpoints are private\n"));
 }
 
 #[test]

@@ -68,7 +68,13 @@ fn runs_and_checkpoints_of_the_engine_are_managed_offline() {
     assert_eq!(deleted, json!({ "deleted_count": 3, "failed": [], "skipped_public_count": 1 }));
     let left = json(&["checkpoint", "list", "--run-id", &runs[0]]);
     assert_eq!(length(&left["checkpoints"]), 3);
-    assert_eq!(length(&json(&["session", "list"])["sessions"]), 1);
+    let sessions = json(&["session", "list"])["sessions"].take();
+    assert_eq!(length(&sessions), 1);
+    // The engine that knew the times of its requests has ended.
+    let session = sessions[0].as_str().unwrap();
+    let (status, _, stderr) = run(&home, &["session", "export-trace", session, &local]);
+    let serve = format!("start `tinkex serve --data-dir {}`", home.join("engine").display());
+    assert!(status == 1 && stderr.contains(&serve), "{stderr}");
 }
 
 #[test]

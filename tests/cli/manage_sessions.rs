@@ -21,7 +21,10 @@ fn sessions_are_listed_shown_and_moved_to_a_project() {
             _ => None,
         }
     });
-    assert_eq!(site.run(&["session", "list"]).1, "session_id\ns\nt\n");
+    // This server has no search, which would tell more.
+    let (_, tsv, _) = site.run(&["session", "list"]);
+    assert_eq!(tsv, "session_id\tname\tstatus\tcreated\tcheckpoints\ns\t\t\t\t\nt\t\t\t\t\n");
+    assert_eq!(site.run(&["session", "list", "-f", "table"]).1, "SESSION ID\ns\nt\n");
     assert_eq!(site.json(&["session", "list", "--limit", "1"]), json!({ "sessions": ["s"] }));
     let shown = site.json(&["session", "info", "s"]);
     assert_eq!((&shown["display_name"], &shown["session_id"]), (&json!("night run"), &json!("s")));
@@ -30,6 +33,31 @@ fn sessions_are_listed_shown_and_moved_to_a_project() {
     let said = "s is in the project p\n".to_owned();
     assert_eq!(site.run(&["session", "assign", "s", "p"]), (0, said, String::new()));
     assert_eq!(site.server.requests().pop().unwrap().json(), Some(json!({ "project_id": "p" })));
+}
+
+#[test]
+fn a_list_of_sessions_has_their_names_and_times_after_their_ids() {
+    let site = Site::new("session-details");
+    site.react(|seen| {
+        let found = |id: &str, name: &str| {
+            json!({
+                "session_id": id, "display_name": name, "status": { "type": "active" }, "checkpoints_count": 2,
+                "created_at": "2026-02-01 00:00:00+00:00",
+            })
+        };
+        // The newest one has begun since the ids were listed, and another one is not found.
+        let sessions = json!({ "sessions": [found("new", "x"), found("t", "tea"), found("s", "sea")] });
+        match seen.path.split('?').next()? {
+            "/api/v1/sessions" => Some(Act::json(json!({ "sessions": ["t", "gone", "s"] }))),
+            "/api/v1/sessions/search" => Some(Act::json(sessions)),
+            _ => None,
+        }
+    });
+    let (_, tsv, _) = site.run(&["session", "list"]);
+    let lines: Vec<&str> = tsv.lines().skip(1).collect();
+    let known = "active\t2026-02-01T00:00:00Z\t2";
+    assert_eq!(lines, [format!("t\ttea\t{known}"), "gone\t\t\t\t".into(), format!("s\tsea\t{known}")]);
+    assert_eq!(site.json(&["session", "list"]), json!({ "sessions": ["t", "gone", "s"] }));
 }
 
 #[test]

@@ -35,13 +35,20 @@ fn falling(n: usize) -> String {
 
 /// Makes the report; returns the page.
 pub(crate) fn page(home: &Folder, folder: &str) -> String {
+    let (page, stderr) = page_and_warnings(home, folder);
+    assert_eq!(stderr, "");
+    page
+}
+
+/// The same for a run of which not everything can be read; also returns stderr.
+fn page_and_warnings(home: &Folder, folder: &str) -> (String, String) {
     let path = home.join(folder);
     let (status, stdout, stderr) = run(home, &["report", path.to_str().unwrap()]);
-    assert_eq!((status, stderr.as_str()), (0, ""));
+    assert_eq!(status, 0, "{stderr}");
     assert_eq!(stdout, format!("{}\n", path.join("report.html").display()));
     let page = std::fs::read_to_string(path.join("report.html")).unwrap();
     check(&page);
-    page
+    (page, stderr)
 }
 
 /// What holds for every page: it is well-formed, small, and has nothing that loads or runs.
@@ -173,12 +180,18 @@ fn torn_and_broken_files_cost_what_they_would_have_told() {
     std::fs::write(folder.join("config.json"), "{\"model_name\": ").unwrap();
     std::fs::write(folder.join("checkpoints.jsonl"), b"\xff\xfe\n[1]\n\0\0\0").unwrap();
     std::fs::write(folder.join("samples.jsonl"), "{\"step\": \"x\"}\n{}").unwrap();
-    let page = page(&home, "run");
-    assert!(page.contains("metrics.jsonl: 1 line could not be read, the first is line 2"), "{page}");
-    assert!(
-        page.contains("checkpoints.jsonl: 2 lines could not be read")
-            && page.contains("config.json cannot be read")
-    );
+    let (page, stderr) = page_and_warnings(&home, "run");
+    let warnings: Vec<&str> = stderr.lines().collect();
+    let told = [
+        "config.json cannot be read",
+        "metrics.jsonl: 1 line could not be read: line 2",
+        "checkpoints.jsonl: 2 lines could not be read: lines 1, 2",
+    ];
+    assert_eq!(warnings.len(), told.len(), "{stderr}");
+    for (warning, told) in warnings.iter().zip(told) {
+        assert!(warning.starts_with(&format!("warning: {}/{told}", folder.display())), "{stderr}");
+        assert!(page.contains(told), "{page}");
+    }
     assert_eq!(data(&page)["metrics"]["train_mean_nll"], json!([2, 1]));
 }
 

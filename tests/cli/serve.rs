@@ -138,7 +138,8 @@ fn another_host_needs_a_key_which_is_not_printed() {
         "engine.test",
         "--api-key-file",
     ]);
-    let mut server = Serving::start(command.arg(file.file_name().unwrap()).current_dir(file.parent().unwrap()));
+    let mut server =
+        Serving::start(command.arg(file.file_name().unwrap()).current_dir(file.parent().unwrap()));
     let (url, shown) = (server.exported("TINKER_BASE_URL"), server.exported("TINKER_API_KEY"));
     let mut elsewhere = Command::new("sh");
     let read = elsewhere.args(["-c", &format!("printf %s {shown}")]).current_dir("/").output().unwrap();

@@ -237,8 +237,7 @@ fn a_folder_that_cannot_be_written_is_to_be_copied() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.starts_with("error: cannot") && stderr.contains("Read-only file system"), "{stderr}");
-    assert!(
-        stderr.contains(&format!("`cp -r {} my-engine`, and --local=my-engine", dir.display())),
-        "{stderr}"
-    );
+    let copy =
+        format!("`cp -r {} engine-copy && chmod -R u+w engine-copy` and --local=engine-copy", dir.display());
+    assert!(stderr.contains(&copy) && stderr.lines().count() == 2, "{stderr}");
 }

@@ -200,6 +200,10 @@ fn a_run_makes_its_files_with_the_columns_of_the_cookbook() {
     let metadata =
         rest.get_training_run(records[2].state_path.as_ref().unwrap().run_id()).unwrap().user_metadata;
     assert_eq!((metadata["team"].as_str(), metadata["renderer_name"].as_str()), ("blue", "role_colon"));
+    // Lists name the run by its folder.
+    assert_eq!(metadata["name"], out.file_name().unwrap().to_string_lossy());
+    let session = rest.list_sessions().next().unwrap().unwrap();
+    assert_eq!(rest.get_session(&session).unwrap().display_name.as_ref(), Some(&metadata["name"]));
 }
 
 #[test]

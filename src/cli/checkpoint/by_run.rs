@@ -1,16 +1,18 @@
 //! What the checkpoints of each run take: `tinkex checkpoint list --by-run`.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use tinkex::types::Checkpoint;
+use tinkex::RestClient;
+use tinkex::types::{Checkpoint, TrainingRun};
 
 use super::selection::total_size;
 use crate::cells::Cells;
 use crate::connection::App;
 use crate::failure::Failure;
 use crate::output::Records;
+use crate::run::name;
 use crate::table::Column;
 
 /// The checkpoints of one run.
@@ -39,19 +41,60 @@ pub(super) fn divided(checkpoints: Vec<Checkpoint>) -> Vec<OfRun> {
     runs
 }
 
-pub(super) fn write(runs: &[OfRun], app: &App) -> Result<(), Failure> {
-    const COLUMNS: [Column; 3] =
-        [Column::never_cut("Run ID"), Column::new("Checkpoints"), Column::new("Size")];
+/// What the server tells about these runs, by their ids. It lists runs by their last use, so that a look at the whole list
+/// is rarely needed. Those that it does not list, as those of other users, are left out.
+pub(super) fn described(runs: &[OfRun], rest: &RestClient, app: &App) -> BTreeMap<String, TrainingRun> {
+    const PAGE: u32 = 100;
+    let mut wanted: BTreeSet<&str> = runs.iter().map(|it| it.run_id.as_str()).collect();
+    let mut known = BTreeMap::new();
+    let mut listing = app.rest_briefly(rest).list_training_runs().page_size(PAGE);
+    while !wanted.is_empty()
+        && let Some(Ok(run)) = listing.next()
+    {
+        if wanted.remove(run.training_run_id.as_str()) {
+            known.insert(run.training_run_id.clone(), run);
+        }
+    }
+    known
+}
+
+pub(super) fn write(
+    runs: &[OfRun],
+    described: &BTreeMap<String, TrainingRun>,
+    app: &App,
+) -> Result<(), Failure> {
+    const COLUMNS: [Column; 6] = [
+        Column::never_cut("Run ID"),
+        Column::new("Checkpoints"),
+        Column::new("Size"),
+        Column::new("Name"),
+        Column::new("Base Model"),
+        Column::new("Last Update"),
+    ];
     let cells = Cells::of(app);
     // A sum of which no part is known is not zero.
     let size = |it: &OfRun| (it.n_unknown < it.n).then_some(it.size_bytes);
-    let row = |it: &OfRun| vec![it.run_id.clone(), it.n.to_string(), cells.size(size(it))];
+    let row = |it: &OfRun| {
+        let run = described.get(&it.run_id);
+        vec![
+            it.run_id.clone(),
+            it.n.to_string(),
+            cells.size(size(it)),
+            cells.text(run.and_then(name)),
+            cells.text(run.and_then(|run| run.base_model.as_deref())),
+            cells.time(run.and_then(|run| run.last_request_time.as_ref())),
+        ]
+    };
     let json = |it: &OfRun| {
+        let run = described.get(&it.run_id);
         json!({
             "training_run_id": it.run_id,
             "checkpoint_count": it.n,
             "size_bytes": size(it),
             "unknown_size_count": it.n_unknown,
+            "name": run.and_then(name),
+            "base_model": run.and_then(|run| run.base_model.as_deref()),
+            "last_request_time": run.and_then(|run| run.last_request_time.as_ref()).map(ToString::to_string),
         })
     };
     let json = json!({ "runs": runs.iter().map(json).collect::<Vec<Value>>() });

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
+use std::path::Path;
 
 use tinkex::types::{Checkpoint, CheckpointType, TrainingRun};
 use tinkex::{ErrorKind, RestClient, report_json};
@@ -10,10 +11,13 @@ use super::by_run;
 use super::selection::{Selection, time};
 use crate::cells::{Cells, yes_or_no};
 use crate::connection::App;
+use crate::counted::counted;
 use crate::failure::Failure;
 use crate::limit::{self, Limit};
 use crate::output::Records;
 use crate::project;
+use crate::run_folder::LOG;
+use crate::run_id::Runs;
 use crate::table::Column;
 
 /// Entries of a page; the server sends fewer if it wants to.
@@ -42,32 +46,32 @@ enum Sort {
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let filter = args.selection.filter()?;
-    let (run_id, app) = &args.selection.run(app)?;
+    let (runs, app) = &args.selection.runs(app)?;
     let connection = app.connect()?;
     let rest = connection.service.create_rest_client();
-    let run_id = run_id.as_deref();
+    let of = runs.as_ref();
     let limit = args.limit.of(app.out.format());
     // The first ones of an order or of a selection can be anywhere in the list.
     let needs_all = args.by_run
-        || run_id.is_some()
+        || of.is_some()
         || !filter.is_empty()
         || args.sort.is_some()
         || app.global.project.is_some();
     let (mut checkpoints, total) = if needs_all {
-        let checkpoints = filter.matching(all(&rest, run_id, app)?);
+        let checkpoints = filter.matching(all(&rest, of, app)?);
         let total = u64::try_from(checkpoints.len()).ok();
         (checkpoints, total)
     } else {
         newest(&rest, limit)?
     };
     // The run or the filter may be what leaves nothing.
-    let may_be_of_project = checkpoints.is_empty() && run_id.is_none() && filter.is_empty();
+    let may_be_of_project = checkpoints.is_empty() && of.is_none() && filter.is_empty();
     project::note_if_empty(may_be_of_project, "checkpoint", &rest, app);
     if args.by_run {
         let mut runs = by_run::divided(checkpoints);
         let n = runs.len();
         runs.truncate(limit);
-        by_run::write(&runs, app)?;
+        by_run::write(&runs, &by_run::described(&runs, &rest, app), app)?;
         if runs.len() < n {
             app.note(&limit::note(runs.len(), u64::try_from(n).ok(), "runs"));
         }
@@ -80,7 +84,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     }
     let is_cut = limit < checkpoints.len();
     checkpoints.truncate(limit);
-    write(&checkpoints, run_id, app)?;
+    write(&checkpoints, of, app)?;
     if is_cut {
         app.note(&limit::note(checkpoints.len(), total, "checkpoints"));
     }
@@ -100,8 +104,8 @@ fn newest(rest: &RestClient, limit: usize) -> tinkex::Result<(Vec<Checkpoint>, O
     }
 }
 
-/// Writes a list of checkpoints; `run_id` is that of the run that was asked for.
-pub(crate) fn write(checkpoints: &[Checkpoint], run_id: Option<&str>, app: &App) -> Result<(), Failure> {
+/// Writes a list of checkpoints; `of` are the runs that were asked for.
+pub(crate) fn write(checkpoints: &[Checkpoint], of: Option<&Runs>, app: &App) -> Result<(), Failure> {
     const COLUMNS: [Column; 7] = [
         Column::spare("Checkpoint ID"),
         Column::new("Type"),
@@ -124,23 +128,63 @@ pub(crate) fn write(checkpoints: &[Checkpoint], run_id: Option<&str>, app: &App)
         ]
     };
     let rows = checkpoints.iter().map(row).collect();
-    let json = report_json::checkpoints(run_id, checkpoints);
+    let ids = of.map_or(&[][..], |it| &it.ids);
+    let mut json =
+        report_json::checkpoints(ids.last().filter(|_| ids.len() == 1).map(String::as_str), checkpoints);
+    if 1 < ids.len() {
+        json["run_ids"] = ids.into();
+    }
     app.out.records(&Records { columns: &COLUMNS, rows, json, list: "checkpoints" })
 }
 
-/// All checkpoints of a run, or of all runs of the user in the project of `--project`, or in any.
-pub(super) fn all(rest: &RestClient, run_id: Option<&str>, app: &App) -> Result<Vec<Checkpoint>, Failure> {
+/// All checkpoints of some runs, or of all runs of the user, in the project of `--project`, or in any.
+pub(crate) fn all(rest: &RestClient, of: Option<&Runs>, app: &App) -> Result<Vec<Checkpoint>, Failure> {
     let runs = runs_of_project(rest, app)?;
-    if let Some(id) = run_id {
-        let mut of_run = rest.list_checkpoints(id)?;
-        of_run.retain(|it| is_of(it, runs.as_ref()));
-        return Ok(of_run);
+    if let Some(of) = of {
+        let mut of_runs = of_runs(rest, of, app)?;
+        of_runs.retain(|it| is_of(it, runs.as_ref()));
+        return Ok(of_runs);
     }
     let mut all: Vec<Checkpoint> = match rest.list_user_checkpoints().page_size(PAGE).collect() {
         Err(error) if *error.kind() == ErrorKind::Incompatible => over_runs(rest)?,
         result => result?,
     };
     all.retain(|it| is_of(it, runs.as_ref()));
+    Ok(all)
+}
+
+/// The checkpoints of some runs, the last run first. Of those of a folder, only the ones that it lists: it may be deleted
+/// with all that it has saved, and nothing else.
+fn of_runs(rest: &RestClient, of: &Runs, app: &App) -> Result<Vec<Checkpoint>, Failure> {
+    let mut all = Vec::new();
+    let (mut n_found, mut missing) = (0, None);
+    for id in of.ids.iter().rev() {
+        match rest.list_checkpoints(id) {
+            Ok(of_run) => {
+                n_found += 1;
+                all.extend(of_run);
+            }
+            // A server may forget a part of a run whose checkpoints have expired.
+            Err(error) if error.is_not_found() => missing = missing.or(Some(error)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if let Some(error) = missing.filter(|_| n_found == 0) {
+        return Err(error.into());
+    }
+    if let Some(folder) = &of.folder {
+        let n = all.len();
+        all.retain(|it: &Checkpoint| it.path().is_ok_and(|path| folder.own.contains(&path)));
+        let n_others = n - all.len();
+        if 0 < n_others {
+            app.note(&format!(
+                "note: without {} that {} does not list: --run-id {} has all of the run",
+                counted(n_others as u64, "checkpoint"),
+                Path::new(&folder.name).join(LOG).display(),
+                of.ids.join(", or --run-id "),
+            ));
+        }
+    }
     Ok(all)
 }
 

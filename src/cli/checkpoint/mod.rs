@@ -1,9 +1,10 @@
 //! `tinkex checkpoint`.
 
 mod by_run;
+mod changes;
+mod choice;
 mod copy;
 mod delete;
-mod deletion;
 mod download;
 mod download_progress;
 mod info;
@@ -34,9 +35,9 @@ enum Command {
     List(self::list::Args),
     /// Show one checkpoint
     Info(self::info::Args),
-    /// Make a checkpoint public
+    /// Make checkpoints public
     Publish(self::visibility::Args),
-    /// Make a checkpoint private
+    /// Make checkpoints private
     Unpublish(self::visibility::Args),
     /// Set or remove the lifetime of checkpoints
     SetTtl(self::set_ttl::Args),
@@ -62,6 +63,11 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
         Command::Copy(args) => copy::run(&args, app),
         Command::PushHf(args) => push_hf::run(&args, app),
     }
+}
+
+/// The words about a checkpoint that its run does not have.
+pub(super) fn missing(path: &CheckpointPath) -> String {
+    format!("the run has no checkpoint {path}")
 }
 
 /// Reads the argument of a checkpoint, so that a wrong one is an error of usage.

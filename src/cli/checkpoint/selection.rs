@@ -1,4 +1,4 @@
-//! Which checkpoints a list or a deletion is about, and what they cost.
+//! Which checkpoints a list or a change is about, and what they cost.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -9,13 +9,13 @@ use tinkex::types::{Checkpoint, CheckpointPlan, CheckpointType, StorageUsage};
 use crate::connection::App;
 use crate::failure::Failure;
 use crate::moments::{minute, parse_age, parse_date};
-use crate::run_id;
+use crate::run_id::{self, Runs};
 
-/// The options that choose checkpoints. Lists and deletions have the same ones, so that a list shows what a deletion is
-/// about.
+/// The options that choose checkpoints. Lists and changes have the same ones, so that a list shows what a change is about.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Selection {
-    /// Only checkpoints of this training run: its id, its folder, or a path of it [default: of all runs, or of those of --project]
+    /// Only checkpoints of this training run: its id, a path of it, or its folder, with all its parts if it was resumed
+    /// [default: of all runs, or of those of --project]
     #[arg(long, value_name = "ID|RUN")]
     pub(super) run_id: Option<String>,
     /// Only checkpoints of this kind
@@ -36,11 +36,11 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    /// The id of the run that is chosen, and the options with its server.
-    pub(super) fn run(&self, app: &App) -> Result<(Option<String>, App), Failure> {
+    /// The runs that are chosen, and the options with their server.
+    pub(super) fn runs(&self, app: &App) -> Result<(Option<Runs>, App), Failure> {
         let Some(name) = &self.run_id else { return Ok((None, app.clone())) };
-        let (id, app) = run_id::of(name, app)?;
-        Ok((Some(id), app))
+        let (runs, app) = run_id::all_of(name, app)?;
+        Ok((Some(runs), app))
     }
 
     pub(super) fn filter(&self) -> Result<Filter, Failure> {
@@ -112,8 +112,8 @@ impl Filter {
         all.into_iter().zip(matches).filter_map(|(it, matches)| matches.then_some(it)).collect()
     }
 
-    /// Divides checkpoints into those to keep and those to delete, newest first. A checkpoint whose path is not known
-    /// stays, and so does a public one, which others may use, unless `with_public`; returns the number of these as well.
+    /// Divides checkpoints into those to keep and those to delete or to change, newest first. A checkpoint whose path is not
+    /// known stays, and so does a public one, which others may use, unless `with_public`; returns the number of these as well.
     pub(super) fn divide(&self, mut all: Vec<Checkpoint>, with_public: bool) -> (CheckpointPlan, usize) {
         all.sort_by_key(|it| Reverse(time(it)));
         let matches = self.matches(&all);

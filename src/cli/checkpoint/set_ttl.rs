@@ -2,31 +2,33 @@
 
 use std::time::SystemTime;
 
-use serde_json::{Value, json};
-use tinkex::Error;
+use tinkex::report_json;
 use tinkex::types::{CheckpointPath, Ttl};
 
-use super::delete::counted;
-use super::{parse_path, problem};
+use super::choice::{Change, Choice};
+use super::{changes, choice};
 use crate::connection::App;
+use crate::counted::counted;
 use crate::failure::Failure;
 use crate::moments::{minute, parse_duration};
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("lifetime").required(true))]
 pub(crate) struct Args {
-    /// Paths of the checkpoints
-    #[arg(value_name = "PATH", required = true, value_parser = parse_path)]
-    paths: Vec<CheckpointPath>,
+    #[command(flatten)]
+    choice: Choice,
     /// Lifetime from now on, such as 12h or 30d, or in seconds; at least 1h; or never, as --remove
     #[arg(long, value_name = "TIME", group = "lifetime", value_parser = parse_ttl)]
     ttl: Option<Ttl>,
     /// Keep the checkpoints until they are deleted
     #[arg(long, group = "lifetime")]
     remove: bool,
-    /// Do not fail because of checkpoints that do not exist
+    /// Also set the lifetime of public checkpoints, which stay as they are unless their paths are given
     #[arg(long)]
-    ignore_missing: bool,
+    include_public: bool,
+    /// Show which checkpoints would be changed, and change nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Reads a lifetime that servers accept.
@@ -45,48 +47,55 @@ pub(super) fn parse_ttl(text: &str) -> Result<Ttl, String> {
 }
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
-    let connection = app.connect()?;
-    let rest = connection.service.create_rest_client();
     let ttl = args.ttl.unwrap_or(Ttl::Never);
-    let mut failed: Vec<(&CheckpointPath, Error)> = Vec::new();
-    let mut missing: Vec<&CheckpointPath> = Vec::new();
-    for path in &args.paths {
-        let result = rest.set_checkpoint_ttl_from_tinker_path(path.clone(), ttl);
-        match result {
-            Ok(()) => {}
-            Err(error) if args.ignore_missing && error.is_not_found() => missing.push(path),
-            // With one path, the failure is that of the command.
-            Err(error) if args.paths.len() == 1 => return Err(error.into()),
-            Err(error) => {
-                problem::report(path, &error, app);
-                failed.push((path, error));
-            }
-        }
+    let change = Change {
+        verb: "set lifetimes",
+        done: "changed",
+        action: if ttl == Ttl::Never { "keep {} until deleted" } else { "set the lifetime of {}" },
+        is_dry_run: args.dry_run,
+        asks_always: false,
+        // To keep one for longer takes it from nobody.
+        with_public: args.include_public || ttl == Ttl::Never,
+        is_meant: |_| true,
+    };
+    let chosen = args.choice.find(&change, app)?;
+    let app = &chosen.app;
+    if 0 < chosen.n_public {
+        let public = counted(chosen.n_public as u64, "public checkpoint");
+        app.note(&format!("note: without {public}; --include-public sets their lifetime, too"));
     }
-    let (n_items, n_failed) = (args.paths.len(), failed.len());
-    let json_of = |(path, error): &(&CheckpointPath, Error)| json!({ "tinker_path": path.as_str(), "error": problem::of(error) });
-    let mut json = json!({
-        "updated_count": n_items - n_failed - missing.len(),
-        "ttl_seconds": match ttl {
-            Ttl::After(ttl) => Some(ttl.as_secs()),
-            _ => None,
-        },
-        "failed": failed.iter().map(json_of).collect::<Vec<Value>>(),
+    let ttl_seconds = match ttl {
+        Ttl::After(ttl) => Some(ttl.as_secs()),
+        _ => None,
+    };
+    if args.dry_run {
+        let mut json = report_json::checkpoints(None, &chosen.plan.delete);
+        json["ttl_seconds"] = ttl_seconds.into();
+        return args.choice.show(&chosen, &change, &choice::summary(&chosen.plan.delete), json);
+    }
+    args.choice.confirm(&chosen, &change, || choice::summary(&chosen.plan.delete))?;
+    let rest = chosen.connection.service.create_rest_client();
+    let paths = chosen.plan.paths_to_delete();
+    let results = changes::each(&paths, changes::CONCURRENCY, app, |path| {
+        rest.set_checkpoint_ttl_from_tinker_path(path, ttl)
     });
-    if args.ignore_missing {
-        json["missing"] = missing.iter().map(|it| it.as_str()).collect();
-    }
-    app.out.done(&json, summary(&args.paths, n_failed + missing.len(), ttl, SystemTime::now()))?;
-    if !missing.is_empty() {
-        app.note(&format!("note: {} of {} did not exist", missing.len(), counted(n_items)));
-    }
-    problem::of_all(n_failed, n_items, failed.iter().map(|(_, error)| error))
+    let (results, missing) = changes::without_missing(results, args.choice.ignore_missing);
+    // With one path, the failure is that of the command.
+    let results = args.choice.of_only(results)?;
+    let n_failed = changes::report(&results, app);
+    let mut json = changes::json_of_updates(&results);
+    json["ttl_seconds"] = ttl_seconds.into();
+    let missing: Vec<&str> = missing.iter().map(CheckpointPath::as_str).collect();
+    args.choice.complete(&mut json, chosen.n_public, &missing);
+    app.out.done(&json, summary(&paths, n_failed + missing.len(), ttl, SystemTime::now()))?;
+    changes::end(&results, missing.len(), paths.len(), change.done, app)
 }
 
 /// What was done, with the time at which the checkpoints expire.
 fn summary(paths: &[CheckpointPath], n_unchanged: usize, ttl: Ttl, now: SystemTime) -> String {
     let n = paths.len() - n_unchanged;
     let (what, is_one) = match paths {
+        [] => return "no lifetime was set: no checkpoint matches".to_owned(),
         _ if n == 0 => return "no lifetime was set".to_owned(),
         [path] => (path.to_string(), true),
         _ if n_unchanged == 0 => (format!("{n} checkpoints"), false),
@@ -127,6 +136,7 @@ mod tests {
             (2, 0, day, "2 checkpoints expire at 2026-11-21T08:00Z"),
             (2, 1, Ttl::Never, "1 of 2 checkpoints is kept until it is deleted"),
             (2, 2, day, "no lifetime was set"),
+            (0, 0, day, "no lifetime was set: no checkpoint matches"),
         ] {
             assert_eq!(summary(&paths[..n_paths], n_unchanged, ttl, now), expected);
         }

@@ -64,7 +64,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         "checkpoint delete",
         &[
             "tinkex checkpoint delete --older-than 30d --keep-last 1 --dry-run",
-            "tinkex checkpoint delete --run-id 0a1b2c3d:train:0 --type sampler --yes",
+            "tinkex checkpoint delete --run-id my-run --type sampler --yes",
         ],
     ),
     ("checkpoint info", &["tinkex checkpoint info tinker://0a1b2c3d:train:0/weights/final"]),
@@ -78,6 +78,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         &[
             "tinkex checkpoint set-ttl tinker://0a1b2c3d:train:0/weights/final --ttl 30d",
             "tinkex checkpoint set-ttl tinker://0a1b2c3d:train:0/weights/final --remove",
+            "tinkex checkpoint set-ttl --run-id my-run --type training --ttl 7d --dry-run",
         ],
     ),
     (
@@ -95,7 +96,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         "checkpoint push-hf",
         &["tinkex checkpoint push-hf tinker://0a1b2c3d:train:0/sampler_weights/final -r user/name"],
     ),
-    ("run list", &["tinkex run list --since 7d", "tinkex run list -c id,model,checkpoint --limit 0"]),
+    ("run list", &["tinkex run list --since 7d", "tinkex run list -c id,name,model,checkpoints --limit 0"]),
     ("run info", &["tinkex run info 0a1b2c3d:train:0 --checkpoints"]),
     ("model list", &["tinkex model list", "tinkex model list qwen --trainable --prices"]),
     ("session list", &["tinkex session list --limit 5"]),

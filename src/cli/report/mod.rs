@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use self::read::Run;
 use super::connection::App;
 use super::failure::Failure;
 
@@ -64,8 +65,16 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
             .with_remedy(format!("name at most {most}")));
     }
     let page = match &args.folders[..] {
-        [folder] => page_of(folder)?,
-        folders => comparison(folders)?,
+        [folder] => {
+            let run = read::read(folder)?;
+            tell_gaps(&run, app);
+            page_of(&run)
+        }
+        folders => {
+            let runs = folders.iter().map(|folder| read::read(folder)).collect::<Result<Vec<_>, _>>()?;
+            runs.iter().for_each(|run| tell_gaps(run, app));
+            fitting(|n| compare::page(&runs, n))
+        }
     };
     if is_stdout {
         return app.out.bytes(page.as_bytes());
@@ -90,18 +99,19 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
 /// A folder without files of a run; a file that cannot be written.
 pub(crate) fn write(folder: &Path) -> Result<PathBuf, Failure> {
     let path = folder.join("report.html");
-    replace(&path, page_of(folder)?.as_bytes())?;
+    replace(&path, page_of(&read::read(folder)?).as_bytes())?;
     Ok(path)
 }
 
-fn page_of(folder: &Path) -> Result<String, Failure> {
-    let run = read::read(folder)?;
-    Ok(fitting(|n| page::of_run(&run, n)))
+fn page_of(run: &Run) -> String {
+    fitting(|n| page::of_run(run, n))
 }
 
-fn comparison(folders: &[PathBuf]) -> Result<String, Failure> {
-    let runs = folders.iter().map(|folder| read::read(folder)).collect::<Result<Vec<_>, _>>()?;
-    Ok(fitting(|n| compare::page(&runs, n)))
+/// Says on stderr which parts of the files could not be read, as the page does.
+fn tell_gaps(run: &Run, app: &App) {
+    for gap in &run.gaps {
+        app.note(&format!("warning: {}", run.folder.join(gap).display()));
+    }
 }
 
 /// The most detailed page that is small enough.

@@ -103,7 +103,8 @@ fn read_config(run: &mut Run) {
     }
 }
 
-/// The objects of a file of lines. Lines that are none are counted, and a torn last line is left out.
+/// The objects of a file of lines. Lines that are none are told. A torn last line is left out: a program that is killed leaves
+/// one, and so does one that is writing.
 fn objects(run: &mut Run, name: &str) -> Vec<Map<String, Value>> {
     let Ok(file) = File::open(run.folder.join(name)) else { return Vec::new() };
     let mut reader = BufReader::new(file);
@@ -129,12 +130,22 @@ fn objects(run: &mut Run, name: &str) -> Vec<Map<String, Value>> {
             _ => broken.push(number),
         }
     }
-    if let Some(first) = broken.first() {
-        let n = broken.len();
-        let lines = if n == 1 { "line" } else { "lines" };
-        run.gaps.push(format!("{name}: {n} {lines} could not be read, the first is line {first}"));
+    if !broken.is_empty() {
+        run.gaps.push(format!("{name}: {}", unread(&broken)));
     }
     objects
+}
+
+/// Says which lines could not be read.
+fn unread(lines: &[usize]) -> String {
+    const MOST: usize = 10;
+    let numbers: Vec<String> = lines.iter().take(MOST).map(ToString::to_string).collect();
+    let numbers = numbers.join(", ");
+    match lines.len() {
+        1 => format!("1 line could not be read: line {numbers}"),
+        n if n <= MOST => format!("{n} lines could not be read: lines {numbers}"),
+        n => format!("{n} lines could not be read: lines {numbers} and {} more", n - MOST),
+    }
 }
 
 /// The numbers of a row. A row without a step belongs to none of the curves.

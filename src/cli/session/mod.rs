@@ -3,10 +3,14 @@
 mod search;
 mod trace;
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 use tinkex::report_json;
 use tinkex::types::SessionSearch;
 
+use super::args::Format;
+use super::cells::Cells;
 use super::connection::App;
 use super::failure::Failure;
 use super::limit::{self, Limit};
@@ -22,7 +26,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// List the ids of sessions
+    /// List sessions, with what the search of the server tells about them
     List(List),
     /// Show the training runs and the samplers of a session
     Info(Info),
@@ -74,18 +78,32 @@ fn list(args: &List, app: &App) -> Result<(), Failure> {
     let limit = args.limit.of(app.out.format());
     let page = limit::page_size(limit, PAGE);
     let mut listing = rest.list_sessions().page_size(page);
-    let (ids, has_more) = match &app.global.project {
-        None => limit::first(listing.by_ref(), limit)?,
+    let (ids, found, has_more) = match &app.global.project {
+        None => {
+            let (ids, has_more) = limit::first(listing.by_ref(), limit)?;
+            // JSON has the ids alone, as other programs expect it.
+            let found = if app.out.is_json() { BTreeMap::new() } else { search::known(&ids, &rest, app) };
+            (ids, found, has_more)
+        }
         Some(project) => {
             let project_ids = vec![project.clone()];
             let search = SessionSearch { project_ids, limit: page, ..Default::default() };
-            limit::first(rest.search_sessions(search).map(|it| Ok(it?.session_id)), limit)?
+            let (found, has_more) = limit::first(rest.search_sessions(search), limit)?;
+            let ids = found.iter().map(|it| it.session_id.clone()).collect();
+            (ids, found.into_iter().map(|it| (it.session_id.clone(), it)).collect(), has_more)
         }
     };
-    let rows = ids.iter().map(|id| vec![id.clone()]).collect();
+    let cells = Cells::of(app);
+    let row = |id: &String| {
+        [id.clone()].into_iter().chain(search::details(found.get(id), cells)).collect::<Vec<String>>()
+    };
+    let rows = ids.iter().map(row).collect();
     let json = report_json::sessions(&ids);
-    let columns = [Column::never_cut("Session ID")];
-    app.out.records(&Records { columns: &columns, rows, json, list: "sessions" })?;
+    let [name, status, created, checkpoints] = search::DETAILS;
+    let columns = [Column::never_cut("Session ID"), name, status, created, checkpoints];
+    // A person does not read columns of which nothing is known.
+    let n = if found.is_empty() && app.out.format() == Format::Table { 1 } else { columns.len() };
+    app.out.records(&Records { columns: &columns[..n], rows, json, list: "sessions" })?;
     project::note_if_empty(ids.is_empty(), "session", &rest, app);
     if has_more {
         app.note(&limit::note(ids.len(), listing.total_count(), "sessions"));

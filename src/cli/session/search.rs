@@ -1,9 +1,11 @@
 //! `tinkex session search`.
 
-use tinkex::report_json;
+use std::collections::{BTreeMap, BTreeSet};
+
 use tinkex::types::{
     FinishReason, FoundSession, SessionOwner, SessionPage, SessionSearch, SessionStatus, StatusFilter,
 };
+use tinkex::{RestClient, report_json};
 
 use crate::cells::Cells;
 use crate::connection::App;
@@ -12,6 +14,9 @@ use crate::limit::{self, Limit};
 use crate::output::Records;
 use crate::project;
 use crate::table::Column;
+
+/// Entries of a page.
+const PAGE: u32 = 200;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -55,10 +60,10 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     const COLUMNS: [Column; 8] = [
         Column::never_cut("Session ID"),
-        Column::new("Name"),
-        Column::new("Status"),
-        Column::new("Created"),
-        Column::new("Checkpoints"),
+        DETAILS[0],
+        DETAILS[1],
+        DETAILS[2],
+        DETAILS[3],
         Column::new("Size"),
         Column::spare("Project"),
         Column::spare("Owner"),
@@ -73,16 +78,14 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     (page.sessions, has_more) = limit::first(found, limit)?;
     let cells = Cells::of(app);
     let row = |it: &FoundSession| {
-        vec![
-            it.session_id.clone(),
-            cells.text(it.display_name.as_deref()),
-            cells.text(it.status.as_ref().map(word)),
-            cells.time(it.created_at.as_ref()),
-            it.checkpoints_count.to_string(),
+        let mut row = vec![it.session_id.clone()];
+        row.extend(details(Some(it), cells));
+        row.extend([
             cells.size(it.checkpoint_storage_bytes),
             cells.text(it.project_id.as_deref()),
             cells.text(it.owner.as_deref()),
-        ]
+        ]);
+        row
     };
     let rows = page.sessions.iter().map(row).collect();
     let json = report_json::found_sessions(&page);
@@ -94,9 +97,37 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The columns by which a person recognizes a session.
+pub(super) const DETAILS: [Column; 4] =
+    [Column::new("Name"), Column::new("Status"), Column::new("Created"), Column::new("Checkpoints")];
+
+/// The cells of these columns.
+pub(super) fn details(session: Option<&FoundSession>, cells: Cells) -> [String; 4] {
+    [
+        cells.text(session.and_then(|it| it.display_name.as_deref())),
+        cells.text(session.and_then(|it| it.status.as_ref()).map(word)),
+        cells.time(session.and_then(|it| it.created_at.as_ref())),
+        cells.number(session.map(|it| it.checkpoints_count)),
+    ]
+}
+
+/// What the search of the server tells about the newest sessions of the user, by their ids. A server without this search
+/// has nothing to tell.
+pub(super) fn known(ids: &[String], rest: &RestClient, app: &App) -> BTreeMap<String, FoundSession> {
+    /// Sessions that may have begun since the ids were listed.
+    const NEWER: usize = 20;
+    if ids.is_empty() {
+        return BTreeMap::new();
+    }
+    let wanted: BTreeSet<&String> = ids.iter().collect();
+    let most = ids.len().saturating_add(NEWER);
+    let search = SessionSearch { limit: limit::page_size(most, PAGE), ..Default::default() };
+    let found = app.rest_briefly(rest).search_sessions(search).take(most).map_while(Result::ok);
+    found.filter(|it| wanted.contains(&it.session_id)).map(|it| (it.session_id.clone(), it)).collect()
+}
+
 impl Args {
     fn search(&self, project: Option<&str>, limit: usize) -> Result<SessionSearch, Failure> {
-        const PAGE: u32 = 200;
         Ok(SessionSearch {
             session_id: self.id.clone(),
             project_ids: project.map(str::to_owned).into_iter().collect(),

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
-use tinkex::report_json;
+use tinkex::{Error, report_json};
 
 use crate::connection::App;
+use crate::engine::default_folder;
 use crate::failure::Failure;
+use crate::shell_word::quoted;
 use crate::web;
 
 /// Limit of a download unless `--timeout` sets another.
@@ -29,7 +31,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let connection = app.connect()?;
     app.hint("the server writes the trace");
-    let url = connection.service.create_rest_client().export_session_trace(&args.session)?;
+    let exported = connection.service.create_rest_client().export_session_trace(&args.session);
+    let url = exported.map_err(|error| explained(error, app))?;
     if args.url_only {
         let json = report_json::trace_export(&args.session, &url);
         return app.out.value(&json, || url.expose().to_owned());
@@ -41,6 +44,21 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let destination = file.display().to_string();
     let json = json!({ "session_id": args.session, "destination": destination, "file_size_bytes": size });
     app.out.done(&json, destination)
+}
+
+/// Says why the engine of a folder has no trace of a session that it knows: traces are kept in its memory alone.
+fn explained(error: Error, app: &App) -> Failure {
+    let is_gone = error.is_not_found() && error.message().contains("the trace of session");
+    let failure = Failure::from(error);
+    if !is_gone || app.global.local.is_none() {
+        return failure;
+    }
+    let folder = app.global.local.clone().flatten().map_or_else(default_folder, Ok);
+    let folder = folder.map_or_else(|_| "DIR".to_owned(), |dir| quoted(&dir.display().to_string()));
+    failure.with_remedy(format!(
+        "the engine keeps traces until it ends: start `tinkex serve --data-dir {folder}`, repeat the work of the session, and export its \
+         trace while the engine runs"
+    ))
 }
 
 /// Default file of a trace. An id with a slash must not lead out of this folder.

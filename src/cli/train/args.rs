@@ -39,7 +39,7 @@ pub(crate) struct Args {
     /// Print the settings, of which a file for --config can be made, and stop
     #[arg(long)]
     pub(super) print_config: bool,
-    /// Name of the session, for lists
+    /// Name of the session and of the training run, for lists [default: that of the folder]
     #[arg(long, value_name = "TEXT")]
     pub(super) name: Option<String>,
     /// Tag of the session; several times for several

@@ -1,7 +1,8 @@
 //! From settings to a run that can begin: reads the data, and tells what will happen.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 use tinkex::ServiceClient;
@@ -274,11 +275,25 @@ impl Job {
         app.is_dry_run = self.dry_run;
         app.connect_with(|builder| {
             let builder = builder.observer(seen.clone()).tags(self.settings.tags.iter().cloned());
-            match &self.settings.name {
+            let dir = match (&self.place, &self.model) {
+                (Place::Resumed { dir, .. }, _) | (Place::New { out: Some(dir), .. }, _) => Some(dir.clone()),
+                (Place::New { .. }, Some(model)) => Some(folder::by_default(model, SystemTime::now())),
+                (Place::New { .. }, None) => None,
+            };
+            match dir.and_then(|dir| self.name(&dir)).or_else(|| self.settings.name.clone()) {
                 Some(name) => builder.display_name(name),
                 None => builder,
             }
         })
+    }
+
+    /// The name by which lists of runs and of sessions show this run, whose folder is `dir`.
+    pub(super) fn name(&self, dir: &Path) -> Option<String> {
+        let own = || {
+            let dir = std::path::absolute(dir).ok()?;
+            Some(dir.file_name()?.to_string_lossy().into_owned())
+        };
+        self.settings.name.clone().or_else(own)
     }
 
     /// The number of steps after which a resumed run goes on.

@@ -28,6 +28,7 @@ use super::{best, budget, ending, folder, held_out, record, saved, saving};
 use crate::connection::Connection;
 use crate::examples::Encoder;
 use crate::failure::Failure;
+use crate::run::NAME;
 
 /// A run that can begin.
 pub(super) struct Ready {
@@ -88,7 +89,7 @@ impl Ready {
     fn work(mut self, dir: &Path, made: Option<&Made>, log: &Log) -> Result<(), Failure> {
         let samples = self.prompts.take().map(|prompts| Samples::new(prompts, dir.join("samples.jsonl")));
         let (app, settings) = (&self.job.app, &self.job.settings);
-        let options = self.options();
+        let options = self.options(dir);
         if let Place::New { .. } = self.job.place {
             // Before the run: a process that is killed while it begins can be resumed, too.
             let written = MetricsLog::open(dir, 0).and_then(|log| log.write_config(&self.config));
@@ -212,9 +213,12 @@ impl Ready {
         options
     }
 
-    fn options(&self) -> RunOptions {
+    fn options(&self, dir: &Path) -> RunOptions {
         let settings = &self.job.settings;
-        let metadata = settings.metadata.clone();
+        let mut metadata = settings.metadata.clone();
+        if let Some(name) = self.job.name(dir) {
+            metadata.entry(NAME.to_owned()).or_insert(name);
+        }
         RunOptions {
             lora: settings.lora,
             start: settings.from.clone(),

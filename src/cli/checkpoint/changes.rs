@@ -1,32 +1,37 @@
-//! Deletes checkpoints, several at a time. The library repeats requests after 409, 425, 429 and 5xx.
+//! Deletes or changes checkpoints, several at a time. The library repeats requests after 409, 425, 429 and 5xx.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use indicatif::ProgressBar;
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tinkex::types::CheckpointPath;
-use tinkex::{Error, ErrorKind, RestClient, report_json};
+use tinkex::{Error, ErrorKind, report_json};
 
 use super::problem;
 use crate::args::Progress;
 use crate::connection::App;
+use crate::counted::counted;
+use crate::failure::Failure;
 use crate::notes;
 
 /// Failures that are written to stderr for a person.
 const SHOWN: usize = 20;
 
-pub(super) type Deleted = (CheckpointPath, tinkex::Result<()>);
+/// Changes at a time unless a command has an option for it.
+pub(super) const CONCURRENCY: usize = 4;
 
-/// Deletes checkpoints and returns the result of each, in order. After a failure that concerns all of them, such as a
+pub(super) type Changed = (CheckpointPath, tinkex::Result<()>);
+
+/// Changes checkpoints and returns the result of each, in order. After a failure that concerns all of them, such as a
 /// refused key, no further request is sent and the remaining ones fail, too. After a signal they are left out.
-pub(super) fn delete(
-    rest: &RestClient,
-    paths: Vec<CheckpointPath>,
+pub(super) fn each(
+    paths: &[CheckpointPath],
     concurrency: usize,
     app: &App,
-) -> Vec<Deleted> {
+    change: impl Fn(CheckpointPath) -> tinkex::Result<()> + Sync,
+) -> Vec<Changed> {
     app.stop.defer_briefly();
     let bar = bar(paths.len(), app);
     let next = AtomicUsize::new(0);
@@ -39,7 +44,7 @@ pub(super) fn delete(
             let known = failed_for_all.lock().clone();
             let result = match known {
                 Some(error) => Err(error),
-                None => rest.delete_checkpoint_from_tinker_path(path.clone()),
+                None => change(path.clone()),
             };
             if let Err(error) = &result
                 && concerns_all(error)
@@ -63,14 +68,14 @@ pub(super) fn delete(
 }
 
 /// The results of the checkpoints that existed, and the paths of the others if these are ignored.
-pub(super) fn without_missing(results: Vec<Deleted>, ignore: bool) -> (Vec<Deleted>, Vec<CheckpointPath>) {
-    let is_missing = |(_, result): &Deleted| ignore && result.as_ref().err().is_some_and(Error::is_not_found);
-    let (missing, results): (Vec<Deleted>, _) = results.into_iter().partition(is_missing);
+pub(super) fn without_missing(results: Vec<Changed>, ignore: bool) -> (Vec<Changed>, Vec<CheckpointPath>) {
+    let is_missing = |(_, result): &Changed| ignore && result.as_ref().err().is_some_and(Error::is_not_found);
+    let (missing, results): (Vec<Changed>, _) = results.into_iter().partition(is_missing);
     (results, missing.into_iter().map(|(path, _)| path).collect())
 }
 
-/// The results as JSON with the keys of the official command.
-pub(super) fn json(results: &[Deleted]) -> Value {
+/// The results of deletions as JSON with the keys of the official command.
+pub(super) fn json(results: &[Changed]) -> Value {
     let mut json = report_json::deletion(results);
     let failures = results.iter().filter_map(|(_, result)| result.as_ref().err());
     for (i, error) in failures.enumerate() {
@@ -79,8 +84,17 @@ pub(super) fn json(results: &[Deleted]) -> Value {
     json
 }
 
+/// The results of other changes as JSON.
+pub(super) fn json_of_updates(results: &[Changed]) -> Value {
+    let failed = results.iter().filter_map(|(path, result)| {
+        Some(json!({ "tinker_path": path.as_str(), "error": problem::of(result.as_ref().err()?) }))
+    });
+    let failed: Vec<Value> = failed.collect();
+    json!({ "updated_count": results.len() - failed.len(), "failed": failed })
+}
+
 /// Writes the failures to stderr: a person reads the first ones. Returns their number.
-pub(super) fn report(results: &[Deleted], app: &App) -> usize {
+pub(super) fn report(results: &[Changed], app: &App) -> usize {
     let failures: Vec<_> =
         results.iter().filter_map(|(path, result)| Some((path, result.as_ref().err()?))).collect();
     let n_shown = if app.out.is_json() { failures.len() } else { SHOWN };
@@ -91,6 +105,27 @@ pub(super) fn report(results: &[Deleted], app: &App) -> usize {
         notes::write(&format!("... and {} more; -f json lists all", failures.len() - n_shown));
     }
     failures.len()
+}
+
+/// The end of a command after its result is written: tells which checkpoints did not exist, and fails if it was stopped or
+/// if some of the `n_items` could not be changed. `changed` is the word for what was done.
+pub(super) fn end(
+    results: &[Changed],
+    n_missing: usize,
+    n_items: usize,
+    changed: &str,
+    app: &App,
+) -> Result<(), Failure> {
+    let all = counted(n_items as u64, "checkpoint");
+    if 0 < n_missing {
+        app.note(&format!("note: {n_missing} of {all} did not exist"));
+    }
+    let n_failed = results.iter().filter(|(_, result)| result.is_err()).count();
+    if let Some(signal) = app.stop.signal() {
+        app.note(&format!("stopped: {} of {all} {changed}", results.len() - n_failed));
+        return Err(Failure::Signal(signal));
+    }
+    problem::of_all(n_failed, n_items, results.iter().filter_map(|(_, result)| result.as_ref().err()))
 }
 
 fn concerns_all(error: &Error) -> bool {
