@@ -147,7 +147,10 @@ fn unlisted(model: &str, known: &[String], failure: &Failure) -> Failure {
 }
 
 impl App {
-    pub(crate) fn new(global: Global, may_create_engine: bool) -> Result<Self, Failure> {
+    pub(crate) fn new(mut global: Global, may_create_engine: bool) -> Result<Self, Failure> {
+        // The library knows the variable for new sessions alone; here it also limits lists, and what is deleted.
+        global.project = global.project.or_else(|| std::env::var("TINKER_PROJECT_ID").ok());
+        global.project = global.project.filter(|project| !project.trim().is_empty());
         logger::start(global.quiet, global.verbose);
         if global.quiet {
             notes::be_quiet();

@@ -114,7 +114,7 @@ impl Doubt {
                 } else {
                     failure
                 };
-                failure.with_remedy(remedies.join("; or "))
+                if remedies.is_empty() { failure } else { failure.with_remedy(remedies.join("; or ")) }
             }
             Doubt::Elsewhere { name, own, asked, .. } => Failure::text(format!(
                 "the run {name} was trained with{own}; its checkpoints are not where{asked} looks for them"

@@ -76,7 +76,9 @@ fn found(name: &str, app: &App, member: &'static str, what: &str) -> Result<(Str
         let doubt = if folder.is_dir() {
             Some(Doubt::NotARun { name: name.to_owned(), option, runs })
         } else {
-            (!runs.is_empty()).then(|| Doubt::Similar { name: name.to_owned(), option, runs })
+            // The name of a model of a server has a slash.
+            let may_be_folder = !runs.is_empty() || !name.contains('/') || name.starts_with(['.', '/', '~']);
+            may_be_folder.then(|| Doubt::Similar { name: name.to_owned(), option, runs })
         };
         if let Some(doubt) = doubt {
             app.doubts.add(doubt);

@@ -152,7 +152,10 @@ fn a_busy_server_is_asked_again() {
 fn nothing_to_delete_is_a_success() {
     let site = Site::with_checkpoints("delete-none", 3);
     let words = [&DELETE[..], &["--before", "2020-01-01", "-y"]].concat();
-    assert_eq!(site.json(&words), json!({ "deleted_count": 0, "failed": [], "skipped_public_count": 0 }));
+    assert_eq!(
+        site.json(&words),
+        json!({ "deleted": [], "deleted_count": 0, "deleted_size_bytes": 0, "failed": [], "skipped_public_count": 0 })
+    );
     let said = "Deleted 0 checkpoints: none matches\n".to_owned();
     assert_eq!(site.run(&words), (0, said, String::new()));
     let (status, _, stderr) = site.run(&[&words[..], &["--dry-run"]].concat());
@@ -187,7 +190,10 @@ fn checkpoints_that_are_gone_can_be_ignored() {
     assert_eq!((status, stdout.as_str()), (0, "Deleted 1 checkpoint\n"), "{stderr}");
     assert_eq!(stderr, "note: 1 of 2 checkpoints did not exist\n");
     let result = site.json(&[&words[..], &["--ignore-missing"]].concat());
-    assert_eq!(result, json!({ "deleted_count": 0, "failed": [], "missing": [gone, paths[0]] }));
+    assert_eq!(
+        result,
+        json!({ "deleted": [], "deleted_count": 0, "deleted_size_bytes": 0, "failed": [], "missing": [gone, paths[0]] })
+    );
     let (status, _, stderr) = site.run(&words);
     assert!(status == 1 && stderr.contains("try: --ignore-missing"), "{stderr}");
     assert_eq!(site.run(&[&words[..], &["--dry-run", "--ignore-missing"]].concat()).0, 0);
@@ -238,6 +244,16 @@ fn a_project_limits_what_is_listed_and_deleted() {
     });
     let listed = site.json(&["checkpoint", "list", "--project", "p", "--limit", "0"]);
     assert_eq!(listed["checkpoints"].as_array().unwrap().len(), 50);
+    // The variable means the same as the option.
+    let mut command = site.command(&["checkpoint", "list", "--limit", "0", "-f", "json"]);
+    let listed = command.env("TINKER_PROJECT_ID", "p").output().unwrap();
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed["checkpoints"].as_array().unwrap().len(), 50);
+    let mut command =
+        site.command(&[&DELETE[..], &["--older-than", "1d", "--dry-run", "-f", "json"]].concat());
+    let planned = command.env("TINKER_PROJECT_ID", "p").output().unwrap();
+    let planned: Value = serde_json::from_slice(&planned.stdout).unwrap();
+    assert_eq!(planned["delete"].as_array().unwrap().len(), 50);
     // A run of another project is not touched.
     let other = ["--run-id", "0f0e0d0c-0000-4000-8000-000000000001:train:0", "--project", "p"];
     let words = [&DELETE[..], &["--older-than", "1d", "-y"], &other].concat();

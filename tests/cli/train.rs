@@ -417,6 +417,33 @@ fn of_the_periodic_checkpoints_the_last_ones_are_kept() {
 }
 
 #[test]
+fn a_periodic_checkpoint_that_was_published_is_not_deleted() {
+    let folder = Folder::new("train-keep-public");
+    let data = chats(&folder, 8);
+    let out = folder.join("run");
+    let further = ["-o", out.to_str().unwrap(), "--keep-last", "2"];
+    let (status, _, stderr) = train(&folder, &small(&folder, &data, 4), &further);
+    assert_eq!(status, 0, "{stderr}");
+    let states = || {
+        let (_server, service) = engine(&folder);
+        let rest = service.create_rest_client();
+        let mut all: Vec<_> = rest.list_user_checkpoints().map(|it| it.unwrap()).collect();
+        all.retain(|it| it.checkpoint_id.starts_with("weights/0"));
+        all.sort_by(|a, b| a.checkpoint_id.cmp(&b.checkpoint_id));
+        if let Some(first) = all.first().filter(|it| !it.public) {
+            rest.publish_checkpoint_from_tinker_path(first.tinker_path.as_str()).unwrap();
+        }
+        all.into_iter().map(|it| it.checkpoint_id).collect::<Vec<_>>()
+    };
+    assert_eq!(states(), ["weights/000002"]);
+    let (status, _, stderr) =
+        run(&folder, &["train", "--resume", out.to_str().unwrap(), "--max-steps", "11"]);
+    assert_eq!(status, 0, "{stderr}");
+    assert!(stderr.contains("the checkpoint 000002 is public and stays"), "{stderr}");
+    assert_eq!(states(), ["weights/000002", "weights/000008", "weights/000010"]);
+}
+
+#[test]
 fn dpo_trains_on_preferences() {
     let folder = Folder::new("train-dpo");
     let data = folder.join("preferences.jsonl");

@@ -77,20 +77,31 @@ pub(super) fn without_missing(results: Vec<Changed>, ignore: bool) -> (Vec<Chang
 /// The results of deletions as JSON with the keys of the official command.
 pub(super) fn json(results: &[Changed]) -> Value {
     let mut json = report_json::deletion(results);
-    let failures = results.iter().filter_map(|(_, result)| result.as_ref().err());
-    for (i, error) in failures.enumerate() {
-        json["failed"][i]["error"] = problem::of(error).into();
-    }
+    json["failed"] = failed(results);
+    let deleted = results.iter().filter(|(_, result)| result.is_ok()).map(|(path, _)| path.as_str());
+    json["deleted"] = deleted.collect();
     json
 }
 
 /// The results of other changes as JSON.
 pub(super) fn json_of_updates(results: &[Changed]) -> Value {
+    let n_updated = results.iter().filter(|(_, result)| result.is_ok()).count();
+    json!({ "updated_count": n_updated, "failed": failed(results) })
+}
+
+/// What failed, with the words of the failure and those for programs.
+fn failed(results: &[Changed]) -> Value {
     let failed = results.iter().filter_map(|(path, result)| {
-        Some(json!({ "tinker_path": path.as_str(), "error": problem::of(result.as_ref().err()?) }))
+        let error = result.as_ref().err()?;
+        Some(json!({
+            "tinker_path": path.as_str(),
+            "error": problem::of(error),
+            "code": error.http_status(),
+            "kind": error.kind().name(),
+            "retryable": error.is_retryable(),
+        }))
     });
-    let failed: Vec<Value> = failed.collect();
-    json!({ "updated_count": results.len() - failed.len(), "failed": failed })
+    failed.collect()
 }
 
 /// Writes the failures to stderr: a person reads the first ones. Returns their number.

@@ -78,6 +78,13 @@ impl Choice {
             return Err(Failure::usage("no checkpoint is chosen")
                 .with_remedy("paths, --run-id, or filters such as --older-than 30d"));
         }
+        if let Some(path) = self.selection.of_checkpoint() {
+            let (verb, run) = (change.verb, path.run_id());
+            let problem = format!("--run-id {path} is one checkpoint; --run-id means all of its run");
+            return Err(Failure::usage(problem).with_remedy(format!(
+                "to {verb} it alone, the path without --run-id; for all, --run-id {run}"
+            )));
+        }
         if self.must_ask(change) && !app.can_ask() {
             let (verb, done) = (change.verb, change.done);
             return Err(Failure::usage(format!("cannot ask whether to {verb} without a terminal"))
@@ -191,8 +198,12 @@ impl Choice {
         }
     }
 
-    /// The results, unless the only path that is named has failed: then the failure is that of the command.
-    pub(super) fn of_only(&self, results: Vec<Changed>) -> Result<Vec<Changed>, Failure> {
+    /// The results, unless the only path that is named has failed: then the failure is that of the command. A program gets
+    /// the same result for one path as for several.
+    pub(super) fn of_only(&self, results: Vec<Changed>, app: &App) -> Result<Vec<Changed>, Failure> {
+        if app.out.is_json() {
+            return Ok(results);
+        }
         match <[Changed; 1]>::try_from(results) {
             Ok([(_, Err(error))]) if self.paths.len() == 1 => Err(error.into()),
             Ok(one) => Ok(one.into()),

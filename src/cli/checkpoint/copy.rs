@@ -41,9 +41,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         weights_access_token: token,
         ..CopyOptions::default()
     };
-    let has_project = app.global.project.is_some()
-        || std::env::var_os("TINKER_PROJECT_ID").is_some_and(|it| !it.is_empty());
-    if !has_project {
+    if app.global.project.is_none() {
         return Err(Failure::usage("the project of the copy is missing").with_remedy(project::remedy(app)));
     }
     let connection = app.connect()?;

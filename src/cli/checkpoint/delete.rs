@@ -64,7 +64,9 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let mut json = changes::json(&results);
     args.choice.complete(&mut json, n_public, &missing);
     let deleted = format!("Deleted {}", counted(n_deleted as u64, "checkpoint"));
-    let done = match deleted_size(plan, &results) {
+    let deleted_size = deleted_size(plan, &results);
+    json["deleted_size_bytes"] = deleted_size.into();
+    let done = match deleted_size {
         _ if paths.is_empty() => format!("{deleted}: none matches"),
         Some(bytes) if 0 < n_deleted => format!("{deleted}, {}", size(bytes)),
         _ => deleted,

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use tinkex::types::{Checkpoint, CheckpointPlan, CheckpointType, StorageUsage};
+use tinkex::types::{Checkpoint, CheckpointPath, CheckpointPlan, CheckpointType, StorageUsage};
 
 use crate::connection::App;
 use crate::failure::Failure;
@@ -41,6 +41,11 @@ impl Selection {
         let Some(name) = &self.run_id else { return Ok((None, app.clone())) };
         let (runs, app) = run_id::all_of(name, app)?;
         Ok((Some(runs), app))
+    }
+
+    /// The checkpoint whose path is given for its run. A list takes it; a change would mean more than the path says.
+    pub(super) fn of_checkpoint(&self) -> Option<CheckpointPath> {
+        self.run_id.as_deref()?.parse().ok()
     }
 
     pub(super) fn filter(&self) -> Result<Filter, Failure> {

@@ -58,8 +58,8 @@ pub(crate) fn run(args: &Args, public: bool, app: &App) -> Result<(), Failure> {
         result => (path, result),
     });
     let (results, missing) = changes::without_missing(repeated.collect(), args.choice.ignore_missing);
-    let results = args.choice.of_only(results)?;
-    if let (Some(path), [_]) = (args.choice.only(), &results[..]) {
+    let results = args.choice.of_only(results, app)?;
+    if let (Some(path), [(_, Ok(()))]) = (args.choice.only(), &results[..]) {
         let json = json!({ "tinker_path": path.as_str(), "public": public });
         let already = if n_already == 0 { "" } else { " already" };
         return app.out.done(&json, format!("{path} is {word}{already}"));

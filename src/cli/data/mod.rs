@@ -122,6 +122,10 @@ impl Files {
 /// The context of a model, if it can be found out quickly: the files of examples can be looked at without a server.
 fn largest(app: &App, model: &str) -> Option<usize> {
     let limit = std::time::Duration::from_secs(10);
+    // The engine knows its models without its folder, which need not be there before the first training.
+    let mut app = app.clone();
+    app.may_create_engine = true;
+    app.is_dry_run = true;
     let connection = app.connect_with(|it| it.timeouts(|it| it.operation = it.operation.min(limit)));
     let known = connection.and_then(|connection| context_of(&connection.service, model));
     if !matches!(known, Ok(Some(_))) {

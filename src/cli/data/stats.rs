@@ -31,6 +31,8 @@ impl Counts {
 }
 
 pub(super) fn run(mut files: Files, app: &App) -> Result<(), Failure> {
+    // What is too long is counted. Unless it is said what becomes of it, it stops a training.
+    let is_refused = files.options.too_long.is_none();
     files.options.too_long.get_or_insert(TooLong::Truncate);
     let lines = read(&files.files, &files.options)?;
     let encoder = files.encoder(app, &lines)?;
@@ -69,6 +71,7 @@ pub(super) fn run(mut files: Files, app: &App) -> Result<(), Failure> {
     let quantiles = [("min", 0.0), ("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)];
     let lengths: serde_json::Map<_, _> =
         quantiles.iter().map(|(name, q)| ((*name).to_owned(), json!(at(*q)))).collect();
+    let n_too_long = counts.n_truncated + counts.n_dropped + n_dropped_pairs;
     let json = json!({
         "format": lines.format.name(),
         "files": lines.files.len(),
@@ -79,6 +82,7 @@ pub(super) fn run(mut files: Files, app: &App) -> Result<(), Failure> {
         "trained_tokens": counts.n_trained,
         "lengths": lengths,
         "max_length": encoder.max_length,
+        "too_long": n_too_long,
         "truncated": counts.n_truncated,
         "dropped": counts.n_dropped + n_dropped_pairs,
         "ties": lines.n_ties,
@@ -95,9 +99,14 @@ pub(super) fn run(mut files: Files, app: &App) -> Result<(), Failure> {
         ("trained tokens", counts.n_trained.to_string()),
         ("lengths", shown_lengths.join(", ")),
         ("max length", max),
-        ("truncated", counts.n_truncated.to_string()),
-        ("dropped", (counts.n_dropped + n_dropped_pairs).to_string()),
     ];
+    if is_refused {
+        let remark = if n_too_long == 0 { "" } else { ", which train refuses without --too-long" };
+        rows.push(("too long", format!("{n_too_long}{remark}")));
+    } else {
+        rows.push(("truncated", counts.n_truncated.to_string()));
+        rows.push(("dropped", (counts.n_dropped + n_dropped_pairs).to_string()));
+    }
     if lines.format == DataFormat::Preference {
         rows.push(("ties", lines.n_ties.to_string()));
     }

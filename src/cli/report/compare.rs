@@ -106,7 +106,7 @@ fn table(runs: &[Run], objectives: &[Objective], names: &[String]) -> String {
     let model_head = if model.is_some() { "" } else { "<th>Model</th>" };
     let mut out = format!(
         "<section><h2>Runs</h2><div class=\"scroll\"><table><tr><th>Run</th>{model_head}<th>State</th><th class=\"n\">Steps</th>\
-         <th class=\"n\">Best evaluation</th><th class=\"n\">Last evaluation</th><th class=\"n\">Final loss</th><th class=\"n\">Best loss</th><th class=\"n\">Tokens</th>\
+         <th class=\"n\">Best evaluation</th><th class=\"n\">Last evaluation</th><th class=\"n\">Final loss (mean of the last tenth)</th><th class=\"n\">Best loss</th><th class=\"n\">Tokens</th>\
          <th class=\"n\">Time</th><th class=\"n\">Cost</th></tr>\n",
     );
     let or_dash = |it: Option<String>| it.unwrap_or_else(|| "–".into());

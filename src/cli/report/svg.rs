@@ -234,8 +234,9 @@ impl Chart {
         steps.sort_by(f64::total_cmp);
         steps.dedup();
         if MAX_STRIPS < steps.len() {
-            let width = (self.steps.1 - self.steps.0) / MAX_STRIPS as f64;
-            steps = (0..MAX_STRIPS).map(|i| self.steps.0 + (i as f64 + 0.5) * width).collect();
+            // The first and the last step are among them.
+            let last = steps.len() - 1;
+            steps = (0..MAX_STRIPS).map(|i| steps[i * last / (MAX_STRIPS - 1)]).collect();
         }
         let edge = |i: usize| match (i.checked_sub(1).and_then(|it| steps.get(it)), steps.get(i)) {
             (Some(a), Some(b)) => scale.x(f64::midpoint(*a, *b)),
@@ -245,13 +246,13 @@ impl Chart {
         out.push_str("<g class=\"hover\">");
         for (i, step) in steps.iter().enumerate() {
             let (left, right) = (edge(i), edge(i + 1));
-            let (shown, values) = self.values_near(*step);
+            let values = self.values_near(*step);
             if values.is_empty() {
                 continue;
             }
             let head = match self.bins.get(i).filter(|_| self.is_histogram) {
                 Some((from, to)) => format!("{} to {} {}", grouped(*from), grouped(*to), self.unit),
-                None => format!("step {}", grouped(shown.round())),
+                None => format!("step {}", grouped(step.round())),
             };
             let _ = write!(
                 out,
@@ -264,9 +265,9 @@ impl Chart {
         out.push_str("</g>");
     }
 
-    /// The step nearest to a place, and the values there as lines of text.
-    fn values_near(&self, step: f64) -> (f64, String) {
-        let (mut shown, mut text) = (step, String::new());
+    /// The values at a step, or near it, as lines of text.
+    fn values_near(&self, step: f64) -> String {
+        let mut text = String::new();
         for line in &self.lines {
             let points = &line.points;
             let right = points.partition_point(|it| it.0 < step);
@@ -277,11 +278,13 @@ impl Chart {
                 .min_by(|a, b| (a.0 - step).abs().total_cmp(&(b.0 - step).abs()));
             let width = (self.steps.1 - self.steps.0) / MAX_STRIPS as f64;
             let Some((x, y)) = nearest.filter(|it| (it.0 - step).abs() <= width) else { continue };
-            if text.is_empty() {
-                shown = *x;
-            }
             let label = if line.label.is_empty() { &self.title } else { &line.label };
-            let _ = write!(text, "\n{label} {}", figure(*y));
+            let at = if (x - step).abs() < 0.5 {
+                String::new()
+            } else {
+                format!(" (step {})", grouped(x.round()))
+            };
+            let _ = write!(text, "\n{label} {}{at}", figure(*y));
         }
         if let Some(i) = self.bins.iter().position(|(from, to)| (*from..*to).contains(&step)) {
             for layer in &self.layers {
@@ -293,7 +296,7 @@ impl Chart {
                 };
             }
         }
-        (shown, text)
+        text
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// Replace the run in the folder
     #[arg(long, conflicts_with = "resume")]
     pub(super) overwrite: bool,
-    /// Settings from a file, TOML or JSON, whose keys are the names of these options; options win
+    /// Settings from a file, TOML or JSON, whose keys are the names of these options, without --out; options win
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     /// Print the settings, of which a file for --config can be made, and stop

@@ -94,10 +94,13 @@ fn lines(app: &App, ending: &Ending<'_>, report: Option<&Path>) -> Vec<String> {
     lines.extend(
         ending.held_out.as_ref().map(|commands| format!("evaluate on the held-out lines: {commands}")),
     );
-    if let Some(path) = weights.sampler.as_ref().or(weights.state.as_ref()) {
+    // Both are kept, and the state is the larger one.
+    let saved: Vec<&str> = weights.sampler.iter().chain(&weights.state).map(String::as_str).collect();
+    if !saved.is_empty() {
         let kept = kept(&weights.kept, app.global.local.is_some(), monthly_usd);
         lines.push(format!(
-            "{kept}; to change that: tinkex checkpoint set-ttl {path}{} --ttl 30d",
+            "{kept}; to change that: tinkex checkpoint set-ttl {}{} --ttl 30d",
+            saved.join(" "),
             app.place()
         ));
     }

@@ -13,6 +13,7 @@ use super::args::Args;
 use super::dataset::absolute;
 use crate::args::Cli;
 use crate::failure::Failure;
+use crate::known_words;
 use crate::nearby_files;
 use crate::similar::is_near;
 
@@ -82,7 +83,12 @@ impl Given {
             });
             let Some(arg) = arg.filter(|_| !NOT_SETTINGS.contains(&key.as_str())) else {
                 let failure = Failure::usage(format!("{name}: {written:?} is not a setting"));
-                return Err(match similar(&key) {
+                if has_option(&key) {
+                    return Err(failure.with_remedy(format!("--{key} on the command line")));
+                }
+                let meant = known_words::option(&command, &key);
+                let meant = meant.map(|it| it.trim_start_matches("--").to_owned());
+                return Err(match similar(&key).or(meant) {
                     Some(similar) => failure.with_remedy(format!("did you mean {similar:?}?")),
                     None => failure.with_remedy("`tinkex train --help` lists the settings"),
                 });

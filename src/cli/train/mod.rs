@@ -51,6 +51,7 @@ use crate::args::{self as args_of_all, Format};
 use crate::connection::App;
 use crate::failure::Failure;
 use crate::run_folder;
+use crate::shell_word::quoted;
 
 pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let mut given = Given::of_process()?;
@@ -95,6 +96,12 @@ fn start(mut given: Given, control: &Args, app: &App) -> Result<(), Failure> {
     check_local(&args.data)?;
     let settings = Settings::of(&args)?;
     if control.print_config {
+        if let Some(out) = &control.out {
+            let out = quoted(&out.display().to_string());
+            app.note(&format!(
+                "note: the folder of a run is not a setting: --out {out} is to be given with --config"
+            ));
+        }
         return print(settings.to_object(given.to_object(), None), &app);
     }
     if settings.data.is_empty() {

@@ -204,10 +204,11 @@ impl Plan {
         let saves = match self.n_checkpoints {
             1 => format!("the final checkpoint, kept {}", kept(&self.settings.final_ttl.text)),
             n => format!(
-                "{} checkpoints, one every {} kept {}, and the final one kept {}",
+                "{} checkpoints, one every {} kept {}{}, and the final one kept {}",
                 count(n),
                 every(self.settings.save_every),
                 kept(&self.settings.ttl.text),
+                self.settings.keep_last.map(|n| format!(", the last {n} of them alone")).unwrap_or_default(),
                 kept(&self.settings.final_ttl.text)
             ),
         };

@@ -76,9 +76,8 @@ pub(super) fn add_place(object: &mut Map<String, Value>, app: &App) {
     if let Some(url) = url.filter(|url| !url.is_empty()) {
         object.insert("base-url".into(), without_user(&url).into());
     }
-    let project = global.project.clone().or_else(|| std::env::var("TINKER_PROJECT_ID").ok());
-    if let Some(project) = project.filter(|project| !project.is_empty()) {
-        object.insert("project".into(), project.into());
+    if let Some(project) = &global.project {
+        object.insert("project".into(), project.as_str().into());
     }
 }
 

@@ -1,11 +1,11 @@
 //! Checkpoints of a run on the server: the last one, their sizes, what they cost, and which of them go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::SystemTime;
 
 use tinkex::train::CheckpointRecord;
-use tinkex::types::{Checkpoint, Timestamp};
+use tinkex::types::{Checkpoint, CheckpointPath, Timestamp};
 use tinkex::{ErrorKind, ServiceClient};
 
 use super::log::Log;
@@ -31,10 +31,30 @@ pub(super) fn last(folder: &Path) -> String {
     }
 }
 
-/// Deletes the periodic checkpoints of this run before the last `n` ones. Those that are gone already are fine.
+/// Deletes the periodic checkpoints of this run before the last `n` ones. Those that are gone already are fine, and public
+/// ones, which others may use, stay.
 pub(super) fn keep_last(service: &ServiceClient, records: &[CheckpointRecord], n: usize, log: &Log) {
     let rest = service.create_rest_client();
-    for record in surplus(records, n) {
+    let surplus = surplus(records, n);
+    let saved = surplus.iter().flat_map(|record| saved_paths(record));
+    let runs: BTreeSet<String> = saved.map(|path| path.run_id().to_owned()).collect();
+    let mut public = BTreeSet::new();
+    for run in runs {
+        match rest.list_checkpoints(&run) {
+            Ok(list) => public.extend(list.into_iter().filter(|it| it.public).map(|it| it.tinker_path)),
+            Err(error) if error.is_not_found() => {}
+            // The next save tries again.
+            Err(error) => {
+                log.say(&format!("warning: no earlier checkpoint is deleted: {error}"));
+                return;
+            }
+        }
+    }
+    for record in surplus {
+        if saved_paths(record).any(|path| public.contains(path.as_str())) {
+            log.say(&format!("note: the checkpoint {} is public and stays", record.name));
+            continue;
+        }
         let state = record.state_path.as_ref().map(|path| rest.delete_checkpoint_from_tinker_path(path));
         let sampler = record.sampler_path.as_ref().map(|path| rest.delete_checkpoint_from_tinker_path(path));
         let mut is_deleted = false;
@@ -152,6 +172,10 @@ pub(super) fn monthly_usd(service: &ServiceClient, record: &CheckpointRecord, si
     }
     let usage = service.create_admin_client().get_current_checkpoint_storage_usage(None).ok()?;
     Some(bytes as f64 / 1e9 * usage.effective_rate_usd_per_gigabyte_month?)
+}
+
+fn saved_paths(record: &CheckpointRecord) -> impl Iterator<Item = CheckpointPath> {
+    paths(record).into_iter().flatten().filter_map(|path| path.parse().ok())
 }
 
 /// The periodic checkpoints that are too many. Only the newest of them can still exist, so that each save asks for few

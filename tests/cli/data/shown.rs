@@ -72,8 +72,7 @@ tokens in an epoch  4995
 trained tokens      4995
 lengths             min 2, p50 51, p90 91, p99 100, max 101
 max length          91
-truncated           10
-dropped             0
+too long            10, which train refuses without --too-long
 
 "#]]
     );
