@@ -248,7 +248,7 @@ impl Job {
         }
         let engine = Server::start(Options::default())?;
         wording::engine_is_at(engine.url());
-        let client = ServiceClient::builder().without_environment().no_proxy();
+        let client = ServiceClient::builder().no_proxy();
         let service = client.base_url(engine.url()).api_key(engine.api_key()).build()?;
         service.create_lora_training_client(NANO, self.settings.lora)?;
         Ok(())
