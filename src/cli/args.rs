@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::moments::parse_duration;
+use super::project;
 
 /// Fine-tune, sample and manage models of a Tinker server without writing a program.
 #[derive(Debug, Parser)]
@@ -120,7 +120,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "DIR", num_args = 0..=1, require_equals = true)]
     pub(crate) local: Option<Option<PathBuf>>,
     /// Project of new sessions, and of lists [env: TINKER_PROJECT_ID]
-    #[arg(long = "project", global = true, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long = "project", global = true, value_name = "ID", value_parser = project::parse)]
     pub(crate) project: Option<String>,
     /// Command that prints the credential [env: TINKER_CREDENTIAL_CMD]
     #[arg(long, global = true, value_name = "COMMAND")]
@@ -198,7 +198,7 @@ impl Command {
         )
     }
 
-    /// Whether the command shows what an engine can do without making anything in it, so that no folder is made for one.
+    /// True if the command shows what an engine can do without making anything in it, so that no folder is made for one.
     pub(crate) fn only_looks(&self) -> bool {
         matches!(self, Command::Doctor(_) | Command::Model(_))
     }

@@ -16,7 +16,7 @@ use super::output::Out;
 use super::sessions::{Session, Sessions};
 use super::shell_word::quoted;
 use super::signals::Stop;
-use super::{logger, notes, similar, wording};
+use super::{logger, notes, project, similar, wording};
 
 /// Time limit of a request that a command can do without.
 const BRIEFLY: Duration = Duration::from_secs(10);
@@ -34,6 +34,8 @@ pub(crate) struct App {
     pub(crate) may_create_engine: bool,
     /// Whether a new folder of the engine is removed at the end.
     pub(crate) is_dry_run: bool,
+    /// The project is that of the variable, which gives way to that of a run.
+    pub(crate) is_project_of_environment: bool,
     /// What may explain a failure.
     pub(crate) doubts: Doubts,
     /// What is ended with the command.
@@ -149,8 +151,9 @@ fn unlisted(model: &str, known: &[String], failure: &Failure) -> Failure {
 impl App {
     pub(crate) fn new(mut global: Global, may_create_engine: bool) -> Result<Self, Failure> {
         // The library knows the variable for new sessions alone; here it also limits lists, and what is deleted.
-        global.project = global.project.or_else(|| std::env::var("TINKER_PROJECT_ID").ok());
-        global.project = global.project.filter(|project| !project.trim().is_empty());
+        let of_environment = project::of_environment()?.filter(|_| global.project.is_none());
+        let is_project_of_environment = of_environment.is_some();
+        global.project = global.project.or(of_environment);
         logger::start(global.quiet, global.verbose);
         if global.quiet {
             notes::be_quiet();
@@ -166,6 +169,7 @@ impl App {
             engines: Engines::default(),
             may_create_engine,
             is_dry_run: false,
+            is_project_of_environment,
             doubts: Doubts::default(),
             sessions: Sessions::default(),
         };

@@ -55,7 +55,7 @@ impl Trouble<'_> {
     }
 }
 
-/// What is said about it in place of the warning, which would come with each attempt of each request; an empty text says
+/// The text in place of the warning, which would come with each attempt of each request; an empty text says
 /// nothing. `None` for another warning.
 fn in_short(text: &str, now: Instant) -> Option<String> {
     let mut told = TOLD.lock();

@@ -1,14 +1,34 @@
 //! The project of `--project`, when nothing in it is found.
 
 use std::collections::BTreeSet;
+use std::env::VarError;
 use std::time::Duration;
 
 use tinkex::RestClient;
 use tinkex::types::{SessionOwner, SessionSearch};
 
 use super::connection::App;
+use super::failure::Failure;
 use super::logger;
 use super::shell_word::quoted;
+
+const VARIABLE: &str = "TINKER_PROJECT_ID";
+
+/// Reads the id of a project. A blank one, such as that of a variable that is not set, would mean all projects.
+pub(crate) fn parse(text: &str) -> Result<String, &'static str> {
+    if text.trim().is_empty() { Err("the id is blank") } else { Ok(text.to_owned()) }
+}
+
+/// The project of the environment.
+pub(crate) fn of_environment() -> Result<Option<String>, Failure> {
+    match std::env::var(VARIABLE) {
+        Ok(project) => Ok(Some(project).filter(|project| !project.trim().is_empty())),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => {
+            Err(Failure::usage(format!("{VARIABLE} is not UTF-8")).with_remedy("--project with the id"))
+        }
+    }
+}
 
 /// Sessions whose projects are looked at.
 const LOOKED_AT: u32 = 200;
@@ -32,7 +52,7 @@ fn known(rest: &RestClient) -> BTreeSet<String> {
     sessions.filter_map(|it| it.project_id).collect()
 }
 
-/// What to do where a project is needed: names those that are known.
+/// Remedy where a project is needed: names those that are known.
 pub(crate) fn remedy(app: &App) -> String {
     // What this connection meets has nothing to do with the failure.
     let known = logger::silently(|| {

@@ -10,7 +10,6 @@ use super::connection::App;
 use super::counted::counted;
 use super::doubts::{Doubt, Last};
 use super::failure::Failure;
-use super::shell_word::quoted;
 use super::{engine, nearby_runs, train};
 
 /// The file that makes a folder that of a run.
@@ -122,14 +121,15 @@ pub(crate) fn config_of(folder: &Path) -> Result<Option<Map<String, Value>>, Fai
 fn not_saved(name: &str, member: &str, what: &str, config: Option<&Map<String, Value>>) -> Failure {
     let folder = Path::new(name);
     let is_left_out = config.is_some_and(|config| config.get("no-sampler-weights") == Some(&true.into()));
-    if is_left_out && member == "sampler_path" {
-        let shown = quoted(name);
-        return Failure::text(format!("{name}: the run saves no {what}: it has --no-sampler-weights"))
-            .with_remedy(format!("`tinkex train DATA --from {shown}` begins a run that does"));
-    }
     // A run of another program says nothing about its process.
     let is_own = config.is_some_and(train::is_own);
     if !is_own || train::is_in_use(folder) {
+        if is_left_out && member == "sampler_path" {
+            return Failure::text(format!(
+                "{name}: the run has --no-sampler-weights: it saves {what} at its end"
+            ))
+            .with_remedy("wait for its end, or name another run");
+        }
         return Failure::text(format!("{name}: the run has saved no {what} yet"))
             .with_remedy("wait for a checkpoint, or name another run");
     }

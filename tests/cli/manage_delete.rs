@@ -81,9 +81,12 @@ fn a_dry_run_shows_what_would_be_deleted_its_size_and_its_price() {
     assert!(stderr.contains(&format!("error: {gone} does not exist\n")), "{stderr}");
     let (status, _, stderr) = site.run(&[&DELETE[..], &["--older-than", "5", "--dry-run"]].concat());
     assert!(status == 2 && stderr.contains("with a unit"), "{stderr}");
-    let (status, ..) =
-        site.run(&[&DELETE[..], &["--older-than", "5d", "--project", "", "--dry-run"]].concat());
-    assert_eq!(status, 2);
+    // An id that is missing in a script does not mean all projects.
+    for blank in ["", " "] {
+        let (status, ..) =
+            site.run(&[&DELETE[..], &["--older-than", "5d", "--project", blank, "--dry-run"]].concat());
+        assert_eq!(status, 2, "{blank:?}");
+    }
     assert_eq!(site.paths().len(), 6);
     site.server.always("/api/v1/billing/usage/checkpoints/current", Act::status(403, "{}"));
     assert!(site.run(&words).2.ends_with("3.0 GB, price unknown\n"));
@@ -254,6 +257,12 @@ fn a_project_limits_what_is_listed_and_deleted() {
     let planned = command.env("TINKER_PROJECT_ID", "p").output().unwrap();
     let planned: Value = serde_json::from_slice(&planned.stdout).unwrap();
     assert_eq!(planned["delete"].as_array().unwrap().len(), 50);
+    // Not where a run is named.
+    let run = ["--run-id", "0f0e0d0c-0000-4000-8000-000000000001:train:0"];
+    let mut command = site.command(&[&["checkpoint", "list", "-f", "json"], &run[..]].concat());
+    let listed = command.env("TINKER_PROJECT_ID", "p").output().unwrap();
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed["checkpoints"].as_array().unwrap().len(), 100);
     // A run of another project is not touched.
     let other = ["--run-id", "0f0e0d0c-0000-4000-8000-000000000001:train:0", "--project", "p"];
     let words = [&DELETE[..], &["--older-than", "1d", "-y"], &other].concat();

@@ -83,7 +83,11 @@ fn weights_that_were_deleted_are_not_told_as_there_and_the_commands_that_are_nam
             && stderr.contains("--force-resume` goes on after 2 steps"),
         "{stderr}"
     );
-    // An earlier state is there: the last step is done again.
+    // An earlier state is there: the last step is done again. Fewer steps may be enough, but not fewer than it has.
+    let (status, _, stderr) = resume(&["--force-resume", "--max-steps", "1", "--dry-run"]);
+    assert!(status == 2 && stderr.contains("its last state is that after 2"), "{stderr}");
+    let (status, stdout, stderr) = resume(&["--force-resume", "--max-steps", "2", "--dry-run"]);
+    assert!(status == 0 && stdout.contains("goes on after step 2 of 2"), "{stdout}{stderr}");
     let (status, _, stderr) = resume(&["--force-resume"]);
     assert_eq!(status, 0, "{stderr}");
     assert!(stderr.contains("goes on after step 2 of 3"), "{stderr}");

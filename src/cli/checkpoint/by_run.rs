@@ -41,7 +41,7 @@ pub(super) fn divided(checkpoints: Vec<Checkpoint>) -> Vec<OfRun> {
     runs
 }
 
-/// What the server tells about these runs, by their ids. It lists runs by their last use, so that a look at the whole list
+/// The server's entries of these runs, by their ids. It lists runs by their last use, so that a look at the whole list
 /// is rarely needed. Those that it does not list, as those of other users, are left out.
 pub(super) fn described(runs: &[OfRun], rest: &RestClient, app: &App) -> BTreeMap<String, TrainingRun> {
     const PAGE: u32 = 100;

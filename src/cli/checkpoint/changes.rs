@@ -89,7 +89,7 @@ pub(super) fn json_of_updates(results: &[Changed]) -> Value {
     json!({ "updated_count": n_updated, "failed": failed(results) })
 }
 
-/// What failed, with the words of the failure and those for programs.
+/// The failed changes, with the words of the failure and those for programs.
 fn failed(results: &[Changed]) -> Value {
     let failed = results.iter().filter_map(|(path, result)| {
         let error = result.as_ref().err()?;

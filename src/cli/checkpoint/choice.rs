@@ -35,7 +35,7 @@ pub(super) struct Choice {
     pub(super) yes: bool,
 }
 
-/// What a command does with the checkpoints, in words and in rules.
+/// The change that a command makes, in words and in rules.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Change<'a> {
     /// As in "whether to delete".
@@ -49,7 +49,7 @@ pub(super) struct Change<'a> {
     pub(super) asks_always: bool,
     /// Public checkpoints are not left out.
     pub(super) with_public: bool,
-    /// Whether a checkpoint that is chosen by filters is one to change.
+    /// True if a checkpoint that is chosen by filters is one to change.
     pub(super) is_meant: fn(&Checkpoint) -> bool,
 }
 
@@ -250,7 +250,7 @@ pub(super) fn summary(checkpoints: &[Checkpoint]) -> String {
     parts.join(", ")
 }
 
-/// What is known about some paths.
+/// The checkpoints of some paths, as far as the server tells them.
 #[derive(Debug, Default)]
 struct Known {
     /// Checkpoints by path.

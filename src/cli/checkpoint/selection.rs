@@ -39,7 +39,12 @@ impl Selection {
     /// The runs that are chosen, and the options with their server.
     pub(super) fn runs(&self, app: &App) -> Result<(Option<Runs>, App), Failure> {
         let Some(name) = &self.run_id else { return Ok((None, app.clone())) };
-        let (runs, app) = run_id::all_of(name, app)?;
+        let mut app = app.clone();
+        // Who names a run means it, in whatever project it is.
+        if app.is_project_of_environment {
+            app.global.project = None;
+        }
+        let (runs, app) = run_id::all_of(name, &app)?;
         Ok((Some(runs), app))
     }
 

@@ -67,11 +67,13 @@ pub(crate) fn run(args: &Args, public: bool, app: &App) -> Result<(), Failure> {
     let n_done = results.len() - changes::report(&results, app);
     let mut json = changes::json_of_updates(&results);
     json["public"] = public.into();
+    json["already_count"] = n_already.into();
     let missing: Vec<&str> = missing.iter().map(CheckpointPath::as_str).collect();
     args.choice.complete(&mut json, chosen.n_public, &missing);
     let verb = if n_done == 1 { "is" } else { "are" };
     let done = match (n_done, n_already) {
         _ if paths.is_empty() => format!("nothing was {}: no checkpoint matches", change.done),
+        (0, _) => format!("nothing was {}", change.done),
         (n, 0) => format!("{} {verb} {word}", counted(n as u64, "checkpoint")),
         (n, already) => {
             format!("{} {verb} {word}, {already} of them already", counted(n as u64, "checkpoint"))

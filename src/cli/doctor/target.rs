@@ -1,4 +1,4 @@
-//! What is examined: the folder of the engine, the address, the source of the credential, and the proxy between.
+//! The things that are examined: the folder of the engine, the address, the source of the credential, and the proxy between.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -128,7 +128,7 @@ fn is_excepted(host: &str, exceptions: &str) -> bool {
     })
 }
 
-/// What there is to say about the folder of `--local` if no engine is in it: the examination makes none.
+/// Finding about the folder of `--local` if no engine is in it: the examination makes none.
 pub(super) fn engine_folder(dir: Option<&Path>) -> Option<Finding> {
     const CHECK: &str = "folder";
     let dir = dir.map_or_else(engine::default_folder, |dir| Ok(dir.to_owned())).ok()?;

@@ -15,7 +15,7 @@ use super::roles::{TemplateRoles, with_own_names};
 use crate::failure::Failure;
 use crate::nearby_files;
 
-/// What names a format.
+/// The source of a format.
 const EXAMPLE: &str = "--template role_colon, another renderer, or a file with a chat template";
 
 /// Writes conversations in the format of a model.

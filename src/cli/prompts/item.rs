@@ -33,7 +33,7 @@ pub(crate) struct Item {
     pub(crate) prompt: Result<Prompt, String>,
 }
 
-/// What identifies a prompt in the file of answers: its id, or the hash of its line, which equal prompts share.
+/// Identifies a prompt in the file of answers: its id, or the hash of its line, which equal prompts share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Key {
     Id(String),

@@ -36,7 +36,7 @@ pub(super) struct Answer {
     pub(super) now: Option<u64>,
 }
 
-/// What is found for a prompt.
+/// Result of the search for the answer to a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Answer,

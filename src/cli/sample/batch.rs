@@ -6,17 +6,17 @@ use crossbeam_channel::{Receiver, bounded, unbounded};
 use tinkex::sync::CancelToken;
 
 use super::Args;
-use super::answers::Answers;
+use super::answers::{Answers, Found};
 use super::kept;
 use super::made::Made;
 use super::sampler::Sampler;
-use super::work::{Sink, Work};
+use super::work::{self, Sink, Work};
 use crate::args::Format;
 use crate::connection::App;
 use crate::examples::file_name;
 use crate::failure::Failure;
 use crate::nearby_files;
-use crate::prompts::{self, Item, Prompts};
+use crate::prompts::{self, Item, Keys, Prompts};
 use crate::shell_word::quoted;
 
 pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
@@ -37,8 +37,11 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
             let assign = |answers: &mut Answers| match &contents {
                 Some(_) if !answers.all().is_empty() => {
                     let mut prompts = Prompts::open(input, id_field, template)?;
-                    while let Some(item) = prompts.next().map_err(Failure::text)? {
-                        answers.take(&item);
+                    let mut keys = Keys::default();
+                    while let Some(mut item) = prompts.next().map_err(Failure::text)? {
+                        if keys.check(&mut item) && answers.take(&item) == Found::OfAnother {
+                            return Err(work::changed(&item, args));
+                        }
                     }
                     Ok(true)
                 }

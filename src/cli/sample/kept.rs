@@ -114,9 +114,20 @@ pub(super) fn open(
             file = rewritten(path, file, &lines).map_err(|error| failed("repair", error))?;
         }
     }
-    file.seek(SeekFrom::End(0)).map_err(|error| failed("read", error))?;
+    end_last_line(&mut file).map_err(|error| failed("repair", error))?;
     kept.answers.begin_again(is_moved);
     Ok((file, kept.answers))
+}
+
+/// Goes to the end of a file, and gives its last line an end if it has none: another program may have written it.
+fn end_last_line(file: &mut File) -> io::Result<()> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(());
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    if last == *b"\n" { Ok(()) } else { file.write_all(b"\n") }
 }
 
 /// Gives the lines the numbers that were not known when the file was opened, and, if `is_ordered`, the order of the prompts,
@@ -169,6 +180,8 @@ fn rewritten(path: &Path, mut file: File, lines: &[Line]) -> io::Result<File> {
             (&mut file).take(range.end - range.start).read_to_end(&mut text)?;
             match numbered(&text, *index).filter(|_| was != index) {
                 Some(line) => writeln!(out, "{line}")?,
+                // Another line may follow the last one of the file, which may have no end.
+                None if !text.ends_with(b"\n") => out.write_all(&[&text[..], b"\n"].concat())?,
                 None => out.write_all(&text)?,
             }
         }

@@ -42,9 +42,9 @@ pub(super) struct Work<'a> {
     /// Those that the output has from earlier starts.
     pub(super) answers: Answers,
     keys: Keys,
-    /// What is wrong with lines of this start.
+    /// Problems of lines of this start.
     pub(super) problems: Problems,
-    /// What the server says of the prompts that it has failed.
+    /// The server's words about the prompts that it has failed.
     pub(super) refusals: Problems,
     /// The number of prompts, if it is known.
     pub(super) n_expected: Option<usize>,
@@ -57,7 +57,7 @@ pub(super) struct Work<'a> {
     n_running: usize,
     n_skipped: usize,
     pub(super) failed: Failed,
-    /// What ends the batch early.
+    /// Failure that ends the batch early.
     fatal: Option<Failure>,
     progress: Progress,
 }
@@ -229,7 +229,7 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// What a line says about its prompt, and how its answers are made.
+    /// The part of a line about its prompt, and about how its answers are made.
     fn head(&self, item: &Item) -> Value {
         let mut line =
             json!({ "id": item.id, "index": item.index, "prompt": item.json, "prompt_hash": item.hash });
@@ -262,7 +262,7 @@ fn seconds_left(elapsed: Duration, n_now: usize, n_left: usize) -> Option<f64> {
 }
 
 /// The file of answers has one to another prompt with the same id.
-fn changed(item: &Item, args: &Args) -> Failure {
+pub(super) fn changed(item: &Item, args: &Args) -> Failure {
     let path = args.batch.output.as_deref().unwrap_or_else(|| Path::new("-"));
     let (place, key, output, other) = (&item.place, item.key(), path.display(), nearby_files::unused(path));
     Failure::text(format!("{place}: the prompt with the {key} is not the one that {output} has an answer to"))

@@ -111,7 +111,7 @@ pub(super) fn details(session: Option<&FoundSession>, cells: Cells) -> [String; 
     ]
 }
 
-/// What the search of the server tells about the newest sessions of the user, by their ids. A server without this search
+/// The entries of the server's search about the newest sessions of the user, by their ids. A server without this search
 /// has nothing to tell.
 pub(super) fn known(ids: &[String], rest: &RestClient, app: &App) -> BTreeMap<String, FoundSession> {
     /// Sessions that may have begun since the ids were listed.

@@ -50,7 +50,7 @@ pub(super) fn check_log(place: &Place) -> Result<(), Failure> {
     )))
 }
 
-/// What the server still has of a finished run.
+/// The parts of a finished run that the server still has.
 pub(super) struct Found {
     records: Vec<CheckpointRecord>,
     there: Vec<Checkpoint>,

@@ -145,7 +145,10 @@ impl Job {
         let cost = self.cost(model)?;
         let plan = Plan::of(model, &self.settings, &chosen, &data, cost)?;
         let config = self.config(model, encoder, &data, &chosen, &data.shown(encoder, false));
-        self.check_steps(&chosen)?;
+        // With force, a state before the last one may be the origin, which the server tells.
+        if !matches!(self.place, Place::Resumed { force: true, .. }) {
+            self.check_steps(&chosen, self.n_done())?;
+        }
         self.check_same(&config)?;
         Ok(Planned { data, chosen, cost, plan, config, prompts })
     }
@@ -222,7 +225,7 @@ impl Job {
         })
     }
 
-    /// What is left of a resumed run. With a server, refuses one that would do steps again whose state is gone.
+    /// The rest of a resumed run. With a server, refuses one that would do steps again whose state is gone.
     fn left(&self, planned: &Planned, service: Option<&ServiceClient>) -> Result<Option<Left>, Failure> {
         let Place::Resumed { dir, force, .. } = &self.place else { return Ok(None) };
         let Planned { data, chosen, cost, .. } = planned;
@@ -236,6 +239,7 @@ impl Job {
         }
         let origin = Origin::of(dir, service)?;
         origin.check(dir, *force)?;
+        self.check_steps(chosen, origin.n_done())?;
         of(&origin).map(Some)
     }
 
@@ -303,9 +307,8 @@ impl Job {
         log.and_then(|log| log.last_resumable()?.next_batch).unwrap_or(0)
     }
 
-    /// Refuses a number of steps that is less than those of which the state of a resumed run is made.
-    fn check_steps(&self, chosen: &Chosen) -> Result<(), Failure> {
-        let n_done = self.n_done();
+    /// Refuses a number of steps that is less than the `n_done` of which the state of a resumed run is made.
+    fn check_steps(&self, chosen: &Chosen, n_done: u64) -> Result<(), Failure> {
         if n_done <= chosen.n_steps {
             return Ok(());
         }

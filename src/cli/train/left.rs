@@ -8,6 +8,7 @@ use tinkex::train::{CheckpointLog, CheckpointRecord};
 
 use super::dataset::Dataset;
 use super::plan::{Cost, Tokens, amount, usd};
+use super::saved::Listed;
 use super::settings::{Chosen, Settings};
 use super::{again, folder};
 use crate::counted::{count, counted};
@@ -26,12 +27,21 @@ impl Origin {
     /// Asks the server for the states of a run until it has one. Without a server, the newest one counts as there.
     pub(super) fn of(dir: &Path, service: Option<&ServiceClient>) -> Result<Self, Failure> {
         let mut origin = Origin::default();
-        for record in CheckpointLog::open(dir)?.records().iter().rev() {
+        let log = CheckpointLog::open(dir)?;
+        // Many states may have expired: after the first one, lists tell of the others.
+        let mut listed: Option<Listed> = None;
+        for record in log.records().iter().rev() {
             let Some(path) = &record.state_path else { continue };
             // Another failure is not about the state: the run tells it when it begins.
-            let is_gone = service.is_some_and(|service| {
+            let asked = |service: &ServiceClient| {
                 let info = service.create_rest_client().get_weights_info_by_tinker_path(path);
                 info.is_err_and(|error| error.is_not_found())
+            };
+            let is_gone = service.is_some_and(|service| {
+                let lists = origin.gone.is_some().then(|| {
+                    listed.get_or_insert_with(|| Listed::of(service, log.records())).lacks(path.as_str())
+                });
+                lists.flatten().unwrap_or_else(|| asked(service))
             });
             if !is_gone {
                 origin.state = Some(record.clone());
@@ -67,7 +77,7 @@ impl Origin {
     }
 }
 
-/// What to do about a run whose last state is gone. `earlier` is the newest one that is there.
+/// Remedy for a run whose last state is gone. `earlier` is the newest one that is there.
 pub(super) fn remedy(dir: &Path, earlier: Option<&CheckpointRecord>) -> String {
     if let Some(record) = earlier {
         return format!(
@@ -81,7 +91,7 @@ pub(super) fn remedy(dir: &Path, earlier: Option<&CheckpointRecord>) -> String {
     format!("`{}` trains it once more", again::command(&[again::RESUME, again::FORCE_RESUME], &with))
 }
 
-/// What a resumed run still has to do.
+/// The work that a resumed run still has.
 #[derive(Clone, Debug)]
 pub(super) struct Left {
     state: Option<String>,

@@ -13,7 +13,7 @@ use crate::connection::App;
 use crate::failure::Failure;
 use crate::{engine, examples};
 
-/// What stands for a file and for a folder that are not found.
+/// Words for a file and for a folder that are not found.
 const FILE: &str = "FILE";
 const DIR: &str = "DIR";
 /// In how many folders above the run something is looked for.

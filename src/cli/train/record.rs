@@ -105,8 +105,8 @@ pub(crate) fn with_place(app: &App, config: &Map<String, Value>) -> App {
             global.base_url = text("base-url");
         }
     }
-    if global.project.is_none() {
-        global.project = text("project");
+    if global.project.is_none() || app.is_project_of_environment {
+        global.project = text("project").or(global.project.take());
     }
     app
 }

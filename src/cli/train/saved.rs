@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use tinkex::train::CheckpointRecord;
-use tinkex::types::{Checkpoint, CheckpointPath, Timestamp};
+use tinkex::types::{Checkpoint, Timestamp};
 use tinkex::{ErrorKind, ServiceClient};
 
 use super::log::Log;
@@ -36,14 +36,13 @@ pub(super) fn last(folder: &Path) -> String {
 pub(super) fn keep_last(service: &ServiceClient, records: &[CheckpointRecord], n: usize, log: &Log) {
     let rest = service.create_rest_client();
     let surplus = surplus(records, n);
-    let saved = surplus.iter().flat_map(|record| saved_paths(record));
-    let runs: BTreeSet<String> = saved.map(|path| path.run_id().to_owned()).collect();
+    let runs: BTreeSet<&str> = surplus.iter().filter_map(|record| run_id(record)).collect();
     let mut public = BTreeSet::new();
     for run in runs {
-        match rest.list_checkpoints(&run) {
+        match rest.list_checkpoints(run) {
             Ok(list) => public.extend(list.into_iter().filter(|it| it.public).map(|it| it.tinker_path)),
-            Err(error) if error.is_not_found() => {}
-            // The next save tries again.
+            // A server that lists no checkpoints publishes none either.
+            Err(error) if error.is_not_found() || *error.kind() == ErrorKind::Incompatible => {}
             Err(error) => {
                 log.say(&format!("warning: no earlier checkpoint is deleted: {error}"));
                 return;
@@ -51,7 +50,7 @@ pub(super) fn keep_last(service: &ServiceClient, records: &[CheckpointRecord], n
         }
     }
     for record in surplus {
-        if saved_paths(record).any(|path| public.contains(path.as_str())) {
+        if paths(record).iter().flatten().any(|path| public.contains(path)) {
             log.say(&format!("note: the checkpoint {} is public and stays", record.name));
             continue;
         }
@@ -135,10 +134,45 @@ pub(crate) fn there(
             Err(_) => break,
         }
     }
+    Ok(Some(current(all).collect()))
+}
+
+/// The checkpoints that have not expired.
+fn current(all: Vec<Checkpoint>) -> impl Iterator<Item = Checkpoint> {
     let now = SystemTime::now();
     let end = |it: &Checkpoint| it.expires_at.as_ref().and_then(Timestamp::to_system_time);
-    all.retain(|it| end(it).is_none_or(|end| now <= end));
-    Ok(Some(all))
+    all.into_iter().filter(move |it| end(it).is_none_or(|end| now <= end))
+}
+
+/// The checkpoints that the server lists for the newest training runs of a run.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    paths: BTreeSet<String>,
+    runs: BTreeSet<String>,
+}
+
+impl Listed {
+    /// Asks the server. Training runs that it does not list stay unknown.
+    pub(super) fn of(service: &ServiceClient, records: &[CheckpointRecord]) -> Self {
+        let rest = service.create_rest_client();
+        let mut listed = Listed::default();
+        for id in run_ids(records) {
+            let list = match rest.list_checkpoints(id) {
+                Err(error) if error.is_not_found() => Vec::new(),
+                Err(_) => continue,
+                Ok(list) => list,
+            };
+            listed.runs.insert(id.to_owned());
+            listed.paths.extend(current(list).map(|it| it.tinker_path));
+        }
+        listed
+    }
+
+    /// True if the path is not among the checkpoints of its run; `None` if these are not known.
+    pub(super) fn lacks(&self, path: &str) -> Option<bool> {
+        let id = path.strip_prefix("tinker://")?.split('/').next()?;
+        self.runs.contains(id).then(|| !self.paths.contains(path))
+    }
 }
 
 /// The ids of the training runs that have saved the newest checkpoints.
@@ -172,10 +206,6 @@ pub(super) fn monthly_usd(service: &ServiceClient, record: &CheckpointRecord, si
     }
     let usage = service.create_admin_client().get_current_checkpoint_storage_usage(None).ok()?;
     Some(bytes as f64 / 1e9 * usage.effective_rate_usd_per_gigabyte_month?)
-}
-
-fn saved_paths(record: &CheckpointRecord) -> impl Iterator<Item = CheckpointPath> {
-    paths(record).into_iter().flatten().filter_map(|path| path.parse().ok())
 }
 
 /// The periodic checkpoints that are too many. Only the newest of them can still exist, so that each save asks for few

@@ -45,6 +45,22 @@ fn record_all(run: &mut Run, log: &Log) -> Result<(), Failure> {
     }
 }
 
+/// Records the checkpoints that were submitted before a step that the server refused.
+pub(super) fn record_rest(run: &mut Run, log: &Log) {
+    if let Err(failure) = record_all(run, log)
+        // Those after steps without results stay unrecorded.
+        && !matches!(&failure, Failure::Api { error, .. } if error.violation().is_some())
+    {
+        log.write(&format!("a checkpoint is not recorded: {}", failure.summary()));
+    }
+}
+
+/// True if a server that works has refused a request.
+pub(super) fn is_refusal(error: &tinkex::Error) -> bool {
+    matches!(error.kind(), ErrorKind::RequestFailed { .. } | ErrorKind::Status { .. })
+        && !error.is_retryable()
+}
+
 /// Number of the steps that the last recorded state contains.
 fn recorded_steps(run: &Run) -> Option<u64> {
     run.checkpoints().iter().rev().find(|record| record.state_path.is_some())?.next_batch

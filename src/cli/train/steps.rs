@@ -123,6 +123,12 @@ impl<'a> Trainer<'a> {
     pub(super) fn run(&mut self, run: &mut Run) -> Result<End, Failure> {
         let end = self.steps(run);
         self.progress.finish();
+        if let Err(Failure::Api { error, .. }) = &end
+            && saving::is_refusal(error)
+        {
+            // The server works, and what was submitted before is saved by now or soon.
+            saving::record_rest(run, self.parts.log);
+        }
         let end = end?;
         if end != End::Finished && 0 < run.next_step() {
             saving::save(run, self.parts.log)?;

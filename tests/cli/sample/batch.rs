@@ -79,19 +79,28 @@ fn a_file_of_prompts_has_a_line_for_each_and_is_not_asked_for_again() {
     );
     assert_eq!((status, stderr), (0, expected));
     assert_eq!(lines(&output).len(), 4);
-    // One with an id has an answer that is not its own.
-    fs::write(&input, "{\"id\":\"a\",\"prompt\":\"y\"}\n").unwrap();
+    // One with an id has an answer that is not its own: nothing is sampled or written.
+    fs::write(&input, "{\"prompt\":\"newer\"}\n{\"id\":\"a\",\"prompt\":\"y\"}\n").unwrap();
+    let before = fs::read_to_string(&output).unwrap();
     let (status, _, stderr) = run(&home, &args);
     assert_eq!(status, 1);
     let problem =
-        format!("in.jsonl:1: the prompt with the id \"a\" is not the one that {output} has an answer to");
+        format!("in.jsonl:2: the prompt with the id \"a\" is not the one that {output} has an answer to");
     assert!(stderr.contains(&problem) && stderr.contains("try: another file, such as -o "), "{stderr}");
-    assert_eq!(lines(&output).len(), 4);
+    assert_eq!(fs::read_to_string(&output).unwrap(), before);
     // The prompts themselves are no answers.
     let own = ["sample", "-i", &input, "-o", &input, &local, "-m", "tinkex/nano"];
     let (status, _, stderr) = run(&home, &own);
     assert!(status == 1 && stderr.contains("in.jsonl:1: is not a line of answers"), "{stderr}");
-    assert_eq!(lines(&input).len(), 1);
+    assert_eq!(lines(&input).len(), 2);
+    // Another program may have written the last line without an end.
+    let start = before.trim_end().rfind('\n').unwrap() + 1;
+    let edited = format!("{}{{ {}", &before[..start], before[start..].trim_end().trim_start_matches('{'));
+    fs::write(&output, edited).unwrap();
+    fs::write(&input, "{\"id\":\"a\",\"prompt\":\"x\"}\n{\"prompt\":\"newest\"}\n").unwrap();
+    let (status, _, stderr) = run(&home, &args);
+    assert!(status == 0 && stderr.starts_with("1 answered, 0 failed, 1 were there\n"), "{stderr}");
+    assert_eq!(lines(&output).len(), 5);
 }
 
 #[test]
