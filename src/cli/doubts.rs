@@ -59,7 +59,7 @@ impl Doubts {
 
 /// True if the command has said in its own words that something is not there.
 fn is_missing(failure: &Failure) -> bool {
-    matches!(failure, Failure::Text { message, .. } if message.ends_with("does not exist"))
+    matches!(failure, Failure::Missing { .. })
 }
 
 impl Doubt {
@@ -68,8 +68,10 @@ impl Doubt {
             Failure::Api { error, .. } => kinds(error.kind()),
             _ => false,
         };
-        let may_fail_by_name =
-            matches!(failure, Failure::Api { .. } | Failure::Text { .. } | Failure::Usage { .. });
+        let may_fail_by_name = matches!(
+            failure,
+            Failure::Api { .. } | Failure::Text { .. } | Failure::Missing { .. } | Failure::Usage { .. }
+        );
         match self {
             Doubt::NotARun { name, .. } | Doubt::Similar { name, .. } => {
                 is_of(|kind| *kind == ErrorKind::Config)

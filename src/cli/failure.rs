@@ -1,10 +1,10 @@
 //! How a command fails, and the exit status that follows.
 
-use std::io::ErrorKind;
+use std::io;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use tinkex::Error;
+use tinkex::{Error, ErrorKind};
 
 use super::refusal::Refusal;
 use super::{foreign, notes, wording};
@@ -16,6 +16,8 @@ pub(crate) enum Failure {
     Api { error: Box<Error>, remedy: Option<String> },
     /// The command cannot do what it was asked. Status 1.
     Text { message: String, remedy: Option<String> },
+    /// What a list of the server does not have: for a program the same as the answer 404. Status 1.
+    Missing { message: String, remedy: Option<String> },
     /// The command was called wrongly, or would have to ask and there is no terminal. Status 2.
     Usage { message: String, remedy: Option<String> },
     /// The command line is not valid. Status 2.
@@ -35,6 +37,10 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn text(message: impl Into<String>) -> Self {
         Failure::Text { message: message.into(), remedy: None }
+    }
+
+    pub(crate) fn missing(message: impl Into<String>) -> Self {
+        Failure::Missing { message: message.into(), remedy: None }
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -61,6 +67,7 @@ impl Failure {
         match self {
             Failure::Api { error, .. } => Failure::Api { error, remedy },
             Failure::Text { message, .. } => Failure::Text { message, remedy },
+            Failure::Missing { message, .. } => Failure::Missing { message, remedy },
             Failure::Usage { message, .. } => Failure::Usage { message, remedy },
             Failure::Items { n_failed, n_items, .. } => Failure::Items { n_failed, n_items, remedy },
             Failure::Budget { message, .. } => Failure::Budget { message, remedy },
@@ -75,6 +82,7 @@ impl Failure {
                 wording::line(error) + &causes(error).map(|cause| format!(": {cause}")).collect::<String>()
             }
             Failure::Text { message, .. }
+            | Failure::Missing { message, .. }
             | Failure::Usage { message, .. }
             | Failure::Budget { message, .. } => message.clone(),
             Failure::Arguments(refusal) => refusal.message(),
@@ -86,9 +94,9 @@ impl Failure {
     }
 
     /// The failure of writing to stdout.
-    pub(crate) fn of_stdout(error: &std::io::Error) -> Self {
+    pub(crate) fn of_stdout(error: &io::Error) -> Self {
         match error.kind() {
-            ErrorKind::BrokenPipe => Failure::PipeClosed,
+            io::ErrorKind::BrokenPipe => Failure::PipeClosed,
             _ => Failure::text(format!("cannot write to stdout: {error}")),
         }
     }
@@ -106,9 +114,12 @@ impl Failure {
     }
 
     /// Writes to stderr why one of several items failed: for a person in a line, for a program as JSON that also has the
-    /// item as `path`. What ends the command is reported after that.
-    pub(crate) fn report_item(&self, item: &str, as_json: bool) {
-        if !as_json {
+    /// item as `path`. What ends the command is reported after that. The failure of the `only` one is that of the command,
+    /// with all that is known.
+    pub(crate) fn report_item(&self, item: &str, only: bool, as_json: bool) {
+        if !as_json && only {
+            self.lines().iter().for_each(|line| notes::write(line));
+        } else if !as_json {
             notes::write(&self.line_of_item(item));
         } else if let Some(mut json) = self.to_json() {
             json["error"]["path"] = item.into();
@@ -132,7 +143,10 @@ impl Failure {
                 lines.extend(error.request_id().map(|id| format!("  request id: {id}")));
             }
             Failure::Arguments(refusal) => return refusal.lines(),
-            Failure::Text { .. } | Failure::Usage { .. } | Failure::Items { .. } => {
+            Failure::Text { .. }
+            | Failure::Missing { .. }
+            | Failure::Usage { .. }
+            | Failure::Items { .. } => {
                 lines.push(format!("error: {}", self.summary()));
             }
             Failure::Budget { message, .. } => lines.push(format!("stopped: {message}")),
@@ -147,6 +161,7 @@ impl Failure {
         let kind = match self {
             Failure::Api { error, .. } => error.kind().name(),
             Failure::Text { .. } => "failure",
+            Failure::Missing { .. } => ErrorKind::NotFound.name(),
             Failure::Usage { .. } | Failure::Arguments(_) => "usage",
             Failure::Items { .. } => "items",
             Failure::Budget { .. } => "budget",
@@ -162,6 +177,9 @@ impl Failure {
             "status": self.status(),
             "try": self.remedy(),
         });
+        if let Failure::Missing { .. } = self {
+            json["code"] = 404.into();
+        }
         if let Failure::Api { error, .. } = self {
             json["code"] = error.http_status().into();
             json["message"] = wording::line(error).into();
@@ -179,13 +197,14 @@ impl Failure {
 
     /// True if a call failed for another reason than its credential, which a server may judge by its flags.
     pub(crate) fn is_of_contact(&self) -> bool {
-        matches!(self, Failure::Api { error, .. } if *error.kind() != tinkex::ErrorKind::Auth)
+        matches!(self, Failure::Api { error, .. } if *error.kind() != ErrorKind::Auth)
     }
 
     fn own_remedy(&self) -> Option<String> {
         match self {
             Failure::Api { error, remedy } => remedy.clone().or_else(|| remedy_of(error)),
             Failure::Text { remedy, .. }
+            | Failure::Missing { remedy, .. }
             | Failure::Usage { remedy, .. }
             | Failure::Items { remedy, .. }
             | Failure::Budget { remedy, .. } => remedy.clone(),
@@ -198,12 +217,11 @@ impl Failure {
         match self {
             // The library refused an argument; nothing was sent.
             Failure::Api { error, .. }
-                if matches!(error.kind(), tinkex::ErrorKind::InvalidInput(_))
-                    && error.http_status().is_none() =>
+                if matches!(error.kind(), ErrorKind::InvalidInput(_)) && error.http_status().is_none() =>
             {
                 2
             }
-            Failure::Api { .. } | Failure::Text { .. } | Failure::Negative => 1,
+            Failure::Api { .. } | Failure::Text { .. } | Failure::Missing { .. } | Failure::Negative => 1,
             Failure::Usage { .. } | Failure::Arguments(_) => 2,
             Failure::Items { n_failed, n_items, .. } => {
                 if n_failed < n_items {
@@ -239,7 +257,6 @@ fn causes(error: &Error) -> impl Iterator<Item = String> {
 
 /// What usually helps against an error of the library.
 fn remedy_of(error: &Error) -> Option<String> {
-    use tinkex::ErrorKind;
     if let Some(remedy) = foreign::remedy(error) {
         return Some(remedy);
     }
@@ -266,6 +283,7 @@ mod tests {
     fn the_status_says_how_a_command_failed() {
         let cases = [
             (Failure::text("x"), 1),
+            (Failure::missing("x"), 1),
             (Failure::usage("x"), 2),
             (Failure::items(1, 2), 3),
             (Failure::items(2, 2), 1),
@@ -286,6 +304,9 @@ mod tests {
         let error = json(Failure::usage("no").with_remedy("yes"));
         assert_eq!((&error["message"], &error["try"]), (&json!("no"), &json!("yes")));
         assert_eq!((&error["kind"], &error["status"]), (&json!("usage"), &json!(2)));
+        let error = json(Failure::missing("no").with_remedy("yes"));
+        assert_eq!((&error["kind"], &error["code"]), (&json!("NotFound"), &json!(404)));
+        assert_eq!((&error["message"], &error["try"]), (&json!("no"), &json!("yes")));
         assert_eq!(json(Failure::items(1, 2))["message"], "1 of 2 failed");
         let budget = json(Failure::Budget { message: "enough".into(), remedy: Some("more".into()) });
         assert_eq!((&budget["status"], &budget["try"]), (&json!(4), &json!("more")));

@@ -158,7 +158,7 @@ pub(crate) fn gone(last: &Last, asked: &App) -> Option<Failure> {
     if is_there(path) {
         return None;
     }
-    let failure = Failure::text(format!(
+    let failure = Failure::missing(format!(
         "{name}: its last checkpoint was deleted or has expired: {path} does not exist"
     ));
     let newest = records.iter().rev().find(|record| record[*member].as_str().is_some_and(is_there));

@@ -47,7 +47,7 @@ pub struct ServiceClient {
 }
 
 struct Inner {
-    actor: ClientOwner<Msg>,
+    actor: ClientOwner<Asked>,
     owner: Arc<Owner>,
 }
 
@@ -64,28 +64,54 @@ enum Msg {
     CreateLoss(loss::CustomLoss),
 }
 
+/// A message with the time at which it was sent.
+struct Asked {
+    at: Instant,
+    msg: Msg,
+}
+
 struct ServiceActor {
     session: Arc<Session>,
     losses: Arc<loss::CustomLosses>,
+    /// The last failure to fetch the flags, with its time.
+    failed: Option<(Instant, Error)>,
+}
+
+impl ServiceActor {
+    /// Fetches the server's flags if they are not known. A call that has waited while that failed fails with the same
+    /// error: one after the other, many calls to a server that is gone would each wait for all of its attempts.
+    fn fetch_flags(&mut self, asked: Instant) -> Result<()> {
+        if let Some((_, error)) = self.failed.as_ref().filter(|(at, _)| asked < *at) {
+            return Err(error.clone());
+        }
+        let flags = self.session.flags().map(|_| ());
+        self.failed = flags.as_ref().err().map(|error| (self.session.clock.now(), error.clone()));
+        flags
+    }
+
+    fn open(&mut self, asked: Instant) -> Result<Arc<str>> {
+        self.fetch_flags(asked)?;
+        self.session.open()
+    }
 }
 
 impl Actor for ServiceActor {
-    type Msg = Msg;
+    type Msg = Asked;
 
-    fn turn(&mut self, msg: Msg) {
+    fn turn(&mut self, Asked { at, msg }: Asked) {
         // The actor itself only opens the session. A creation may take minutes: it runs on a pool thread, so that other
         // messages need not wait for it.
         match msg {
-            Msg::Flags(ticket) => ticket.answer(self.session.flags().map(|_| ())),
-            Msg::CreateModel(job) => match self.session.open() {
+            Msg::Flags(ticket) => ticket.answer(self.fetch_flags(at)),
+            Msg::CreateModel(job) => match self.open(at) {
                 Ok(id) => create::spawn_model(self.session.clone(), id, *job),
                 Err(error) => job.ticket.answer(Err(error)),
             },
-            Msg::CreateSampler(job) => match self.session.open() {
+            Msg::CreateSampler(job) => match self.open(at) {
                 Ok(id) => create::spawn_sampler(self.session.clone(), id, *job),
                 Err(error) => job.ticket.answer(Err(error)),
             },
-            Msg::CreateLoss(job) => match self.session.open() {
+            Msg::CreateLoss(job) => match self.open(at) {
                 Ok(id) => loss::custom_loss(&self.session, &self.losses, id, job),
                 Err(error) => job.ticket.answer(Err(error)),
             },
@@ -110,7 +136,7 @@ impl ServiceClient {
     pub(super) fn start(session: Arc<Session>) -> Result<Self> {
         // Create the owner first: if the actor cannot be started, dropping the owner ends the session.
         let owner = Owner::new(session.clone());
-        let actor = ServiceActor { session: session.clone(), losses: Arc::default() };
+        let actor = ServiceActor { session: session.clone(), losses: Arc::default(), failed: None };
         let actor = Client::start(&session, Kind::Service, actor)?;
         Ok(ServiceClient { inner: Arc::new(Inner { actor, owner }) })
     }
@@ -504,7 +530,8 @@ impl ServiceClient {
     }
 
     fn send(&self, msg: Msg, deadline: Option<Instant>) -> Result<()> {
-        self.inner.actor.send(self.session(), msg, deadline)
+        let session = self.session();
+        self.inner.actor.send(session, Asked { at: session.clock.now(), msg }, deadline)
     }
 
     pub(crate) fn session(&self) -> &Arc<Session> {

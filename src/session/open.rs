@@ -9,7 +9,7 @@ use crate::http::{Call, Lane, endpoint};
 use crate::wire::json;
 
 impl Session {
-    /// Returns the server's flags, and fetches them at the first call. Only the service's actor calls this, so that
+    /// Returns the server's flags, and fetches them if they are not known. Only the service's actor calls this, so that
     /// calls never overlap.
     pub(crate) fn flags(self: &Arc<Self>) -> Result<Arc<Flags>> {
         let known = self.flags.lock().clone();

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -148,6 +148,27 @@ fn ctrl_c_keeps_what_arrived_and_prints_the_command_that_goes_on() {
         site.run(&["checkpoint", "download", PATH, "--output", "my out", "--as", "tar"]);
     assert_eq!(status, 0, "{stderr}");
     assert_eq!(storage.requests()[1].offset(), Some(1 << 20));
+}
+
+#[test]
+fn a_download_whose_storage_is_gone_says_that_its_part_is_kept_and_how_to_go_on() {
+    let is_gone = Arc::new(AtomicBool::new(true));
+    let gone = is_gone.clone();
+    let storage = Storage::start(move |asked| match (asked.n, gone.load(Ordering::SeqCst)) {
+        (0, _) => Reply::to(asked, &Content::Generated(8 << 20), "\"v\"").cut(1 << 20),
+        (_, true) => Reply::status(503, "gone").with("Retry-After", "0"),
+        (_, false) => Reply::to(asked, &Content::Generated(8 << 20), "\"v\""),
+    });
+    let site = site("download-gone", &storage);
+    let words = ["checkpoint", "download", PATH, "--as", "tar"];
+    let (status, _, stderr) = site.run(&words);
+    assert_eq!(status, 1, "{stderr}");
+    let remedy = format!("`tinkex {}` goes on with what has arrived, which is kept\n", words.join(" "));
+    assert!(stderr.ends_with(&remedy), "{stderr}");
+    is_gone.store(false, Ordering::SeqCst);
+    let (status, _, stderr) = site.run(&words);
+    assert_eq!(status, 0, "{stderr}");
+    assert_eq!(storage.requests().last().unwrap().offset(), Some(1 << 20));
 }
 
 /// The size is that of the environment variable `TINKEX_TEST_DOWNLOAD_BYTES`, by default 64 MiB.

@@ -185,6 +185,52 @@ fn one_checkpoint_is_shown_with_its_run() {
     let unknown = path.replace("0002", "0009");
     let (status, _, stderr) = site.run(&["checkpoint", "info", &unknown]);
     assert!(status == 1 && stderr.contains("has no checkpoint") && stderr.contains("try:"), "{stderr}");
+    // For a program it is an answer 404, as that of a server which says so itself.
+    let (status, stdout, stderr) = site.run(&["checkpoint", "info", &unknown, "-f", "json"]);
+    let error: Value = serde_json::from_str(&stderr).unwrap();
+    assert_eq!((status, stdout.as_str()), (1, ""));
+    assert_eq!((&error["error"]["kind"], &error["error"]["code"]), (&json!("NotFound"), &json!(404)));
+}
+
+#[test]
+fn a_program_reads_one_line_about_the_only_checkpoint_that_could_not_be_changed() {
+    let site = Site::with_checkpoints("only-one", 3);
+    let gone = site.paths()[2].replace("0002", "0009");
+    let detail = format!(r#"{{"detail":"{gone} does not exist"}}"#);
+    site.react(move |seen| {
+        matches!(seen.method.as_str(), "DELETE" | "PUT").then(|| Act::status(404, detail.clone()))
+    });
+    for words in [
+        &["checkpoint", "delete", "--yes"][..],
+        &["checkpoint", "delete", "--dry-run"],
+        &["checkpoint", "set-ttl", "--ttl", "1d"],
+    ] {
+        let (status, stdout, stderr) = site.run(&[words, &[&gone, "-f", "json"]].concat());
+        assert_eq!(status, 1, "{stderr}");
+        assert!(serde_json::from_str::<Value>(&stdout).is_ok_and(|it| it.is_object()), "{stdout}");
+        let error: Value = serde_json::from_str(&stderr).unwrap_or_else(|_| panic!("{stderr}"));
+        let error = &error["error"];
+        assert_eq!((&error["path"], &error["code"]), (&json!(gone), &json!(404)), "{stderr}");
+        // A person reads it once, and what to do.
+        let (status, _, stderr) = site.run(&[words, &[gone.as_str()]].concat());
+        assert_eq!((status, stderr.matches("error: ").count()), (1, 1), "{stderr}");
+        assert!(stderr.contains(&gone) && !stderr.contains("1 of 1"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_list_leaves_public_checkpoints_out_or_has_them_alone() {
+    let site = Site::with_checkpoints("visibility", 20);
+    let listed = |words: &[&str]| {
+        let shown = site.json(&[&["checkpoint", "list", "--limit", "0"][..], words].concat());
+        shown["checkpoints"].as_array().unwrap().clone()
+    };
+    let all = listed(&[]);
+    let public = listed(&["--visibility", "public"]);
+    let private = listed(&["--visibility", "private"]);
+    assert!(!public.is_empty() && public.iter().all(|it| it["public"] == true));
+    assert!(!private.is_empty() && private.iter().all(|it| it["public"] == false));
+    assert_eq!(public.len() + private.len(), all.len());
 }
 
 #[test]

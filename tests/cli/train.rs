@@ -252,6 +252,18 @@ fn settings_come_from_a_file_and_options_win() {
         stderr.contains("\"bach-size\" is not a setting\n  try: did you mean \"batch-size\"?"),
         "{stderr}"
     );
+    // All that is wrong is told at once.
+    std::fs::write(&printed, "rank = \"big\"\nbach-size = 4\nschedule = \"cos\"\n").unwrap();
+    let (status, _, stderr) = run(&folder, &["train", "--config", printed.to_str().unwrap(), &engine]);
+    assert_eq!(status, 2);
+    for problem in [
+        "3 settings are wrong:\n",
+        "\"bach-size\" is not a setting: did you mean \"batch-size\"?\n",
+        "rank: the value \"big\" is not valid: not a whole number\n",
+        "schedule: the value \"cos\" is not valid: give one of linear, cosine, constant\n",
+    ] {
+        assert!(stderr.contains(problem), "{problem}: {stderr}");
+    }
 }
 
 #[test]

@@ -169,7 +169,11 @@ fn a_run_whose_data_or_settings_changed_is_not_resumed() {
     let (status, _, stderr) = resume(&["--seed", "5", "--batch-size", "2"]);
     assert_eq!(status, 2);
     assert!(stderr.contains("seed: was 0, is 5") && stderr.contains("batch-size: was 4, is 2"), "{stderr}");
-    // More steps are fine, and said.
+    // More steps are fine, and said with the plan.
+    let (status, stdout, _) = resume(&["--max-steps", "4", "--dry-run"]);
+    let note =
+        "note: the run now has 4 steps, not 2: from here on the learning rate follows the new number\n";
+    assert!(status == 0 && stdout.contains(note), "{stdout}");
     let (status, _, stderr) = resume(&["--max-steps", "4"]);
     assert_eq!(status, 0, "{stderr}");
     assert!(stderr.contains("the run now has 4 steps, not 2"), "{stderr}");

@@ -1,12 +1,16 @@
 //! Outages of the server that last longer than the client retries one request: the client submits samples again under a
 //! new sequence id.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tinkex::sync::CancelToken;
 use tinkex::testing::{Act, Clock, FakeServer, VirtualClock};
-use tinkex::types::{AdamParams, ModelInput, SamplingParams};
+use tinkex::types::{AdamParams, LossGraph, ModelInput, SamplingParams};
 use tinkex::{CloseStatus, ErrorKind, SamplingClient, ServiceClient};
+
+use crate::util::TEST_TIMEOUT;
 
 const SAMPLE: &str = "/api/v1/asample";
 const RETRIEVE: &str = "/api/v1/retrieve_future";
@@ -47,6 +51,31 @@ fn samples_survive_an_outage_of_20_minutes_and_each_resubmission_has_a_new_seq_i
         // Retries must back off: a fixed short pause would give more requests.
         assert!(seen.len() < 400, "{act:?}: {} requests", seen.len());
     }
+}
+
+#[test]
+fn calls_that_wait_together_for_a_server_that_is_gone_fail_together() {
+    let server = FakeServer::new();
+    let all_wait = CancelToken::new();
+    let held = all_wait.clone();
+    server.script(move |seen| {
+        (seen.path == CONFIG).then(|| {
+            held.wait_timeout(TEST_TIMEOUT);
+            Act::Reset
+        })
+    });
+    let service = server.in_memory_at(VirtualClock::new()).build().unwrap();
+    let graph = Arc::new(LossGraph::trace("l", &[("logprobs", 1)], |it| it.logprobs().sum()).unwrap());
+    let calls: Vec<_> = (0..4).map(|_| service.create_custom_loss(graph.clone())).collect();
+    all_wait.cancel();
+    for call in calls {
+        assert!(call.wait().unwrap_err().is_connection());
+    }
+    let attempts = server.requests_to(CONFIG).len();
+    // A later call makes attempts of its own. Their number depends on random pauses.
+    assert!(service.get_server_capabilities().unwrap_err().is_connection());
+    let of_one = server.requests_to(CONFIG).len() - attempts;
+    assert!(2 <= of_one && attempts < 2 * of_one, "{attempts} attempts for 4 calls, {of_one} for one");
 }
 
 #[test]

@@ -104,13 +104,13 @@ fn failed(results: &[Changed]) -> Value {
     failed.collect()
 }
 
-/// Writes the failures to stderr: a person reads the first ones. Returns their number.
-pub(super) fn report(results: &[Changed], app: &App) -> usize {
+/// Writes the failures of the `n_items` that were chosen to stderr: a person reads the first ones. Returns their number.
+pub(super) fn report(results: &[Changed], n_items: usize, app: &App) -> usize {
     let failures: Vec<_> =
         results.iter().filter_map(|(path, result)| Some((path, result.as_ref().err()?))).collect();
     let n_shown = if app.out.is_json() { failures.len() } else { SHOWN };
     for (path, error) in failures.iter().take(n_shown) {
-        problem::report(path, error, app);
+        problem::report(path, error, n_items == 1, app);
     }
     if n_shown < failures.len() {
         notes::write(&format!("... and {} more; -f json lists all", failures.len() - n_shown));
@@ -136,7 +136,8 @@ pub(super) fn end(
         app.note(&format!("stopped: {} of {all} {changed}", results.len() - n_failed));
         return Err(Failure::Signal(signal));
     }
-    problem::of_all(n_failed, n_items, results.iter().filter_map(|(_, result)| result.as_ref().err()))
+    let is_missing = |(_, result): &Changed| result.as_ref().is_err_and(Error::is_not_found);
+    problem::of_all(n_failed, n_items, results.iter().any(is_missing))
 }
 
 fn concerns_all(error: &Error) -> bool {

@@ -230,9 +230,10 @@ impl Choice {
             return Ok(());
         }
         for path in &missing {
-            Failure::text(format!("{path} does not exist")).report_item(path, app.out.is_json());
+            let failure = Failure::missing(format!("{path} does not exist"));
+            failure.report_item(path, n_asked == 1, app.out.is_json());
         }
-        Err(Failure::items(missing.len(), n_asked).with_remedy(problem::IGNORE_MISSING))
+        problem::of_all(missing.len(), n_asked, true)
     }
 }
 

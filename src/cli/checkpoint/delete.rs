@@ -59,8 +59,10 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         rest.delete_checkpoint_from_tinker_path(path)
     });
     let (results, missing) = changes::without_missing(results, args.choice.ignore_missing);
+    // With one path, the failure is that of the command.
+    let results = args.choice.of_only(results, app)?;
     let missing: Vec<&str> = missing.iter().map(CheckpointPath::as_str).collect();
-    let n_deleted = results.len() - changes::report(&results, app);
+    let n_deleted = results.len() - changes::report(&results, paths.len(), app);
     let mut json = changes::json(&results);
     args.choice.complete(&mut json, n_public, &missing);
     let deleted = format!("Deleted {}", counted(n_deleted as u64, "checkpoint"));

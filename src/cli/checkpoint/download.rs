@@ -128,7 +128,18 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
         Err(error) if is_missing(&rest, &path, &error) => {
             return Err(missing(&path, app));
         }
-        result => result.map_err(|error| failure(error, &destination))?,
+        Err(error) => {
+            // What is wrong with the disk or with the options has its own words.
+            let may_go_on = error.violation().is_none() && *error.kind() != ErrorKind::System;
+            let failure = failure(error, &destination);
+            if !may_go_on || !has_arrived(&destination) {
+                return Err(failure);
+            }
+            let go_on = format!("`{}` goes on with what has arrived, which is kept", command(&args, app));
+            let remedies: Vec<String> = failure.remedy().into_iter().chain([go_on]).collect();
+            return Err(failure.with_remedy(remedies.join("; ")));
+        }
+        Ok(downloaded) => downloaded,
     };
     let json = report_json::downloaded(&downloaded);
     if let Err(error) = receipt::write(&destination, &version, &json) {
@@ -139,13 +150,27 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
 
 fn missing(path: &CheckpointPath, app: &App) -> Failure {
     let list = format!("`tinkex checkpoint list{}` shows the paths", app.place());
-    Failure::text(format!("{path} does not exist")).with_remedy(list)
+    Failure::missing(format!("{path} does not exist")).with_remedy(list)
 }
 
 /// True for a state that the server does not know. The library would open a session to export it before it finds that out.
 fn is_unknown_state(rest: &RestClient, path: &CheckpointPath) -> bool {
     matches!(path, CheckpointPath::Training(path)
         if rest.get_weights_info_by_tinker_path(path).is_err_and(|error| error.is_not_found()))
+}
+
+/// True if something of a file is beside the destination of a download.
+fn has_arrived(destination: &Path) -> bool {
+    fn has_bytes(folder: &Path) -> bool {
+        std::fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| match entry.metadata() {
+            Ok(it) if it.is_dir() => has_bytes(&entry.path()),
+            Ok(it) => 0 < it.len(),
+            Err(_) => false,
+        })
+    }
+    let mut part = destination.as_os_str().to_owned();
+    part.push(".part");
+    has_bytes(&Path::new(&part).join("files"))
 }
 
 /// Writes what was downloaded, now or earlier.

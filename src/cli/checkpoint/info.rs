@@ -22,7 +22,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let checkpoints = rest.list_checkpoints(run_id)?;
     let found = checkpoints.iter().find(|it| it.path().is_ok_and(|path| path == args.path));
     let Some(it) = found else {
-        return Err(Failure::text(missing(&args.path))
+        return Err(Failure::missing(missing(&args.path))
             .with_remedy(format!("`tinkex checkpoint list --run-id {run_id}{}`", app.place())));
     };
     let run = rest.get_training_run(run_id)?;

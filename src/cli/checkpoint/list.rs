@@ -33,9 +33,18 @@ pub(crate) struct Args {
     /// Order: newest first, or largest first [default: as the server sends them]
     #[arg(long, value_name = "KEY")]
     sort: Option<Sort>,
+    /// Only public checkpoints, or only private ones
+    #[arg(long, value_name = "KIND")]
+    visibility: Option<Visibility>,
     /// List the runs, with the number and the size of their checkpoints, largest first
     #[arg(long, conflicts_with = "sort")]
     by_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Visibility {
+    Public,
+    Private,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -56,16 +65,20 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         || of.is_some()
         || !filter.is_empty()
         || args.sort.is_some()
+        || args.visibility.is_some()
         || app.global.project.is_some();
     let (mut checkpoints, total) = if needs_all {
-        let checkpoints = filter.matching(all(&rest, of, app)?);
+        let mut checkpoints = filter.matching(all(&rest, of, app)?);
+        checkpoints
+            .retain(|it| args.visibility.is_none_or(|asked| it.public == (asked == Visibility::Public)));
         let total = u64::try_from(checkpoints.len()).ok();
         (checkpoints, total)
     } else {
         newest(&rest, limit)?
     };
     // The run or the filter may be what leaves nothing.
-    let may_be_of_project = checkpoints.is_empty() && of.is_none() && filter.is_empty();
+    let is_of_all = of.is_none() && filter.is_empty() && args.visibility.is_none();
+    let may_be_of_project = checkpoints.is_empty() && is_of_all;
     project::note_if_empty(may_be_of_project, "checkpoint", &rest, app);
     if args.by_run {
         let mut runs = by_run::divided(checkpoints);

@@ -11,24 +11,21 @@ pub(super) fn of(error: &Error) -> String {
     Failure::from(error.clone()).summary()
 }
 
-/// Writes the reason to stderr, with the path.
-pub(super) fn report(path: &CheckpointPath, error: &Error, app: &App) {
-    Failure::from(error.clone()).report_item(path.as_str(), app.out.is_json());
+/// Writes the reason to stderr, with the path; `only` if no other checkpoint was chosen.
+pub(super) fn report(path: &CheckpointPath, error: &Error, only: bool, app: &App) {
+    Failure::from(error.clone()).report_item(path.as_str(), only, app.out.is_json());
 }
 
 /// What to do if what does not exist is among several checkpoints.
-pub(super) const IGNORE_MISSING: &str = "--ignore-missing, if it does not matter what is gone already";
+const IGNORE_MISSING: &str = "--ignore-missing, if it does not matter what is gone already";
 
-/// The result of work on several checkpoints whose errors were reported.
-pub(super) fn of_all<'a>(
-    n_failed: usize,
-    n_items: usize,
-    errors: impl IntoIterator<Item = &'a Error>,
-) -> Result<(), Failure> {
-    if n_failed == 0 {
-        return Ok(());
+/// The result of work on checkpoints whose errors were reported; `is_any_missing` if one of them did not exist.
+pub(super) fn of_all(n_failed: usize, n_items: usize, is_any_missing: bool) -> Result<(), Failure> {
+    match (n_failed, n_items) {
+        (0, _) => Ok(()),
+        // All was said of the only one.
+        (_, 1) => Err(Failure::Negative),
+        _ if is_any_missing => Err(Failure::items(n_failed, n_items).with_remedy(IGNORE_MISSING)),
+        _ => Err(Failure::items(n_failed, n_items)),
     }
-    let failure = Failure::items(n_failed, n_items);
-    let is_any_missing = errors.into_iter().any(Error::is_not_found);
-    Err(if is_any_missing { failure.with_remedy(IGNORE_MISSING) } else { failure })
 }

@@ -82,7 +82,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let (results, missing) = changes::without_missing(results, args.choice.ignore_missing);
     // With one path, the failure is that of the command.
     let results = args.choice.of_only(results, app)?;
-    let n_done = results.len() - changes::report(&results, app);
+    let n_done = results.len() - changes::report(&results, paths.len(), app);
     let mut json = changes::json_of_updates(&results);
     json["ttl_seconds"] = ttl_seconds.into();
     let missing: Vec<&str> = missing.iter().map(CheckpointPath::as_str).collect();

@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Args, public: bool, app: &App) -> Result<(), Failure> {
         let already = if n_already == 0 { "" } else { " already" };
         return app.out.done(&json, format!("{path} is {word}{already}"));
     }
-    let n_done = results.len() - changes::report(&results, app);
+    let n_done = results.len() - changes::report(&results, paths.len(), app);
     let mut json = changes::json_of_updates(&results);
     json["public"] = public.into();
     json["already_count"] = n_already.into();

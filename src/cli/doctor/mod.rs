@@ -241,9 +241,9 @@ pub(crate) fn credential_source(global: &Global) -> Option<String> {
 fn of_failure(check: &'static str, failure: &Failure) -> Finding {
     let (message, remedy) = match failure {
         Failure::Api { error, remedy } => (wording::message(error), remedy.clone()),
-        Failure::Text { message, remedy } | Failure::Usage { message, remedy } => {
-            (message.clone(), remedy.clone())
-        }
+        Failure::Text { message, remedy }
+        | Failure::Missing { message, remedy }
+        | Failure::Usage { message, remedy } => (message.clone(), remedy.clone()),
         other => (format!("{other:?}"), None),
     };
     Finding::fail(check, cut(&message), remedy.unwrap_or_default())

@@ -68,23 +68,12 @@ pub(super) fn open(
 ) -> Result<(File, Answers), Failure> {
     let name = path.display();
     let failed = |what: &str, error: io::Error| Failure::text(format!("cannot {what} {name}: {error}"));
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(|error| failed("open", error))?;
-    match file.try_lock() {
-        // Some file systems have no locks.
-        Ok(()) | Err(TryLockError::Error(_)) => {}
-        Err(TryLockError::WouldBlock) => {
-            return Err(Failure::text(format!("{name} is in use by another process")).with_remedy(format!(
-                "wait until it ends, or write to another file: -o {}",
-                nearby_files::unused(path)
-            )));
-        }
-    }
+    let Some(mut file) = locked(path).map_err(|error| failed("open", error))? else {
+        return Err(Failure::text(format!("{name} is in use by another process")).with_remedy(format!(
+            "wait until it ends, or write to another file: -o {}",
+            nearby_files::unused(path)
+        )));
+    };
     let is_file = file.metadata().is_ok_and(|it| it.is_file());
     if !is_file {
         return Ok((file, Answers::default()));
@@ -117,6 +106,35 @@ pub(super) fn open(
     end_last_line(&mut file).map_err(|error| failed("repair", error))?;
     kept.answers.begin_again(is_moved);
     Ok((file, kept.answers))
+}
+
+/// Opens a file, or makes it, and locks it. `None` if another process has it.
+fn locked(path: &Path) -> io::Result<Option<File>> {
+    // Each time, another process has to put its copy in the place of the file just then.
+    for _ in 0..10 {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) if !is_at(&file, path) => {}
+            // Some file systems have no locks.
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+/// True if the file still has its name: a process that puts a copy in its place takes it away.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |it: std::fs::Metadata| (it.dev(), it.ino());
+    file.metadata().ok().map(id) == std::fs::metadata(path).ok().map(id)
+}
+
+/// True: where an open file cannot be replaced, it keeps its name.
+#[cfg(not(unix))]
+fn is_at(_file: &File, _path: &Path) -> bool {
+    true
 }
 
 /// Goes to the end of a file, and gives its last line an end if it has none: another program may have written it.

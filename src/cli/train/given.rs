@@ -11,11 +11,10 @@ use serde_json::{Map, Value};
 
 use super::args::Args;
 use super::dataset::absolute;
+use super::wrong::{self, Wrong};
 use crate::args::Cli;
 use crate::failure::Failure;
-use crate::known_words;
 use crate::nearby_files;
-use crate::similar::is_near;
 
 /// Values by the name of the option. A switch has the value `true` or `false`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,7 +24,7 @@ pub(crate) struct Given(BTreeMap<String, Vec<String>>);
 pub(super) const DATA: &str = "data";
 
 /// Options that say where the settings come from, or that are for one call: they are not settings of a run.
-const NOT_SETTINGS: [&str; 9] =
+pub(super) const NOT_SETTINGS: [&str; 9] =
     ["resume", "force-resume", "out", "overwrite", "config", "print-config", "dry-run", "yes", "help"];
 
 /// Options of all commands that are settings of a run.
@@ -71,47 +70,56 @@ impl Given {
     ) -> Result<Self, Failure> {
         let mut given = Given::default();
         let command = command();
+        let mut wrong = Vec::new();
         for (key, value) in object {
             // What the program itself or the cookbook adds to a config.json.
             if key.contains('/') || key == "tinkex" || GLOBAL.contains(&key.as_str()) {
                 continue;
             }
-            let written = key;
-            let key = key.replace('_', "-");
-            let arg = command.get_arguments().find(|arg| {
-                arg.get_long().map_or(key == DATA, |long| long == key || long == format!("no-{key}"))
-            });
-            let Some(arg) = arg.filter(|_| !NOT_SETTINGS.contains(&key.as_str())) else {
-                let failure = Failure::usage(format!("{name}: {written:?} is not a setting"));
-                if has_option(&key) {
-                    return Err(failure.with_remedy(format!("--{key} on the command line")));
-                }
-                let meant = known_words::option(&command, &key);
-                let meant = meant.map(|it| it.trim_start_matches("--").to_owned());
-                return Err(match similar(&key).or(meant) {
-                    Some(similar) => failure.with_remedy(format!("did you mean {similar:?}?")),
-                    None => failure.with_remedy("`tinkex train --help` lists the settings"),
-                });
-            };
-            let is_path = matches!(key.as_str(), "data" | "eval-data" | "prompts");
-            if is_switch(arg) {
-                let Value::Bool(is_set) = value else {
-                    return Err(Failure::usage(format!("{name}: {key}: give true or false, not {value}")));
-                };
-                given.set_switch(&key, *is_set);
-            } else if let Some(values) = texts(value) {
-                let resolve = |text: String| match &folder {
-                    Some(folder) if is_path && text != "-" => folder.join(text).display().to_string(),
-                    _ => text,
-                };
-                given.0.insert(key, values.into_iter().map(resolve).collect());
-            } else if !value.is_null() {
-                return Err(Failure::usage(format!(
-                    "{name}: {key}: {value} is not a text, a number or a list"
-                )));
+            if let Err(one) = given.add(key, value, folder.as_deref(), &command) {
+                wrong.push(one);
             }
         }
-        Ok(given)
+        if wrong.is_empty() { Ok(given) } else { Err(wrong::failure(name, wrong)) }
+    }
+
+    /// Adds a setting of an object; paths are relative to `folder`.
+    fn add(
+        &mut self,
+        written: &str,
+        value: &Value,
+        folder: Option<&Path>,
+        command: &clap::Command,
+    ) -> Result<(), Wrong> {
+        let key = written.replace('_', "-");
+        let arg = command.get_arguments().find(|arg| {
+            arg.get_long().map_or(key == DATA, |long| long == key || long == format!("no-{key}"))
+        });
+        let Some(arg) = arg.filter(|_| !NOT_SETTINGS.contains(&key.as_str())) else {
+            return Err(Wrong::name(written, &key, command));
+        };
+        if is_switch(arg) {
+            let Value::Bool(is_set) = value else {
+                return Err(Wrong::value(&key, format!("give true or false, not {value}")));
+            };
+            self.set_switch(&key, *is_set);
+            return Ok(());
+        }
+        let Some(values) = texts(value) else {
+            let is_left_out = value.is_null();
+            let problem = || Wrong::value(&key, format!("{value} is not a text, a number or a list"));
+            return if is_left_out { Ok(()) } else { Err(problem()) };
+        };
+        for value in &values {
+            wrong::check(&key, value, command)?;
+        }
+        let is_path = matches!(key.as_str(), "data" | "eval-data" | "prompts");
+        let resolve = |text: String| match folder {
+            Some(folder) if is_path && text != "-" => folder.join(text).display().to_string(),
+            _ => text,
+        };
+        self.0.insert(key, values.into_iter().map(resolve).collect());
+        Ok(())
     }
 
     fn set_switch(&mut self, name: &str, is_set: bool) {
@@ -251,7 +259,7 @@ fn command() -> clap::Command {
     Args::augment_args(clap::Command::new("tinkex train"))
 }
 
-fn has_option(name: &str) -> bool {
+pub(super) fn has_option(name: &str) -> bool {
     command().get_arguments().any(|arg| arg.get_long() == Some(name))
 }
 
@@ -281,13 +289,6 @@ fn texts(value: &Value) -> Option<Vec<String>> {
         Value::Array(values) => values.iter().map(text).collect(),
         value => Some(vec![text(value)?]),
     }
-}
-
-/// The setting whose name was probably meant.
-fn similar(key: &str) -> Option<String> {
-    let command = command();
-    let names = command.get_arguments().filter_map(clap::Arg::get_long).chain([DATA]);
-    names.filter(|name| !NOT_SETTINGS.contains(name)).find(|name| is_near(key, name)).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -327,8 +328,23 @@ mod tests {
             assert_eq!(remedy.starts_with("did you mean"), similar.is_some(), "{remedy}");
             assert!(remedy.contains(similar.unwrap_or("--help")), "{remedy}");
         }
+        let text =
+            r#"{"bach-size": 1, "lr": 1e-3, "rank": "many", "shuffle": 1, "tag": [["a"]], "zzzzzz": 2}"#;
+        let Err(Failure::Usage { message, remedy }) = of_json(text) else { panic!("{text}") };
+        let lines: Vec<&str> = message.lines().collect();
+        assert_eq!(lines[0], "c.json: 5 settings are wrong:");
+        for (line, expected) in lines[1..].iter().zip([
+            "  \"bach-size\" is not a setting: did you mean \"batch-size\"?",
+            "  rank: the value \"many\" is not valid: not a whole number",
+            "  shuffle: give true or false, not 1",
+            "  tag: [[\"a\"]] is not a text, a number or a list",
+            "  \"zzzzzz\" is not a setting",
+        ]) {
+            assert_eq!(*line, expected);
+        }
+        assert_eq!((lines.len(), remedy.as_deref()), (6, Some("`tinkex train --help` lists the settings")));
         assert!(of_json("{\"resume\": \"x\"}").is_err());
         assert!(of_json("{\"shuffle\": 1}").is_err());
-        assert!(of_json("{\"rank\": \"many\"}").unwrap().args().is_err());
+        assert!(of_json("{\"rank\": \"many\"}").is_err());
     }
 }

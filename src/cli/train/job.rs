@@ -53,6 +53,8 @@ pub(super) struct Planned {
     pub(super) chosen: Chosen,
     pub(super) cost: Cost,
     plan: Plan,
+    /// What differs from the settings with which a resumed run began.
+    remarks: Vec<String>,
     pub(super) config: Map<String, Value>,
     pub(super) prompts: Option<Prompts>,
 }
@@ -97,9 +99,10 @@ impl Job {
             self.check_adapter()?;
             return self.tell_plan(&planned, left.as_ref(), &encoder);
         }
-        let Planned { data, chosen, cost, plan, config, prompts } = planned;
+        let Planned { data, chosen, cost, plan, remarks, config, prompts } = planned;
         let tokens = plan.tokens;
         let mut lines = plan.lines();
+        lines.extend(remarks);
         lines.extend(self.batch_note(&chosen));
         for line in &lines {
             self.app.note(line);
@@ -149,8 +152,8 @@ impl Job {
         if !matches!(self.place, Place::Resumed { force: true, .. }) {
             self.check_steps(&chosen, self.n_done())?;
         }
-        self.check_same(&config)?;
-        Ok(Planned { data, chosen, cost, plan, config, prompts })
+        let remarks = self.check_same(&config)?;
+        Ok(Planned { data, chosen, cost, plan, remarks, config, prompts })
     }
 
     /// Refuses a reference for a loss that has none. A run of an earlier version may have one, and is resumed.
@@ -259,14 +262,16 @@ impl Job {
     }
 
     fn tell_plan(&self, planned: &Planned, left: Option<&Left>, encoder: &Encoder) -> Result<(), Failure> {
-        let Planned { data, plan, .. } = planned;
+        let Planned { data, plan, remarks, .. } = planned;
         let mut json = plan.to_json(&data.shown(encoder, false));
         if let Some(left) = left {
             json["resume"] = left.to_json();
+            json["resume"]["remarks"] = remarks.as_slice().into();
         }
         self.app.out.value(&json, || {
             let mut lines = plan.lines();
             lines.extend(left.iter().flat_map(|left| left.lines()));
+            lines.extend(remarks.iter().cloned());
             lines.extend(self.batch_note(&plan.chosen));
             lines.push("example, with its trained tokens marked:".into());
             lines.push(data.shown(encoder, self.app.out.has_color()));
@@ -345,9 +350,9 @@ impl Job {
         config
     }
 
-    /// Refuses to resume a run that would not go on as it began.
-    fn check_same(&self, config: &Map<String, Value>) -> Result<(), Failure> {
-        let Place::Resumed { dir, config: old, force } = &self.place else { return Ok(()) };
+    /// Refuses to resume a run that would not go on as it began. Returns what differs all the same, in lines.
+    fn check_same(&self, config: &Map<String, Value>) -> Result<Vec<String>, Failure> {
+        let Place::Resumed { dir, config: old, force } = &self.place else { return Ok(Vec::new()) };
         let differences = record::differences(old, config);
         if !differences.is_empty() && !force {
             let text = format!("the run began with other settings:\n  {}", differences.join("\n  "));
@@ -367,20 +372,19 @@ impl Job {
                 "{as_begun}`{go_on}` goes on all the same; `{anew}` begins a new run"
             )));
         }
-        for difference in differences {
-            self.app.note(&format!("warning: {difference}"));
-        }
+        let mut remarks: Vec<String> = differences.iter().map(|it| format!("warning: {it}")).collect();
         let own = |object: &Map<String, Value>, name: &str| object.get(record::OWN)?.get(name)?.as_u64();
         if let (Some(was), Some(is)) = (own(old, "n_steps"), own(config, "n_steps"))
             && was != is
         {
-            self.app.note(&format!(
-                "the run now has {is} steps, not {was}: from here on the learning rate follows the new number"
+            remarks.push(format!(
+                "note: the run now has {is} steps, not {was}: from here on the learning rate follows the new number"
             ));
         }
         if self.app.global.local.is_some() && own(old, "threads") != own(config, "threads") {
-            self.app.note("warning: another number of processors: the engine adds in another order, so that losses differ in their last digits");
+            let text = "warning: another number of processors: the engine adds in another order, so that losses differ in their last digits";
+            remarks.push(text.into());
         }
-        Ok(())
+        Ok(remarks)
     }
 }

@@ -31,6 +31,7 @@ mod speed;
 mod steps;
 mod summary;
 mod supervisor;
+mod wrong;
 
 use std::path::{Path, PathBuf};
 
