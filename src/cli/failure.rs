@@ -26,8 +26,9 @@ pub(crate) enum Failure {
     Items { n_failed: usize, n_items: usize, remedy: Option<String> },
     /// A limit of the budget was reached, and the state is saved. Status 4.
     Budget { message: String, remedy: Option<String> },
-    /// The command stopped because of a signal, after it had saved its state. Status 128 plus the signal.
-    Signal(u8),
+    /// The command stopped because of a signal, after it had saved its state, and has told a person how to go on; a
+    /// program reads it here. Status 128 plus the signal.
+    Signal { signal: u8, remedy: Option<String> },
     /// The reader of stdout is gone: not an error.
     PipeClosed,
     /// The result is negative and was printed, as that of a check. Status 1.
@@ -41,6 +42,10 @@ impl Failure {
 
     pub(crate) fn missing(message: impl Into<String>) -> Self {
         Failure::Missing { message: message.into(), remedy: None }
+    }
+
+    pub(crate) fn signal(signal: u8) -> Self {
+        Failure::Signal { signal, remedy: None }
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -71,6 +76,7 @@ impl Failure {
             Failure::Usage { message, .. } => Failure::Usage { message, remedy },
             Failure::Items { n_failed, n_items, .. } => Failure::Items { n_failed, n_items, remedy },
             Failure::Budget { message, .. } => Failure::Budget { message, remedy },
+            Failure::Signal { signal, .. } => Failure::Signal { signal, remedy },
             other => other,
         }
     }
@@ -87,7 +93,7 @@ impl Failure {
             | Failure::Budget { message, .. } => message.clone(),
             Failure::Arguments(refusal) => refusal.message(),
             Failure::Items { n_failed, n_items, .. } => format!("{n_failed} of {n_items} failed"),
-            Failure::Signal(signal) => format!("ended by signal {signal}"),
+            Failure::Signal { signal, .. } => format!("ended by signal {signal}"),
             Failure::PipeClosed => "stdout is closed".into(),
             Failure::Negative => "negative".into(),
         }
@@ -150,7 +156,7 @@ impl Failure {
                 lines.push(format!("error: {}", self.summary()));
             }
             Failure::Budget { message, .. } => lines.push(format!("stopped: {message}")),
-            Failure::Signal(_) | Failure::PipeClosed | Failure::Negative => {}
+            Failure::Signal { .. } | Failure::PipeClosed | Failure::Negative => return lines,
         }
         lines.extend(self.remedy().map(|remedy| format!("  try: {remedy}")));
         lines
@@ -165,7 +171,7 @@ impl Failure {
             Failure::Usage { .. } | Failure::Arguments(_) => "usage",
             Failure::Items { .. } => "items",
             Failure::Budget { .. } => "budget",
-            Failure::Signal(_) => "signal",
+            Failure::Signal { .. } => "signal",
             Failure::PipeClosed | Failure::Negative => return None,
         };
         let mut json = json!({
@@ -207,6 +213,7 @@ impl Failure {
             | Failure::Missing { remedy, .. }
             | Failure::Usage { remedy, .. }
             | Failure::Items { remedy, .. }
+            | Failure::Signal { remedy, .. }
             | Failure::Budget { remedy, .. } => remedy.clone(),
             Failure::Arguments(refusal) => Some(refusal.remedy()),
             _ => None,
@@ -231,7 +238,7 @@ impl Failure {
                 }
             }
             Failure::Budget { .. } => 4,
-            Failure::Signal(signal) => 128 + signal,
+            Failure::Signal { signal, .. } => 128 + signal,
             Failure::PipeClosed => 0,
         }
     }
@@ -288,8 +295,8 @@ mod tests {
             (Failure::items(1, 2), 3),
             (Failure::items(2, 2), 1),
             (Failure::Budget { message: "x".into(), remedy: None }, 4),
-            (Failure::Signal(2), 130),
-            (Failure::Signal(15), 143),
+            (Failure::signal(2), 130),
+            (Failure::signal(15), 143),
             (Failure::PipeClosed, 0),
             (Failure::Negative, 1),
         ];
@@ -310,7 +317,10 @@ mod tests {
         assert_eq!(json(Failure::items(1, 2))["message"], "1 of 2 failed");
         let budget = json(Failure::Budget { message: "enough".into(), remedy: Some("more".into()) });
         assert_eq!((&budget["status"], &budget["try"]), (&json!(4), &json!("more")));
-        assert_eq!(json(Failure::Signal(15))["status"], 143);
+        // A person has read it before.
+        let stopped = || Failure::signal(15).with_remedy("`go on`");
+        assert_eq!(stopped().lines(), Vec::<String>::new());
+        assert_eq!((&json(stopped())["status"], &json(stopped())["try"]), (&json!(143), &json!("`go on`")));
         assert_eq!((json(Failure::Negative), json(Failure::PipeClosed)), (Value::Null, Value::Null));
         let lines = Failure::text("no").with_remedy("yes").lines();
         assert_eq!(lines, ["error: no", "  try: yes"]);

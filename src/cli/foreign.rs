@@ -93,7 +93,8 @@ pub(crate) fn explained(failure: Failure, app: &App) -> Failure {
     if app.global.local.is_some() || !is_not_http && reason(error).is_some() {
         return failure;
     }
-    let is_missing = is_basic(error) && matches!(error.http_status(), Some(404 | 405 | 501));
+    let status = error.http_status();
+    let is_missing = status == Some(501) || is_basic(error) && matches!(status, Some(404 | 405));
     let lacks_call = error.is_incompatible() || is_refused_with_page(error.message()) || is_missing;
     let is_closed = ["reset", "closed", "EOF"].iter().any(|it| error.message().contains(it));
     let may_be_secure = is_not_http || error.is_connection() && is_closed;

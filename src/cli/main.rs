@@ -90,7 +90,7 @@ fn main() -> ExitCode {
     app.is_dry_run = cli.command.only_looks();
     let result = run(cli.command, &app).map_err(|failure| match app.stop.signal() {
         // The end of the sessions has ended the requests of the command.
-        Some(signal) if !app.stop.is_deferred() => Failure::Signal(signal),
+        Some(signal) if !app.stop.is_deferred() => Failure::signal(signal),
         _ => {
             let failure = engine::explained(failure, &app.lost);
             let failure = app.doubts.explained(failure, |last| run_folder::gone(last, &app));

@@ -49,6 +49,8 @@ impl Refusal {
                     what =
                         format!("unexpected value {negative:?}: values do not begin with a minus sign here");
                     remedies.push(format!("`{}`, without the minus sign", &negative[1..]));
+                } else if !given.starts_with('-') && has_long(command, "run-id") {
+                    remedies.push(format!("--run-id {}", quoted(given)));
                 } else {
                     let known = known_words::option(command, given);
                     remedies.extend(known.map(|it| with_value(&it, given, words)));
@@ -72,6 +74,9 @@ impl Refusal {
             for tip in tips.filter(|it| !it.starts_with("a similar argument")) {
                 let given = context(ContextKind::InvalidArg).unwrap_or_default();
                 let word = words.iter().find(|word| tip.starts_with("to pass") && word.starts_with(given));
+                if word.is_some_and(|word| word.starts_with("--")) {
+                    continue;
+                }
                 remedies.push(match word {
                     Some(word) => format!("-- {}, if it is a value and not an option", quoted(word)),
                     None => tip.to_owned(),
@@ -108,6 +113,10 @@ impl Refusal {
         let tries = self.remedies.iter().map(|it| format!("  try: {it}"));
         [first].into_iter().chain(tries).chain([String::new(), self.usage.clone()]).collect()
     }
+}
+
+fn has_long(command: &clap::Command, name: &str) -> bool {
+    command.get_arguments().any(|arg| arg.get_long() == Some(name))
 }
 
 fn usage_of(command: &clap::Command) -> String {
@@ -198,6 +207,7 @@ mod tests {
             ("tinkex sample Hi --temp 0.7", "'--temp'", "--temperature 0.7"),
             ("tinkex sample Hi --temp=0.7", "'--temp'", "--temperature 0.7"),
             ("tinkex sample Hi --temp", "'--temp'", "--temperature N"),
+            ("tinkex checkpoint list my/run", "'my/run'", "--run-id my/run"),
             ("tinkex model list --json", "'--json'", "-f json"),
             ("tinkex finetune x", "'finetune'", "`tinkex train`"),
             ("tinkex ls", "'ls'", "`tinkex checkpoint list`"),

@@ -29,6 +29,11 @@ pub(crate) struct RunFolder {
     pub(crate) own: BTreeSet<CheckpointPath>,
 }
 
+/// Reads the name of a run. A blank one is that of a variable of the shell that is not set.
+pub(crate) fn parse(text: &str) -> Result<String, &'static str> {
+    if text.trim().is_empty() { Err("the name of the run is blank") } else { Ok(text.to_owned()) }
+}
+
 /// The runs that `name` means, and the options with the server that has them.
 pub(crate) fn all_of(name: &str, app: &App) -> Result<(Runs, App), Failure> {
     if !is_run(name) {

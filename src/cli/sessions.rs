@@ -99,7 +99,7 @@ pub(crate) fn status_of(result: &Result<(), Failure>) -> CloseStatus {
             CloseStatus::Success
         }
         Err(Failure::Items { n_failed, n_items, .. }) if n_failed < n_items => CloseStatus::Success,
-        Err(Failure::Signal(_)) => CloseStatus::Interrupted,
+        Err(Failure::Signal { .. }) => CloseStatus::Interrupted,
         Err(_) => CloseStatus::Errored,
     }
 }
@@ -117,7 +117,7 @@ mod tests {
             (Err(Failure::items(2, 2)), CloseStatus::Errored),
             (Err(Failure::text("x")), CloseStatus::Errored),
             (Err(Failure::usage("x")), CloseStatus::Errored),
-            (Err(Failure::Signal(2)), CloseStatus::Interrupted),
+            (Err(Failure::signal(2)), CloseStatus::Interrupted),
         ] {
             assert_eq!(status_of(&result), expected, "{result:?}");
         }

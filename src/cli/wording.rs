@@ -11,7 +11,7 @@ use super::foreign;
 static ENGINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// What the library says, and what a user of this program can do.
-const WORDS: [(&str, &str); 13] = [
+const WORDS: [(&str, &str); 14] = [
     (
         "set TINKER_API_KEY or call ServiceClientBuilder::api_key, or set TINKER_CREDENTIAL_CMD, or store a default key \
          in ~/.tinker/credentials.json",
@@ -32,6 +32,7 @@ const WORDS: [(&str, &str); 13] = [
     ("lora_config.rank: ", "--rank "),
     // Of the standard library, in errors of arguments.
     ("invalid float literal", "not a number"),
+    ("number would be zero for non-zero type", "must be at least 1"),
     ("invalid digit found in string", "not a whole number"),
 ];
 

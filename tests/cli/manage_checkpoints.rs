@@ -252,13 +252,15 @@ fn publishing_says_what_it_did_and_can_be_repeated() {
     assert_eq!(site.run(&["checkpoint", "publish", path]), (0, said, String::new()));
     assert_eq!(
         site.json(&["checkpoint", "unpublish", path]),
-        json!({ "tinker_path": path, "public": false })
+        json!({ "tinker_path": path, "public": false, "updated_count": 1, "already_count": 0, "failed": [] })
     );
     let methods: Vec<String> = site.server.requests().into_iter().map(|it| it.method).collect();
     assert!(methods.contains(&"POST".to_owned()) && methods.contains(&"DELETE".to_owned()), "{methods:?}");
     site.react(|seen| {
         seen.path.ends_with("/publish").then(|| Act::status(409, r#"{"detail":"already public"}"#))
     });
+    let shown = site.json(&["checkpoint", "publish", path]);
+    assert_eq!((&shown["updated_count"], &shown["already_count"]), (&json!(0), &json!(1)));
     let said = format!("{path} is public already\n");
     assert_eq!(site.run(&["checkpoint", "publish", path]), (0, said, String::new()));
 }
@@ -338,17 +340,22 @@ fn lifetimes_are_set_of_the_checkpoints_that_a_list_with_the_same_options_shows(
     let (status, stdout, stderr) = site.run(&[&words[..], &["--dry-run"]].concat());
     assert_eq!((status, stdout.lines().count()), (0, 4));
     let left_out = "note: without 1 public checkpoint; --include-public sets their lifetime, too\n";
-    assert_eq!(stderr, format!("{left_out}would set the lifetime of 3 checkpoints, 3.0 GB\n"));
+    let would = format!("{left_out}would set the lifetime of 3 checkpoints, 3.0 GB, until 20");
+    assert!(stderr.starts_with(&would) && stderr.ends_with("Z\n"), "{stderr}");
     let plan = site.json(&[&words[..], &["--dry-run"]].concat());
     assert_eq!((plan["checkpoints"].as_array().unwrap().len(), &plan["ttl_seconds"]), (3, &json!(2_592_000)));
+    assert!(plan["would_expire_at"].as_str().unwrap().starts_with("20"), "{plan}");
     assert_eq!(changed(&site, "PUT"), Vec::<String>::new());
     let (status, stdout, _) = site.run(&[&words[..], &["--yes"]].concat());
     assert!(status == 0 && stdout.starts_with("3 checkpoints expire at 2"), "{stdout}");
     assert_eq!(changed(&site, "PUT"), ["step-0000", "step-0003", "step-0004"]);
-    let set = site.json(&[&words[..], &["--yes", "--include-public"]].concat());
+    let mut set = site.json(&[&words[..], &["--yes", "--include-public"]].concat());
+    assert!(set["expires_at"].take().as_str().unwrap().starts_with("20"), "{set}");
     assert_eq!(
         set,
-        json!({ "updated_count": 4, "failed": [], "skipped_public_count": 0, "ttl_seconds": 2_592_000 })
+        json!({
+            "updated_count": 4, "failed": [], "skipped_public_count": 0, "ttl_seconds": 2_592_000, "expires_at": null,
+        })
     );
     let none = ["checkpoint", "set-ttl", "--remove", "--before", "2020-01-01", "-y"];
     let said = "no lifetime was set: no checkpoint matches\n".to_owned();
@@ -363,6 +370,10 @@ fn those_that_are_public_or_private_already_are_not_published_or_unpublished_by_
     assert!(status == 2 && stderr.contains("cannot ask whether to publish"), "{stderr}");
     let (_, stdout, stderr) = site.run(&[&publish[..], &["--dry-run"]].concat());
     assert_eq!((stdout.lines().count(), stderr.as_str()), (4, "would publish 3 checkpoints, 3.0 GB\n"));
+    // The second one is public.
+    let named = site.paths();
+    let named = ["checkpoint", "publish", "--dry-run", &named[0], &named[1]];
+    assert_eq!(site.run(&named).2, "would publish 1 checkpoint, 1.0 GB\n");
     let done = site.run(&[&publish[..], &["-y"]].concat());
     assert_eq!(done, (0, "3 checkpoints are public\n".to_owned(), String::new()));
     assert_eq!(changed(&site, "POST"), ["step-0000", "step-0003", "step-0004"]);

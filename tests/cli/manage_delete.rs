@@ -79,6 +79,9 @@ fn a_dry_run_shows_what_would_be_deleted_its_size_and_its_price() {
     let (status, stdout, stderr) = site.run(&[&DELETE[..], &[&path, &gone, "--dry-run"]].concat());
     assert_eq!((status, stdout.lines().count()), (3, 2), "{stderr}");
     assert!(stderr.contains(&format!("error: {gone} does not exist\n")), "{stderr}");
+    let (_, stdout, _) = site.run(&[&DELETE[..], &[&path, &gone, "--dry-run", "-f", "json"]].concat());
+    let plan: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&plan["failed"][0]["tinker_path"], &plan["failed"][0]["code"]), (&json!(gone), &json!(404)));
     let (status, _, stderr) = site.run(&[&DELETE[..], &["--older-than", "5", "--dry-run"]].concat());
     assert!(status == 2 && stderr.contains("with a unit"), "{stderr}");
     // An id that is missing in a script does not mean all projects.
@@ -127,9 +130,14 @@ fn a_refused_key_ends_the_deletions_at_once() {
     site.react(|seen| (seen.method == "DELETE").then(|| Act::status(401, r#"{"detail":"expired"}"#)));
     let (status, _, stderr) = site.run(&[&DELETE[..], &["--keep-last", "0", "-y"]].concat());
     assert_eq!(status, 1);
-    assert!(stderr.contains("more; -f json lists all"), "{stderr}");
+    assert!(stderr.contains(" not tried after that; -f json lists all"), "{stderr}");
+    let (_, stdout, _) = site.run(&[&DELETE[..], &["--keep-last", "0", "-y", "-f", "json"]].concat());
+    let failed = serde_json::from_str::<Value>(&stdout).unwrap()["failed"].take();
+    let (first, last) = (&failed[0], failed.as_array().unwrap().last().unwrap());
+    assert_eq!((&first["code"], &last["code"]), (&json!(401), &Value::Null), "{failed}");
+    assert!(last["error"].as_str().unwrap().starts_with("not tried after another one failed: "), "{last}");
     let n = site.server.requests().iter().filter(|it| it.method == "DELETE").count();
-    assert!(n <= 16, "{n} requests");
+    assert!(n <= 32, "{n} requests");
 }
 
 #[test]
@@ -267,6 +275,15 @@ fn a_project_limits_what_is_listed_and_deleted() {
     let other = ["--run-id", "0f0e0d0c-0000-4000-8000-000000000001:train:0", "--project", "p"];
     let words = [&DELETE[..], &["--older-than", "1d", "-y"], &other].concat();
     assert_eq!(site.json(&words)["deleted_count"], 0);
+    // Nor by its path.
+    let elsewhere = site.paths().into_iter().find(|it| it.contains("000000000001:train:0")).unwrap();
+    for words in [&["delete", "-y"][..], &["set-ttl", "--ttl", "1d"], &["publish"]] {
+        let words = [&["checkpoint"][..], words, &[&elsewhere, "--project", "p"]].concat();
+        let (status, _, stderr) = site.run(&words);
+        let problem = format!("error: {elsewhere} is not in the project p\n");
+        assert!(status == 2 && stderr.starts_with(&problem), "{stderr}");
+    }
+    assert_eq!(site.paths().len(), 250);
     let words = [&DELETE[..], &["--older-than", "1d", "--project", "p", "-y"]].concat();
     assert_eq!(site.json(&words)["deleted_count"], 50);
     assert_eq!(site.paths().len(), 200);

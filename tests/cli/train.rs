@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 use tinkex::local::{Options, Server};
 
-use crate::util::{Folder, engine, run, tinkex};
+use crate::util::{Folder, engine, run, run_with_stdin, tinkex};
 
 /// Words with answers, one chat a line.
 pub(crate) fn chats(folder: &Path, n: usize) -> String {
@@ -264,6 +264,51 @@ fn settings_come_from_a_file_and_options_win() {
     ] {
         assert!(stderr.contains(problem), "{problem}: {stderr}");
     }
+}
+
+#[test]
+fn the_command_that_tries_the_model_says_what_the_examples_say_before_their_prompts() {
+    let folder = Folder::new("train-system");
+    let data = folder.join("chats.jsonl");
+    let line = r#"{"messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"who?"},{"role":"assistant","content":"me"}]}"#;
+    std::fs::write(&data, format!("{line}\n")).unwrap();
+    let options = small(&folder, data.to_str().unwrap(), 1);
+    let (status, stdout, stderr) = train(&folder, &options, &["-o", folder.join("run").to_str().unwrap()]);
+    assert_eq!(status, 0, "{stderr}");
+    assert!(stdout.contains(" --system 'Be brief.' 'who?'\n"), "{stdout}");
+}
+
+#[test]
+fn a_program_reads_the_rows_and_then_the_result_as_lines_of_json() {
+    let folder = Folder::new("train-rows");
+    let data = chats(&folder, 4);
+    let out = folder.join("run");
+    let further = ["-o", out.to_str().unwrap(), "--progress", "json"];
+    let (status, stdout, stderr) = train(&folder, &small(&folder, &data, 2), &further);
+    assert_eq!(status, 0, "{stderr}");
+    let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), &lines[1]["step"], &lines[2]["n_steps"]), (3, &1.into(), &2.into()));
+    assert!(lines[2]["state_path"].as_str().unwrap().starts_with("tinker://"), "{stdout}");
+}
+
+#[test]
+fn a_run_whose_data_came_from_stdin_is_resumed_with_the_same_data_on_stdin() {
+    let folder = Folder::new("train-stdin");
+    let data = chats(&folder, 4);
+    let out = folder.join("run");
+    let mut options = small(&folder, "-", 2);
+    options.extend(["-o".to_owned(), out.display().to_string()]);
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let bytes = std::fs::read(&data).unwrap();
+    let (status, _, stderr) = run_with_stdin(&folder, &options, &bytes);
+    assert_eq!(status, 0, "{stderr}");
+    let resume = ["train", "--resume", out.to_str().unwrap(), "--max-steps", "3"];
+    let (status, _, stderr) = run_with_stdin(&folder, &resume, b"");
+    let remedy = format!("`tinkex train --resume {} < FILE`, with the data that", out.display());
+    assert!(status != 0 && stderr.contains(&remedy), "{stderr}");
+    let (status, _, stderr) = run_with_stdin(&folder, &resume, &bytes);
+    assert_eq!(status, 0, "{stderr}");
+    assert_eq!(rows(&out).len(), 3);
 }
 
 #[test]

@@ -41,6 +41,8 @@ fn a_new_run_begins_with_the_last_state_of_the_run_in_a_folder() {
     let more = ["--max-steps", "2", "--no-report", "-o", second.to_str().unwrap()];
     let (status, _, stderr) = run(&folder, &[&line[..], &more].concat());
     assert_eq!(status, 0, "{stderr}");
+    // The plan names the state.
+    assert!(stderr.contains(&format!("from    {state}\n")), "{stderr}");
     let config = std::fs::read_to_string(second.join("config.json")).unwrap();
     let config: Value = serde_json::from_str(&config).unwrap();
     assert_eq!(

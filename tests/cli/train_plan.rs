@@ -60,7 +60,7 @@ fn a_split_with_another_share_than_was_asked_for_is_told() {
     assert!(stdout.contains("note: --eval-split 0.1 holds out 10 of 20 lines (50%)"), "{stdout}");
     let (status, _, stderr) = train(&folder, &options, &["--dry-run", "--eval-split", "20%"]);
     assert_eq!(status, 2);
-    assert!(stderr.contains("give it as a number: 0.2 for 20%"), "{stderr}");
+    assert!(stderr.contains("give a share between 0 and 1: 0.2 for 20% of the lines"), "{stderr}");
 }
 
 #[test]

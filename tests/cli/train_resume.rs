@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tinkex::local::{Options, Server};
 use tinkex::train::CheckpointLog;
 
@@ -134,7 +134,7 @@ fn a_signal_saves_the_state_and_the_run_goes_on_when_it_is_resumed() {
         let (status, _, stderr) = train(&folder, &options, &["-o", whole.to_str().unwrap()]);
         assert_eq!(status, 0, "{stderr}");
         // No checkpoint is due: only the signal saves one.
-        let further = ["-o", broken.to_str().unwrap()];
+        let further = ["-o", broken.to_str().unwrap(), "-f", "json"];
         let options = with(&options, "--save-every", "1000");
         let mut running = Running::start(command(&folder, &options, &further));
         assert!(running.next() && running.next() && running.next());
@@ -143,6 +143,9 @@ fn a_signal_saves_the_state_and_the_run_goes_on_when_it_is_resumed() {
         assert_eq!(status, Some(expected), "{stderr}");
         let resume = format!("resume with: tinkex train --resume {}", broken.display());
         assert!(stderr.lines().any(|line| line == resume), "{stderr}");
+        let error: Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
+        let remedy = format!("`tinkex train --resume {}`", broken.display());
+        assert_eq!((&error["error"]["kind"], &error["error"]["try"]), (&"signal".into(), &remedy.into()));
         let next = CheckpointLog::open(&broken).unwrap().last_resumable().unwrap().next_batch.unwrap();
         assert_eq!(next, rows(&broken).len() as u64);
         assert!((3..60).contains(&next), "{next}");
@@ -177,6 +180,25 @@ fn a_run_whose_data_or_settings_changed_is_not_resumed() {
     let (status, _, stderr) = resume(&["--max-steps", "4"]);
     assert_eq!(status, 0, "{stderr}");
     assert!(stderr.contains("the run now has 4 steps, not 2"), "{stderr}");
+    // The report marks the resume.
+    let own: Value =
+        serde_json::from_str(&std::fs::read_to_string(out.join("config.json")).unwrap()).unwrap();
+    let resumes = &own["tinkex"]["resumes"];
+    assert_eq!((&resumes[0]["step"], &resumes[0]["n_steps"]), (&json!(2), &json!(4)), "{resumes}");
+    let page = folder.join("page.html");
+    let (status, _, stderr) = run(&folder, &["report", out.to_str().unwrap(), "-o", page.to_str().unwrap()]);
+    assert_eq!(status, 0, "{stderr}");
+    assert!(std::fs::read_to_string(page).unwrap().contains("resumed after 2 steps"));
+    // The number of epochs alone trains no further than the number of steps.
+    let (status, _, stderr) = resume(&["--epochs", "9"]);
+    assert!(
+        status == 0 && stderr.contains("note: --epochs 9 trains no further: the run has --max-steps 4"),
+        "{stderr}"
+    );
+    // What a start refuses, a dry run refuses.
+    let elsewhere = format!("--local={}", folder.join("other").display());
+    let (status, _, stderr) = resume(&["--max-steps", "5", &elsewhere, "--dry-run"]);
+    assert!(status != 0 && stderr.contains("other does not exist"), "{stderr}");
     assert_eq!(rows(&out).len(), 4);
     let text = std::fs::read_to_string(&data).unwrap();
     std::fs::write(&data, text.replace("answer", "reply")).unwrap();

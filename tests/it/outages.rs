@@ -61,7 +61,7 @@ fn calls_that_wait_together_for_a_server_that_is_gone_fail_together() {
     server.script(move |seen| {
         (seen.path == CONFIG).then(|| {
             held.wait_timeout(TEST_TIMEOUT);
-            Act::Reset
+            Act::Refuse(Duration::ZERO)
         })
     });
     let service = server.in_memory_at(VirtualClock::new()).build().unwrap();

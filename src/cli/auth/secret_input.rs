@@ -66,7 +66,7 @@ fn bytes_until(
             Key::More if line.len() <= LONGEST => {}
             Key::More => return Err(Failure::usage(format!("the key is longer than {LONGEST} bytes"))),
             Key::End => break,
-            Key::Interrupt => return Err(Failure::Signal(SIGINT)),
+            Key::Interrupt => return Err(Failure::signal(SIGINT)),
         }
     }
     Ok(line)
@@ -106,7 +106,7 @@ mod tests {
         {
             assert_eq!(read(text).unwrap(), line.as_bytes(), "{text:?}");
         }
-        assert!(matches!(read("ab\x03c\n"), Err(Failure::Signal(2))));
+        assert!(matches!(read("ab\x03c\n"), Err(Failure::Signal { signal: 2, .. })));
         assert!(matches!(read(&"x".repeat(LONGEST + 2)), Err(Failure::Usage { .. })));
     }
 }

@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tinkex::types::CheckpointPath;
-use tinkex::{Error, ErrorKind, report_json};
+use tinkex::{Error, ErrorKind};
 
 use super::problem;
 use crate::args::Progress;
@@ -22,7 +22,29 @@ const SHOWN: usize = 20;
 /// Changes at a time unless a command has an option for it.
 pub(super) const CONCURRENCY: usize = 4;
 
-pub(super) type Changed = (CheckpointPath, tinkex::Result<()>);
+/// A checkpoint and what became of its change.
+#[derive(Clone, Debug)]
+pub(super) struct Changed {
+    pub(super) path: CheckpointPath,
+    pub(super) result: tinkex::Result<()>,
+    /// False if the result is that of another one, which concerns all.
+    is_tried: bool,
+}
+
+impl Changed {
+    /// Why the checkpoint was not changed.
+    fn failure(&self) -> Option<Failure> {
+        let failure = Failure::from(self.result.as_ref().err()?.clone());
+        if self.is_tried {
+            return Some(failure);
+        }
+        let remedy = "the same command once that is mended";
+        Some(
+            Failure::text(format!("not tried after another one failed: {}", failure.summary()))
+                .with_remedy(remedy),
+        )
+    }
+}
 
 /// Changes checkpoints and returns the result of each, in order. After a failure that concerns all of them, such as a
 /// refused key, no further request is sent and the remaining ones fail, too. After a signal they are left out.
@@ -42,21 +64,19 @@ pub(super) fn each(
             let i = next.fetch_add(1, Ordering::Relaxed);
             let Some(path) = paths.get(i) else { break };
             let known = failed_for_all.lock().clone();
-            let result = match known {
-                Some(error) => Err(error),
-                None => change(path.clone()),
-            };
+            let is_tried = known.is_none();
+            let result = known.map_or_else(|| change(path.clone()), Err);
             if let Err(error) = &result
                 && concerns_all(error)
             {
-                *failed_for_all.lock() = Some(error.clone());
+                failed_for_all.lock().get_or_insert_with(|| error.clone());
             }
             bar.inc(1);
-            results.push((i, result));
+            results.push((i, Changed { path: path.clone(), result, is_tried }));
         }
         results
     };
-    let mut results: Vec<(usize, tinkex::Result<()>)> = std::thread::scope(|scope| {
+    let mut results: Vec<(usize, Changed)> = std::thread::scope(|scope| {
         let threads: Vec<_> = (1..concurrency.min(paths.len())).map(|_| scope.spawn(work)).collect();
         let own = work();
         let joined = threads.into_iter().map(|it| it.join().unwrap_or_else(|panic| resume_unwind(panic)));
@@ -64,39 +84,37 @@ pub(super) fn each(
     });
     bar.finish_and_clear();
     results.sort_by_key(|(i, _)| *i);
-    results.into_iter().map(|(i, result)| (paths[i].clone(), result)).collect()
+    results.into_iter().map(|(_, changed)| changed).collect()
 }
 
 /// The results of the checkpoints that existed, and the paths of the others if these are ignored.
 pub(super) fn without_missing(results: Vec<Changed>, ignore: bool) -> (Vec<Changed>, Vec<CheckpointPath>) {
-    let is_missing = |(_, result): &Changed| ignore && result.as_ref().err().is_some_and(Error::is_not_found);
+    let is_missing = |it: &Changed| ignore && it.result.as_ref().err().is_some_and(Error::is_not_found);
     let (missing, results): (Vec<Changed>, _) = results.into_iter().partition(is_missing);
-    (results, missing.into_iter().map(|(path, _)| path).collect())
+    (results, missing.into_iter().map(|it| it.path).collect())
 }
 
 /// The results of deletions as JSON with the keys of the official command.
 pub(super) fn json(results: &[Changed]) -> Value {
-    let mut json = report_json::deletion(results);
-    json["failed"] = failed(results);
-    let deleted = results.iter().filter(|(_, result)| result.is_ok()).map(|(path, _)| path.as_str());
-    json["deleted"] = deleted.collect();
-    json
+    let deleted: Vec<&str> =
+        results.iter().filter(|it| it.result.is_ok()).map(|it| it.path.as_str()).collect();
+    json!({ "deleted_count": deleted.len(), "deleted": deleted, "failed": failed(results) })
 }
 
 /// The results of other changes as JSON.
 pub(super) fn json_of_updates(results: &[Changed]) -> Value {
-    let n_updated = results.iter().filter(|(_, result)| result.is_ok()).count();
+    let n_updated = results.iter().filter(|it| it.result.is_ok()).count();
     json!({ "updated_count": n_updated, "failed": failed(results) })
 }
 
 /// The failed changes, with the words of the failure and those for programs.
 fn failed(results: &[Changed]) -> Value {
-    let failed = results.iter().filter_map(|(path, result)| {
-        let error = result.as_ref().err()?;
+    let failed = results.iter().filter_map(|changed| {
+        let error = changed.result.as_ref().err()?;
         Some(json!({
-            "tinker_path": path.as_str(),
-            "error": problem::of(error),
-            "code": error.http_status(),
+            "tinker_path": changed.path.as_str(),
+            "error": changed.failure()?.summary(),
+            "code": error.http_status().filter(|_| changed.is_tried),
             "kind": error.kind().name(),
             "retryable": error.is_retryable(),
         }))
@@ -106,14 +124,21 @@ fn failed(results: &[Changed]) -> Value {
 
 /// Writes the failures of the `n_items` that were chosen to stderr: a person reads the first ones. Returns their number.
 pub(super) fn report(results: &[Changed], n_items: usize, app: &App) -> usize {
-    let failures: Vec<_> =
-        results.iter().filter_map(|(path, result)| Some((path, result.as_ref().err()?))).collect();
-    let n_shown = if app.out.is_json() { failures.len() } else { SHOWN };
-    for (path, error) in failures.iter().take(n_shown) {
-        problem::report(path, error, n_items == 1, app);
+    let failures: Vec<(&Changed, Failure)> =
+        results.iter().filter_map(|changed| Some((changed, changed.failure()?))).collect();
+    let is_json = app.out.is_json();
+    let is_shown = |it: &&(&Changed, Failure)| is_json || it.0.is_tried;
+    let n_shown = if is_json { failures.len() } else { SHOWN };
+    for (changed, failure) in failures.iter().filter(is_shown).take(n_shown) {
+        failure.report_item(changed.path.as_str(), n_items == 1, is_json);
     }
-    if n_shown < failures.len() {
-        notes::write(&format!("... and {} more; -f json lists all", failures.len() - n_shown));
+    let n_tried = failures.iter().filter(|(changed, _)| changed.is_tried).count();
+    if !is_json && n_shown < n_tried {
+        notes::write(&format!("... and {} more; -f json lists all", n_tried - n_shown));
+    }
+    if !is_json && n_tried < failures.len() {
+        let rest = counted((failures.len() - n_tried) as u64, "checkpoint");
+        notes::write(&format!("{rest} not tried after that; -f json lists all"));
     }
     failures.len()
 }
@@ -131,12 +156,12 @@ pub(super) fn end(
     if 0 < n_missing {
         app.note(&format!("note: {n_missing} of {all} did not exist"));
     }
-    let n_failed = results.iter().filter(|(_, result)| result.is_err()).count();
+    let n_failed = results.iter().filter(|it| it.result.is_err()).count();
     if let Some(signal) = app.stop.signal() {
         app.note(&format!("stopped: {} of {all} {changed}", results.len() - n_failed));
-        return Err(Failure::Signal(signal));
+        return Err(Failure::signal(signal));
     }
-    let is_missing = |(_, result): &Changed| result.as_ref().is_err_and(Error::is_not_found);
+    let is_missing = |it: &Changed| it.result.as_ref().is_err_and(Error::is_not_found);
     problem::of_all(n_failed, n_items, results.iter().any(is_missing))
 }
 

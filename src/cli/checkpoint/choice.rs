@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tinkex::RestClient;
 use tinkex::types::{Checkpoint, CheckpointPath, CheckpointPlan};
 
@@ -62,6 +62,8 @@ pub(super) struct Chosen {
     pub(super) plan: CheckpointPlan,
     /// Number of public checkpoints that stay as they are.
     pub(super) n_public: usize,
+    /// Paths that were named and are known not to exist.
+    missing: HashSet<String>,
     of_runs: bool,
 }
 
@@ -91,11 +93,17 @@ impl Choice {
                 .with_remedy(format!("add --yes, or --dry-run to see what would be {done}")));
         }
         let (runs, app) = self.selection.runs(app)?;
-        let connection = app.connect()?;
+        // A server that is gone in the middle of many changes would keep each one for minutes.
+        let connection =
+            app.connect_with(|builder| builder.timeouts(|it| it.submit = it.submit.min(it.first_contact)))?;
         let rest = connection.service.create_rest_client();
+        let mut missing = HashSet::new();
         let (plan, n_public) = if self.paths.is_empty() {
             let all = match list::all(&rest, runs.as_ref(), &app) {
-                Err(Failure::Api { error, .. }) if self.ignore_missing && error.is_not_found() => Vec::new(),
+                Err(Failure::Api { error, .. }) if self.ignore_missing && error.is_not_found() => {
+                    app.note(&format!("note: {}", error.message()));
+                    Vec::new()
+                }
                 all => all?,
             };
             // The newest ones are those of all, also of those that are as they shall be.
@@ -105,9 +113,31 @@ impl Choice {
             plan.keep.extend::<Vec<Checkpoint>>(others);
             (plan, n_public)
         } else {
-            (self.of_paths(&rest, change), 0)
+            self.check_project(&rest, &app)?;
+            let (plan, lacking) = self.of_paths(&rest, change);
+            missing = lacking;
+            (plan, 0)
         };
-        Ok(Chosen { app, connection, plan, n_public, of_runs: runs.is_some() })
+        Ok(Chosen { app, connection, plan, n_public, missing, of_runs: runs.is_some() })
+    }
+
+    /// Refuses paths that are in another project than the one that is asked for. The one of the environment limits only what
+    /// is not named.
+    fn check_project(&self, rest: &RestClient, app: &App) -> Result<(), Failure> {
+        if app.is_project_of_environment {
+            return Ok(());
+        }
+        let Some(runs) = list::runs_of_project(rest, app)? else { return Ok(()) };
+        let others: Vec<&CheckpointPath> =
+            self.paths.iter().filter(|path| !runs.contains(path.run_id())).collect();
+        let Some(first) = others.first() else { return Ok(()) };
+        let project = app.global.project.as_deref().unwrap_or_default();
+        let more = match others.len() - 1 {
+            0 => String::new(),
+            n => format!(", nor {} more", counted(n as u64, "path")),
+        };
+        Err(Failure::usage(format!("{first} is not in the project {project}{more}"))
+            .with_remedy("leave --project out: paths name checkpoints of any project"))
     }
 
     fn must_ask(&self, change: &Change<'_>) -> bool {
@@ -131,12 +161,21 @@ impl Choice {
         if !self.must_ask(change) {
             return Ok(());
         }
+        // The change says what does not exist, and there may be nothing to ask about.
+        let all: Vec<&Checkpoint> =
+            all.iter().filter(|it| !chosen.missing.contains(&it.tinker_path)).collect();
+        if all.is_empty() {
+            return Ok(());
+        }
         let line = |it: &Checkpoint| it.tinker_path.clone() + if it.public { " (public)" } else { "" };
-        let mut lines: Vec<String> = all.iter().take(SHOWN).map(line).collect();
+        let mut lines: Vec<String> = all.iter().copied().take(SHOWN).map(line).collect();
         if SHOWN < all.len() {
             lines.push(format!("... and {} more", all.len() - SHOWN));
         }
         lines.push(summary());
+        if !chosen.missing.is_empty() {
+            lines.push(format!("{} of the paths do not exist", chosen.missing.len()));
+        }
         notes::write(&lines.join("\n"));
         let question = change.action.replace("{}", &counted(all.len() as u64, "checkpoint"));
         let first = question.chars().next().map(|it| it.to_uppercase().to_string()).unwrap_or_default();
@@ -148,24 +187,32 @@ impl Choice {
         Err(Failure::Negative)
     }
 
-    fn of_paths(&self, rest: &RestClient, change: &Change<'_>) -> CheckpointPlan {
+    /// The checkpoints that are named, and the paths of those that are known not to exist.
+    fn of_paths(&self, rest: &RestClient, change: &Change<'_>) -> (CheckpointPlan, HashSet<String>) {
         // What is known is only needed for showing it.
         let is_shown = change.is_dry_run || self.must_ask(change);
         let known = if is_shown { known(rest, &self.paths) } else { Known::default() };
         let mut seen = BTreeSet::new();
+        let missing = self.paths.iter().filter(|path| known.lacks(path)).map(ToString::to_string).collect();
         let paths = self.paths.iter().filter(|path| seen.insert(*path));
         // A change says itself what does not exist.
         let paths = paths.filter(|path| !change.is_dry_run || !known.lacks(path));
         let mut plan = CheckpointPlan::default();
-        plan.delete = paths
+        let all: Vec<Checkpoint> = paths
             .map(|path| known.checkpoints.get(path.as_str()).cloned().unwrap_or_else(|| unknown(path)))
             .collect();
-        plan
+        // A dry run tells those that are as they shall be already from the others.
+        let is_to_change = |it: &Checkpoint| {
+            !change.is_dry_run || !known.checkpoints.contains_key(&it.tinker_path) || (change.is_meant)(it)
+        };
+        (plan.delete, plan.keep) = all.into_iter().partition(is_to_change);
+        (plan, missing)
     }
 
     /// The paths that were named and are not in the plan of a dry run: they do not exist.
     fn missing(&self, chosen: &Chosen) -> Vec<&str> {
-        let planned: HashSet<&str> = chosen.plan.delete.iter().map(|it| it.tinker_path.as_str()).collect();
+        let planned = chosen.plan.delete.iter().chain(&chosen.plan.keep);
+        let planned: HashSet<&str> = planned.map(|it| it.tinker_path.as_str()).collect();
         let asked: BTreeSet<&str> = self.paths.iter().map(CheckpointPath::as_str).collect();
         asked.into_iter().filter(|path| !planned.contains(path)).collect()
     }
@@ -180,6 +227,15 @@ impl Choice {
         mut json: Value,
     ) -> Result<(), Failure> {
         if chosen.app.out.format() == Format::Json {
+            if !self.ignore_missing && !self.paths.is_empty() {
+                let failed = self.missing(chosen).into_iter().map(|path| {
+                    json!({
+                        "tinker_path": path, "error": lacks(path).summary(), "code": 404, "kind": "NotFound",
+                        "retryable": false,
+                    })
+                });
+                json["failed"] = failed.collect();
+            }
             self.complete(&mut json, chosen.n_public, &self.missing(chosen));
             chosen.app.out.value(&json, String::new)?;
         } else {
@@ -205,7 +261,7 @@ impl Choice {
             return Ok(results);
         }
         match <[Changed; 1]>::try_from(results) {
-            Ok([(_, Err(error))]) if self.paths.len() == 1 => Err(error.into()),
+            Ok([Changed { result: Err(error), .. }]) if self.paths.len() == 1 => Err(error.into()),
             Ok(one) => Ok(one.into()),
             Err(all) => Ok(all),
         }
@@ -226,15 +282,21 @@ impl Choice {
         let n_asked = missing.len() + chosen.plan.delete.len();
         if self.ignore_missing {
             let all = counted(n_asked as u64, "checkpoint");
-            app.note(&format!("note: {} of {all} do not exist", missing.len()));
+            let verb = if missing.len() == 1 { "does" } else { "do" };
+            app.note(&format!("note: {} of {all} {verb} not exist", missing.len()));
             return Ok(());
         }
         for path in &missing {
-            let failure = Failure::missing(format!("{path} does not exist"));
-            failure.report_item(path, n_asked == 1, app.out.is_json());
+            lacks(path).report_item(path, n_asked == 1, app.out.is_json());
         }
         problem::of_all(missing.len(), n_asked, true)
     }
+}
+
+/// The failure about a path that lists lack.
+fn lacks(path: &str) -> Failure {
+    Failure::missing(format!("{path} does not exist"))
+        .with_remedy("`tinkex checkpoint list` shows the checkpoints that are there")
 }
 
 /// The number of checkpoints and their size, in words.

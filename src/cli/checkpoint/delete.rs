@@ -89,7 +89,7 @@ fn summary(plan: &CheckpointPlan, price: Option<f64>) -> String {
 /// Size of what was deleted, if it is known.
 fn deleted_size(plan: &CheckpointPlan, results: &[Changed]) -> Option<u64> {
     let deleted: HashSet<&str> =
-        results.iter().filter(|(_, result)| result.is_ok()).map(|(path, _)| path.as_str()).collect();
+        results.iter().filter(|it| it.result.is_ok()).map(|it| it.path.as_str()).collect();
     let deleted = plan.delete.iter().filter(|it| deleted.contains(it.tinker_path.as_str()));
     deleted.map(|it| it.size_bytes).sum()
 }

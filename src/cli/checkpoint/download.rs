@@ -120,9 +120,12 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let result = wait(&rest, &path, &options, &cancel, app);
     display.clear();
     if let Some(signal) = app.stop.signal().filter(|_| result.is_err()) {
-        app.note("stopped; what has arrived is kept");
-        app.note(&format!("  go on with: {}", command(&args, app)));
-        return Err(Failure::Signal(signal));
+        if has_arrived(&destination) {
+            app.note("stopped; what has arrived is kept");
+        }
+        let command = command(&args, app);
+        app.note(&format!("  go on with: {command}"));
+        return Err(Failure::signal(signal).with_remedy(format!("`{command}`")));
     }
     let downloaded = match result {
         Err(error) if is_missing(&rest, &path, &error) => {

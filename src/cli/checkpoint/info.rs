@@ -27,6 +27,8 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     };
     let run = rest.get_training_run(run_id)?;
     let mut json = report_json::checkpoint(it);
+    json["training_run_id"] = run_id.into();
+    json["base_model"] = run.base_model.as_deref().into();
     json["is_lora"] = run.is_lora.into();
     json["lora_rank"] = run.lora_rank.into();
     let cells = Cells::of(app);

@@ -210,7 +210,7 @@ fn over_runs(rest: &RestClient) -> tinkex::Result<Vec<Checkpoint>> {
 }
 
 /// Ids of the runs in the project of `--project`: checkpoints do not tell their project.
-fn runs_of_project(rest: &RestClient, app: &App) -> Result<Option<HashSet<String>>, Failure> {
+pub(super) fn runs_of_project(rest: &RestClient, app: &App) -> Result<Option<HashSet<String>>, Failure> {
     let Some(project) = &app.global.project else { return Ok(None) };
     let runs = rest.list_training_runs().project_id(project).page_size(RUNS_PAGE);
     Ok(Some(runs.map(|run| Ok(run?.training_run_id)).collect::<tinkex::Result<_>>()?))

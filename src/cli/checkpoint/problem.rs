@@ -1,20 +1,6 @@
-//! Why one of several checkpoints could not be changed.
+//! The end of work on checkpoints of which some could not be changed.
 
-use tinkex::Error;
-use tinkex::types::CheckpointPath;
-
-use crate::connection::App;
 use crate::failure::Failure;
-
-/// The reason in the words of this program.
-pub(super) fn of(error: &Error) -> String {
-    Failure::from(error.clone()).summary()
-}
-
-/// Writes the reason to stderr, with the path; `only` if no other checkpoint was chosen.
-pub(super) fn report(path: &CheckpointPath, error: &Error, only: bool, app: &App) {
-    Failure::from(error.clone()).report_item(path.as_str(), only, app.out.is_json());
-}
 
 /// What to do if what does not exist is among several checkpoints.
 const IGNORE_MISSING: &str = "--ignore-missing, if it does not matter what is gone already";

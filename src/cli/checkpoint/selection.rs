@@ -16,7 +16,7 @@ use crate::run_id::{self, Runs};
 pub(super) struct Selection {
     /// Only checkpoints of this training run: its id, a path of it, or its folder, with all its parts if it was resumed
     /// [default: of all runs, or of those of --project]
-    #[arg(long, value_name = "ID|RUN")]
+    #[arg(long, value_name = "ID|RUN", value_parser = run_id::parse)]
     pub(super) run_id: Option<String>,
     /// Only checkpoints of this kind
     #[arg(long = "type", value_name = "KIND")]

@@ -48,10 +48,18 @@ pub(super) fn parse_ttl(text: &str) -> Result<Ttl, String> {
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let ttl = args.ttl.unwrap_or(Ttl::Never);
+    let expires_at = match ttl {
+        Ttl::After(ttl) => SystemTime::now().checked_add(ttl),
+        _ => None,
+    };
+    let action = match expires_at {
+        Some(at) => format!("set the lifetime of {{}}, until {}", minute(at)),
+        None => "keep {} until deleted".to_owned(),
+    };
     let change = Change {
         verb: "set lifetimes",
         done: "changed",
-        action: if ttl == Ttl::Never { "keep {} until deleted" } else { "set the lifetime of {}" },
+        action: &action,
         is_dry_run: args.dry_run,
         asks_always: false,
         // To keep one for longer takes it from nobody.
@@ -71,6 +79,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     if args.dry_run {
         let mut json = report_json::checkpoints(None, &chosen.plan.delete);
         json["ttl_seconds"] = ttl_seconds.into();
+        json["would_expire_at"] = expires_at.map(minute).into();
         return args.choice.show(&chosen, &change, &choice::summary(&chosen.plan.delete), json);
     }
     args.choice.confirm(&chosen, &change, || choice::summary(&chosen.plan.delete))?;
@@ -85,6 +94,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let n_done = results.len() - changes::report(&results, paths.len(), app);
     let mut json = changes::json_of_updates(&results);
     json["ttl_seconds"] = ttl_seconds.into();
+    json["expires_at"] = expires_at.map(minute).into();
     let missing: Vec<&str> = missing.iter().map(CheckpointPath::as_str).collect();
     args.choice.complete(&mut json, chosen.n_public, &missing);
     app.out.done(&json, summary(&paths, paths.len() - n_done, ttl, SystemTime::now()))?;

@@ -1,6 +1,5 @@
 //! `tinkex checkpoint publish` and `unpublish`.
 
-use serde_json::json;
 use tinkex::types::CheckpointPath;
 use tinkex::{ErrorKind, report_json};
 
@@ -49,29 +48,29 @@ pub(crate) fn run(args: &Args, public: bool, app: &App) -> Result<(), Failure> {
         }
     });
     let mut n_already = 0;
-    let repeated = results.into_iter().map(|(path, result)| match result {
+    let repeated = results.into_iter().map(|mut changed| {
         // The state that was asked for is there, so that the command can be repeated.
-        Err(error) if *error.kind() == ErrorKind::Conflict => {
+        if changed.result.as_ref().is_err_and(|error| *error.kind() == ErrorKind::Conflict) {
             n_already += 1;
-            (path, Ok(()))
+            changed.result = Ok(());
         }
-        result => (path, result),
+        changed
     });
     let (results, missing) = changes::without_missing(repeated.collect(), args.choice.ignore_missing);
     let results = args.choice.of_only(results, app)?;
-    if let (Some(path), [(_, Ok(()))]) = (args.choice.only(), &results[..]) {
-        let json = json!({ "tinker_path": path.as_str(), "public": public });
-        let already = if n_already == 0 { "" } else { " already" };
-        return app.out.done(&json, format!("{path} is {word}{already}"));
-    }
     let n_done = results.len() - changes::report(&results, paths.len(), app);
     let mut json = changes::json_of_updates(&results);
     json["public"] = public.into();
+    json["updated_count"] = (n_done - n_already).into();
     json["already_count"] = n_already.into();
+    json["tinker_path"] = args.choice.only().map(CheckpointPath::as_str).into();
     let missing: Vec<&str> = missing.iter().map(CheckpointPath::as_str).collect();
     args.choice.complete(&mut json, chosen.n_public, &missing);
     let verb = if n_done == 1 { "is" } else { "are" };
     let done = match (n_done, n_already) {
+        (1, already) if let Some(path) = args.choice.only() => {
+            format!("{path} is {word}{}", if already == 0 { "" } else { " already" })
+        }
         _ if paths.is_empty() => format!("nothing was {}: no checkpoint matches", change.done),
         (0, _) => format!("nothing was {}", change.done),
         (n, 0) => format!("{} {verb} {word}", counted(n as u64, "checkpoint")),

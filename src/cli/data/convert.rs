@@ -7,9 +7,12 @@ use clap::ValueEnum;
 use crate::args::Format;
 use crate::connection::App;
 use crate::counted::counted;
-use crate::examples::{DataFormat, DataOptions, read, trains_less, written_as};
+use crate::examples::{DataFormat, DataOptions, Keep, Pairs, read_keeping, trains_less, written_as};
 use crate::failure::Failure;
 use crate::{nearby_files, report};
+
+/// The column that is kept: answers to prompts are found again by it.
+const ID: &str = "id";
 
 /// The formats that can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -46,12 +49,16 @@ pub(super) fn run(
     if let Some(path) = path {
         check(path, files)?;
     }
-    let lines = read(files, options)?;
+    let lines = read_keeping(Keep::All, files, options)?;
     let mut converted = Vec::with_capacity(lines.records.len());
     for record in &lines.records {
         let line = written_as(&record.content, to)
             .map_err(|problem| Failure::text(format!("{}: {problem}", lines.place(record))))?;
-        converted.extend(line);
+        let id = record.further.iter().find(|(key, _)| key == ID);
+        converted.extend(line.map(|line| match id {
+            Some((_, raw)) => with_id(&line, raw),
+            None => line,
+        }));
     }
     let is_array = app.global.format == Some(Format::Json);
     match path {
@@ -79,8 +86,18 @@ pub(super) fn run(
             counted(n, "chat")
         )),
     }
-    lines.remarks.of_columns().iter().for_each(|remark| app.note(remark));
+    lines.remarks.of_columns(&[ID]).iter().for_each(|remark| app.note(remark));
     Ok(())
+}
+
+/// A line with the id of its example.
+fn with_id(line: &str, raw: &str) -> String {
+    match Pairs::of(line) {
+        Ok(fields) => {
+            Pairs::text([(ID, raw)].into_iter().chain(fields.0.iter().map(|(key, raw)| (key.as_str(), *raw))))
+        }
+        Err(_) => line.to_owned(),
+    }
 }
 
 /// Refuses a file that cannot be written, before all examples are read.

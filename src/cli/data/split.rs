@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::connection::App;
 use crate::counted::counted;
-use crate::examples::{Keep, check_share, held_out, read_keeping};
+use crate::examples::{Keep, held_out, read_keeping};
 use crate::failure::Failure;
 use crate::shell_word::quoted;
 
@@ -23,7 +23,6 @@ pub(super) struct To {
 }
 
 pub(super) fn run(files: &[PathBuf], options: &DataOptions, to: &To, app: &App) -> Result<(), Failure> {
-    check_share(to.share)?;
     let lines = read_keeping(Keep::Lines, files, options)?;
     let is_held_out = held_out(&lines.records, to.share);
     let n_held_out = is_held_out.iter().filter(|it| **it).count();

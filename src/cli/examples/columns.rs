@@ -73,9 +73,10 @@ impl Columns {
         })
     }
 
-    /// The other columns in a line.
-    pub(super) fn note(&self) -> Option<String> {
-        let others: Vec<&Column> = self.all.iter().filter(|column| column.meant.is_none()).collect();
+    /// The other columns in a line, but for those that the command has a use for.
+    pub(super) fn note(&self, used: &[&str]) -> Option<String> {
+        let is_other = |column: &&Column| column.meant.is_none() && !used.contains(&column.name.as_str());
+        let others: Vec<&Column> = self.all.iter().filter(is_other).collect();
         if others.is_empty() {
             return None;
         }
@@ -162,13 +163,13 @@ mod tests {
         columns.add("x:1", &["text", "id", "a b\u{202e}"], Shape::Text, None);
         columns.add("x:2", &["text", "id"], Shape::Text, None);
         assert_eq!(
-            columns.note().as_deref(),
+            columns.note(&[]).as_deref(),
             Some("note: 2 columns are not used: id, \"a b\\u{202e}\" (in 1 of 2 lines)")
         );
         let names: Vec<String> = (0..200).map(|i| format!("c{i}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         columns.add("x:3", &names, Shape::Text, None);
-        let note = columns.note().unwrap_or_default();
+        let note = columns.note(&[]).unwrap_or_default();
         assert!(
             note.starts_with("note: more than 100 columns are not used: id (in 2 of 3 lines), "),
             "{note}"

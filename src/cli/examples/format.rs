@@ -133,10 +133,29 @@ pub(super) fn detect(keys: &[&str], asked: Option<DataFormat>) -> Result<Shape, 
     if let Some(row) = half
         && let Some(missing) = row.2.iter().find(|key| !keys.contains(key))
     {
-        return Err(format!("the key {missing:?} is missing (the keys found: {})", keys.join(", ")));
+        let hint = renames(keys, missing).map(|it| format!("; {it}")).unwrap_or_default();
+        return Err(format!("the key {missing:?} is missing (the keys found: {}){hint}", keys.join(", ")));
+    }
+    if asked.is_none_or(|format| format == DataFormat::Completion)
+        && let (Some(prompt), Some(completion)) = (renames(keys, "prompt"), renames(keys, "completion"))
+    {
+        return Err(format!("the keys found: {}; {prompt}, and {completion}", keys.join(", ")));
     }
     let accepted: Vec<String> = ROWS.iter().filter(asked_for).map(|row| row.2.join(" and ")).collect();
     Err(format!("the keys found: {}; accepted: {}", keys.join(", "), accepted.join("; or ")))
+}
+
+/// Names that other data have for the keys of a completion.
+const OTHER_NAMES: [(&str, &[&str]); 2] = [
+    ("prompt", &["question", "query", "instruction", "input", "user", "problem"]),
+    ("completion", &["answer", "response", "output", "reply", "assistant", "solution", "target"]),
+];
+
+/// What to do with a key that is there under another name.
+fn renames(keys: &[&str], missing: &str) -> Option<String> {
+    let (_, names) = OTHER_NAMES.iter().find(|(key, _)| *key == missing)?;
+    let found = names.iter().find_map(|name| keys.iter().find(|key| key.eq_ignore_ascii_case(name)))?;
+    Some(format!("name {found:?} {missing:?} if it is that"))
 }
 
 /// A key that is almost one of those that a shape has and the line lacks, and the one that was probably meant.
@@ -189,6 +208,16 @@ mod tests {
             (&["prompt"], None, "the key \"completion\" is missing (the keys found: prompt)"),
             (&["prompt", "choosen", "rejected"], None, "did you mean \"chosen\"?"),
             (&["instruction", "output"], None, "add --data-format completion"),
+            (
+                &["id", "question", "answer"],
+                None,
+                "the keys found: id, question, answer; name \"question\" \"prompt\" if it is that, and name \"answer\" \"completion\" if it is that",
+            ),
+            (
+                &["prompt", "Response"],
+                None,
+                "the key \"completion\" is missing (the keys found: prompt, Response); name \"Response\" \"completion\" if it is that",
+            ),
             (&["question"], None, "the keys found: question; accepted: chosen and rejected; or"),
             (&["messages"], Some(DataFormat::Text), "the keys found: messages; accepted: text"),
         ] {

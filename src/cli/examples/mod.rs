@@ -32,7 +32,7 @@ pub(crate) use self::reader::{FileFacts, Keep, Lines, Record, Scan, file_name, r
 pub(crate) use self::remarks::Remarks;
 pub(crate) use self::roles::TemplateRoles;
 pub(crate) use self::source::{Source, hash as line_hash, sha256_of};
-pub(crate) use self::split::{check_share, held_out, parse_share};
+pub(crate) use self::split::{held_out, parse_share};
 pub(crate) use self::targets::{n_inputs, n_targets};
 pub(crate) use self::template::{Template, base_model_of, renderer_of_run, template_roles};
 pub(crate) use self::tokenizers::load as load_tokenizer;

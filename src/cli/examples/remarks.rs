@@ -112,8 +112,8 @@ impl Remarks {
     }
 
     /// The remarks on columns that are not used.
-    pub(crate) fn of_columns(&self) -> Vec<String> {
-        self.warnings().chain(self.columns.note()).collect()
+    pub(crate) fn of_columns(&self, used: &[&str]) -> Vec<String> {
+        self.warnings().chain(self.columns.note(used)).collect()
     }
 
     /// The remarks without the mistakes.
@@ -122,7 +122,7 @@ impl Remarks {
         lines.extend(self.translated.iter().map(|(name, role)| {
             format!("note: the role {name:?} is read as {role:?}: the template has it under this name")
         }));
-        lines.extend(self.columns.note());
+        lines.extend(self.columns.note(&[]));
         if 0 < self.n_repeats {
             let named: Vec<String> =
                 self.repeats.iter().map(|(later, earlier)| format!("{later} repeats {earlier}")).collect();

@@ -141,6 +141,7 @@ fn table(path: &Path, start: &[u8]) -> Option<String> {
     }
     let extension = path.extension()?.to_str()?.to_lowercase();
     let (kind, option) = match extension.as_str() {
+        "csv" if has_semicolons(start) => ("CSV with semicolons", r#", delimiter=";""#),
         "csv" => ("CSV", ""),
         "tsv" => ("TSV", r#", delimiter="\t""#),
         _ => return None,
@@ -156,6 +157,13 @@ fn table(path: &Path, start: &[u8]) -> Option<String> {
         shown(path),
         shown(&to)
     ))
+}
+
+/// True if the head of a table has its columns between semicolons, as spreadsheets write them in many countries.
+fn has_semicolons(start: &[u8]) -> bool {
+    let head = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let count = |wanted: u8| head.iter().filter(|byte| **byte == wanted).count();
+    count(b',') < count(b';')
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {

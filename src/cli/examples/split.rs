@@ -1,33 +1,17 @@
 //! Which lines are held out for the evaluation.
 
 use super::reader::Record;
-use crate::failure::Failure;
 
-/// Reads a share. A percentage is refused with the share that it is.
+/// Reads a share of which no part is empty. A percentage is refused with the share that it is.
 pub(crate) fn parse_share(text: &str) -> Result<f64, String> {
-    if let Ok(share) = text.parse() {
-        return Ok(share);
-    }
-    match text.strip_suffix('%').map(str::trim).and_then(|it| it.parse::<f64>().ok()) {
+    let number = text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>().ok();
+    match number {
+        Some(share) if 0.0 < share && share < 1.0 && !text.ends_with('%') => Ok(share),
         Some(percent) if 0.0 < percent && percent < 100.0 => {
-            Err(format!("give it as a number: {} for {text}", percent / 100.0))
+            Err(format!("give a share between 0 and 1: {} for {percent}% of the lines", percent / 100.0))
         }
-        _ => Err("give a share between 0 and 1, such as 0.2".into()),
+        _ => Err("give a share between 0 and 1, such as 0.05".into()),
     }
-}
-
-/// Refuses a share of which one part would be empty.
-pub(crate) fn check_share(share: f64) -> Result<(), Failure> {
-    if 0.0 < share && share < 1.0 {
-        return Ok(());
-    }
-    let failure = Failure::usage(format!("--eval-split is {share}: give a share between 0 and 1"));
-    let percent = share / 100.0;
-    Err(if 0.0 < percent && percent < 1.0 {
-        failure.with_remedy(format!("--eval-split {percent} for {share}% of the lines"))
-    } else {
-        failure.with_remedy("--eval-split 0.05")
-    })
 }
 
 /// Chooses the lines that are held out by their hashes, so that a line stays on its side when others come or go, and equal
@@ -74,8 +58,13 @@ mod tests {
     #[test]
     fn a_percentage_is_refused_with_the_share_that_it_is() {
         assert_eq!(parse_share("0.2"), Ok(0.2));
-        assert_eq!(parse_share("20%"), Err("give it as a number: 0.2 for 20%".into()));
-        assert!(parse_share("half").is_err() && parse_share("200%").is_err());
+        for (text, percent) in [("20%", "0.2 for 20%"), ("10", "0.1 for 10%"), ("1.0", "0.01 for 1%")] {
+            let problem = format!("give a share between 0 and 1: {percent} of the lines");
+            assert_eq!(parse_share(text), Err(problem));
+        }
+        for text in ["half", "200%", "0", "-0.5", "nan", "100", "0%"] {
+            assert_eq!(parse_share(text), Err("give a share between 0 and 1, such as 0.05".into()), "{text}");
+        }
     }
 
     #[test]
@@ -86,22 +75,5 @@ mod tests {
         assert_eq!(held_out_hashes(&[0], 0.5), [false]);
         assert_eq!(held_out_hashes(&[u64::MAX, 1 << 63, 1 << 63], 0.5), [false, true, true]);
         assert_eq!(held_out_hashes(&[u64::MAX, u64::MAX, u64::MAX], 0.5), [true, false, false]);
-    }
-
-    #[test]
-    fn a_share_in_percent_is_refused_with_the_one_that_was_meant() {
-        for (share, expected) in [
-            (0.05, None),
-            (10.0, Some("--eval-split 0.1 for 10% of the lines")),
-            (0.0, Some("--eval-split 0.05")),
-            (1.0, Some("--eval-split 0.01 for 1% of the lines")),
-            (f64::NAN, Some("--eval-split 0.05")),
-        ] {
-            let found = match check_share(share) {
-                Err(Failure::Usage { remedy, .. }) => remedy,
-                _ => None,
-            };
-            assert_eq!(found.as_deref(), expected, "{share}");
-        }
     }
 }

@@ -86,7 +86,7 @@ pub(crate) fn read(folder: &Path) -> Result<Run, Failure> {
     run.checkpoints = objects(&mut run, "checkpoints.jsonl");
     let samples = objects(&mut run, "samples.jsonl");
     run.samples = samples.iter().filter_map(sample).take(MAX_SAMPLES).collect();
-    run.resumes = resumes(folder);
+    run.resumes = resumes(&run);
     run.logged = logged(folder);
     run.is_running = is_locked(folder);
     dates(&mut run);
@@ -216,15 +216,17 @@ fn text_of(value: &Value) -> String {
     }
 }
 
-/// The steps of `metrics.jsonl.pre_resume_000040` and its like.
-fn resumes(folder: &Path) -> Vec<u64> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+/// The steps that `config.json` has, and those of `metrics.jsonl.pre_resume_000040` and its like.
+fn resumes(run: &Run) -> Vec<u64> {
+    let known = run.config.get("tinkex").and_then(|own| own.get("resumes")).and_then(Value::as_array);
+    let known = known.into_iter().flatten().filter_map(|it| it["step"].as_u64());
+    let entries = std::fs::read_dir(&run.folder).into_iter().flatten();
     let step = |name: String| {
         let digits = name.strip_prefix("metrics.jsonl.pre_resume_")?;
         digits.split('_').next()?.parse().ok()
     };
     let names = entries.flatten().filter_map(|it| it.file_name().into_string().ok());
-    let mut steps: Vec<u64> = names.filter_map(step).collect();
+    let mut steps: Vec<u64> = names.filter_map(step).chain(known).collect();
     steps.sort_unstable();
     steps.dedup();
     steps

@@ -74,7 +74,7 @@ pub(super) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         if args.batch.output.is_some() {
             app.note(&format!("go on with: {}", this_command()));
         }
-        return Err(Failure::Signal(signal));
+        return Err(Failure::signal(signal));
     }
     if work.n_lines == 0 {
         return Err(prompts::no_prompts(input));

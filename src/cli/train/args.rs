@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, ValueEnum};
 
+use super::values;
 use crate::examples::{DataOptions, parse_share};
 use crate::moments::parse_duration;
 
@@ -82,7 +83,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "LOSS", help_heading = "Loss")]
     pub(super) loss: Option<LossKind>,
     /// dpo: how strongly the model is held to the reference [default: 0.1]
-    #[arg(long, value_name = "X", help_heading = "Loss")]
+    #[arg(long, value_name = "X", value_parser = values::above_0, help_heading = "Loss")]
     pub(super) beta: Option<f64>,
     /// dpo: model, weights for sampling, or folder of a run that are the reference [default: the weights that the run
     /// begins with]
@@ -102,28 +103,28 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N|P%", help_heading = "Optimizer")]
     pub(super) warmup: Option<Warmup>,
     /// Examples in a step [default: at most 128, for tinkex/nano 32, in batches of about the same size]
-    #[arg(long, value_name = "N", help_heading = "Optimizer")]
+    #[arg(long, value_name = "N", value_parser = values::size, help_heading = "Optimizer")]
     pub(super) batch_size: Option<usize>,
     /// Passes over the data [default: 1; for tinkex/nano as many as 150 steps need]
-    #[arg(long, value_name = "N", help_heading = "Optimizer")]
+    #[arg(long, value_name = "N", value_parser = values::at_least_1, help_heading = "Optimizer")]
     pub(super) epochs: Option<u64>,
     /// Stop after so many steps
     #[arg(long, value_name = "N", help_heading = "Optimizer")]
     pub(super) max_steps: Option<u64>,
     /// Adam: decay rate of the mean of gradients [default: 0.9]
-    #[arg(long, value_name = "X", help_heading = "Optimizer")]
+    #[arg(long, value_name = "X", value_parser = values::decay_rate, help_heading = "Optimizer")]
     pub(super) beta1: Option<f64>,
     /// Adam: decay rate of the mean of squared gradients [default: 0.95]
-    #[arg(long, value_name = "X", help_heading = "Optimizer")]
+    #[arg(long, value_name = "X", value_parser = values::decay_rate, help_heading = "Optimizer")]
     pub(super) beta2: Option<f64>,
     /// Adam: constant in the denominator [default: 1e-8]
-    #[arg(long, value_name = "X", help_heading = "Optimizer")]
+    #[arg(long, value_name = "X", value_parser = values::at_least_0, help_heading = "Optimizer")]
     pub(super) eps: Option<f64>,
     /// Decoupled weight decay [default: 0]
-    #[arg(long, value_name = "X", help_heading = "Optimizer")]
+    #[arg(long, value_name = "X", value_parser = values::at_least_0, help_heading = "Optimizer")]
     pub(super) weight_decay: Option<f64>,
     /// Largest norm of the gradients, 0 for no limit [default: 0]
-    #[arg(long, value_name = "X", help_heading = "Optimizer")]
+    #[arg(long, value_name = "X", value_parser = values::at_least_0, help_heading = "Optimizer")]
     pub(super) grad_clip: Option<f64>,
 
     /// Rank of the adapter [default: 32]
@@ -165,7 +166,7 @@ pub(crate) struct Args {
     #[arg(long, help_heading = "Running")]
     pub(super) dry_run: bool,
     /// Stop with status 4, the state saved, before the run costs more
-    #[arg(long, value_name = "USD", help_heading = "Running")]
+    #[arg(long, value_name = "USD", value_parser = values::above_0, help_heading = "Running")]
     pub(super) max_usd: Option<f64>,
     /// Stop with status 4, the state saved, before the run trains more tokens
     #[arg(long, value_name = "N", help_heading = "Running")]

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 
 use rayon::prelude::*;
 use serde_json::{Value, json};
-use tinkex::chat::{Example, Reduction};
+use tinkex::chat::{Example, Message, Reduction};
 use tinkex::train::preference_data;
 use tinkex::types::Datum;
 
+use super::ending::Prompt;
 use super::lengths::{histogram, quantile};
 use super::settings::{Settings, TestData};
 use crate::counted::counted;
@@ -82,8 +83,8 @@ pub(super) struct Facts {
     /// Number of examples, or pairs, to train on and to evaluate with.
     pub(super) n_items: usize,
     pub(super) n_test_items: usize,
-    /// A prompt of the data to try the model with, and whether it is sent as it is.
-    pub(super) prompt: Option<(String, bool)>,
+    /// A prompt of the data to try the model with.
+    pub(super) prompt: Option<Prompt>,
     /// Numbers of tokens of the examples to train on: smallest, 10%, median, 90%, largest.
     pub(super) lengths: [usize; 5],
     /// The same lengths as bars: largest length and number.
@@ -232,21 +233,33 @@ pub(super) fn absolute(path: &std::path::Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
-/// The prompt of a line, if it is a short text.
-fn prompt(content: &Content) -> Option<(String, bool)> {
+/// The prompt of a line, if it can be given in a command: a short text that is the first of its conversation.
+fn prompt(content: &Content) -> Option<Prompt> {
     const LONGEST: usize = 80;
+    const LONGEST_SYSTEM: usize = 400;
+    let is_short = |text: &String, most| {
+        !text.is_empty() && text.len() <= most && !text.contains(|it: char| it.is_control() && it != '\n')
+    };
     let messages = match content {
         Content::Chat(chat) => chat.messages.as_slice(),
         Content::Preference(preference) => preference.prompt.as_slice(),
-        Content::Completion(completion) => return Some((completion.prompt.clone(), true)).filter(is_short),
+        Content::Completion(completion) => {
+            let text = Some(completion.prompt.clone()).filter(|it| is_short(it, LONGEST))?;
+            return Some(Prompt { text, is_raw: true, system: None });
+        }
         Content::Text(_) | Content::Tokens(_) => return None,
     };
-    let before = messages.iter().take_while(|message| message.role != "assistant");
-    let asked = before.filter(|message| message.role == "user").last()?;
-    fn is_short((text, _): &(String, bool)) -> bool {
-        !text.is_empty() && text.len() <= LONGEST && !text.contains(|it: char| it.is_control() && it != '\n')
+    let before: Vec<&Message> = messages.iter().take_while(|it| it.role != "assistant").collect();
+    let (asked, system) = match before.as_slice() {
+        [asked] if asked.role == "user" => (asked, None),
+        [system, asked] if system.role == "system" && asked.role == "user" => (asked, Some(system.text())),
+        _ => return None,
+    };
+    let text = Some(asked.text()).filter(|it| is_short(it, LONGEST))?;
+    if system.as_ref().is_some_and(|it| !is_short(it, LONGEST_SYSTEM)) {
+        return None;
     }
-    Some((asked.text(), false)).filter(is_short)
+    Some(Prompt { text, is_raw: false, system })
 }
 
 /// The items of each line. Lines are encoded by all processors: a file can have millions of tokens.

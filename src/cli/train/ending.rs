@@ -17,9 +17,34 @@ use crate::counted::counted;
 use crate::failure::Failure;
 use crate::shell_word;
 
-/// The command that continues a run.
+/// The command that continues a run, which reads the data again.
 pub(crate) fn resume_command(folder: &Path) -> String {
-    format!("tinkex train --resume {}", quoted(&folder.display().to_string()))
+    let command = format!("tinkex train --resume {}", quoted(&folder.display().to_string()));
+    let config = super::record::read(folder).unwrap_or_default();
+    let reads_stdin = ["data", "eval-data"]
+        .iter()
+        .filter_map(|name| config.get(*name))
+        .any(|files| files == "-" || files.as_array().is_some_and(|all| all.iter().any(|file| file == "-")));
+    if reads_stdin { command + " < FILE" } else { command }
+}
+
+/// A prompt of the data to try a model with.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Prompt {
+    pub(super) text: String,
+    /// It is sent as it is.
+    pub(super) is_raw: bool,
+    /// What the examples say before it: the model has not learned to answer without.
+    pub(super) system: Option<String>,
+}
+
+impl Prompt {
+    /// The arguments of `tinkex sample`, with a space before them.
+    fn words(&self) -> String {
+        let raw = if self.is_raw { " --raw" } else { "" };
+        let system = self.system.as_deref().map(|it| format!(" --system {}", quoted(it)));
+        format!("{raw}{} {}", system.unwrap_or_default(), quoted(&self.text))
+    }
 }
 
 /// How a run ended.
@@ -35,8 +60,8 @@ pub(super) struct Ending<'a> {
     pub(super) best: Option<Pick<'a>>,
     /// Commands that evaluate on the lines that were held out.
     pub(super) held_out: Option<String>,
-    /// A prompt to try, and whether it is sent as it is.
-    pub(super) prompt: Option<&'a (String, bool)>,
+    /// A prompt to try.
+    pub(super) prompt: Option<&'a Prompt>,
     pub(super) monthly_usd: Option<f64>,
 }
 
@@ -51,7 +76,8 @@ pub(super) fn tell(app: &App, ending: &Ending<'_>, log: &Log) -> Result<(), Fail
         for line in &lines {
             app.note(line);
         }
-        return Ok(());
+        // After the rows of the steps, as one more line of JSON.
+        return app.out.line(&to_json(ending, report.as_deref()).to_string());
     }
     app.out.value(&to_json(ending, report.as_deref()), || lines.join("\n"))
 }
@@ -85,11 +111,8 @@ fn lines(app: &App, ending: &Ending<'_>, report: Option<&Path>) -> Vec<String> {
     lines.extend(weights.state.clone());
     if let Some(sampler) = &weights.sampler {
         lines.push(sampler.clone());
-        let (prompt, raw) = match prompt {
-            Some((text, is_raw)) => (quoted(text), if *is_raw { " --raw" } else { "" }),
-            None => ("PROMPT".into(), ""),
-        };
-        lines.push(format!("tinkex sample -m {sampler}{}{raw} {prompt}", app.place()));
+        let words = prompt.map_or_else(|| " PROMPT".into(), Prompt::words);
+        lines.push(format!("tinkex sample -m {sampler}{}{words}", app.place()));
     }
     lines.extend(
         ending.held_out.as_ref().map(|commands| format!("evaluate on the held-out lines: {commands}")),
@@ -125,8 +148,9 @@ fn one_more_step(ending: &Ending<'_>) -> String {
 fn kept(kept: &str, is_local: bool, monthly_usd: Option<f64>) -> String {
     match monthly_usd {
         _ if is_local => kept.to_owned(),
+        Some(0.0) => format!("{kept}, free"),
         Some(cost) => format!("{kept}, for {} a month", usd(cost)),
-        None => format!("{kept}, and storage is billed"),
+        None => format!("{kept}; what storage costs is unknown"),
     }
 }
 
@@ -243,6 +267,10 @@ mod tests {
     fn the_command_to_resume_can_be_pasted() {
         assert_eq!(resume_command(Path::new("runs/a-1")), "tinkex train --resume runs/a-1");
         assert_eq!(quoted("-x"), "'-x'");
+        let mut prompt = Prompt { text: "who?".into(), is_raw: true, system: None };
+        assert_eq!(prompt.words(), " --raw 'who?'");
+        (prompt.is_raw, prompt.system) = (false, Some("Be brief.".into()));
+        assert_eq!(prompt.words(), " --system 'Be brief.' 'who?'");
         assert_eq!(resume_command(Path::new("it's here")), r"tinkex train --resume 'it'\''s here'");
     }
 }

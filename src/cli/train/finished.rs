@@ -33,7 +33,7 @@ pub(super) fn final_record(place: &Place, chosen: &Chosen) -> Option<CheckpointR
 /// Refuses a finished run whose list of checkpoints is gone: it would be trained from the first step, as one that has not
 /// saved anything.
 pub(super) fn check_log(place: &Place) -> Result<(), Failure> {
-    let Place::Resumed { dir, config, force: false } = place else { return Ok(()) };
+    let Place::Resumed { dir, config, force: false, .. } = place else { return Ok(()) };
     let status = config.get(record::OWN).and_then(|own| own.get("status")).and_then(Value::as_str);
     if status != Some("finished") || !CheckpointLog::open(dir)?.records().is_empty() {
         return Ok(());
@@ -92,9 +92,10 @@ pub(super) fn tell(
     let Place::Resumed { dir, config: old, .. } = &job.place else { return Ok(()) };
     let settings = &job.settings;
     let Found { records, there, weights } = check(dir, last, settings, service)?;
-    let Planned { data, chosen, cost, config, prompts, .. } = planned;
+    let Planned { data, chosen, cost, config, prompts, remarks, .. } = planned;
     let n_steps = chosen.n_steps;
     let log = Log::open(dir, &job.app)?;
+    remarks.iter().for_each(|remark| log.say(remark));
     log.say(&format!("run     {}, all steps are done: step {n_steps} of {n_steps}", dir.display()));
     let sizes = saved::sizes_of(&there);
     if let (Some(prompts), Some(_), Some(path)) = (prompts, &weights.sampler, &last.sampler_path) {
@@ -116,8 +117,8 @@ pub(super) fn tell(
             .filter(|_| weights.sampler.is_some() && !data.test.is_empty()),
         prompt: data.facts.prompt.as_ref(),
         monthly_usd: match cost {
-            Cost::Known(_) => saved::monthly_usd(service, last, &sizes),
-            Cost::Free | Cost::Unknown => None,
+            Cost::Known(_) | Cost::Unknown => saved::monthly_usd(service, last, &sizes),
+            Cost::Free => None,
         },
     };
     ending::tell(&job.app, &ending, &log)

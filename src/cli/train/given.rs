@@ -96,6 +96,9 @@ impl Given {
             arg.get_long().map_or(key == DATA, |long| long == key || long == format!("no-{key}"))
         });
         let Some(arg) = arg.filter(|_| !NOT_SETTINGS.contains(&key.as_str())) else {
+            if value.is_object() {
+                return Err(Wrong::table(written));
+            }
             return Err(Wrong::name(written, &key, command));
         };
         if is_switch(arg) {
@@ -105,7 +108,8 @@ impl Given {
             self.set_switch(&key, *is_set);
             return Ok(());
         }
-        let Some(values) = texts(value) else {
+        let pairs = pairs(value).filter(|_| key == "metadata");
+        let Some(values) = pairs.or_else(|| texts(value)) else {
             let is_left_out = value.is_null();
             let problem = || Wrong::value(&key, format!("{value} is not a text, a number or a list"));
             return if is_left_out { Ok(()) } else { Err(problem()) };
@@ -277,6 +281,15 @@ fn number_or_text(text: &str) -> Value {
     }
 }
 
+/// The pairs of a table as the options have them: `KEY=VALUE`.
+fn pairs(value: &Value) -> Option<Vec<String>> {
+    let pair = |(key, value): (&String, &Value)| match texts(value)?.as_slice() {
+        [value] => Some(format!("{key}={value}")),
+        _ => None,
+    };
+    value.as_object()?.iter().map(pair).collect()
+}
+
 /// A value as texts of the command line; `None` for an object or a list of lists.
 fn texts(value: &Value) -> Option<Vec<String>> {
     let text = |value: &Value| match value {
@@ -343,6 +356,17 @@ mod tests {
             assert_eq!(*line, expected);
         }
         assert_eq!((lines.len(), remedy.as_deref()), (6, Some("`tinkex train --help` lists the settings")));
+        for (text, expected) in [
+            ("{\"output_dir\": \"x\"}", "--out on the command line"),
+            ("{\"learning_rate\": 1}", "did you mean \"lr\"?"),
+            ("{\"dataset\": \"x\"}", "did you mean \"data\"?"),
+            ("{\"lora\": {\"rank\": 1}}", "all settings are at the top of the file, without tables"),
+        ] {
+            let Err(Failure::Usage { remedy, .. }) = of_json(text) else { panic!("{text}") };
+            assert_eq!(remedy.as_deref(), Some(expected), "{text}");
+        }
+        let args = of_json("{\"metadata\": {\"team\": \"a\", \"n\": 1}}").unwrap().args().unwrap();
+        assert_eq!(args.metadata, ["n=1", "team=a"]);
         assert!(of_json("{\"resume\": \"x\"}").is_err());
         assert!(of_json("{\"shuffle\": 1}").is_err());
         assert!(of_json("{\"rank\": \"many\"}").is_err());

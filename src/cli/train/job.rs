@@ -31,8 +31,17 @@ const ASK_ABOVE_USD: f64 = 5.0;
 /// The folder of a run.
 #[derive(Debug)]
 pub(super) enum Place {
-    New { out: Option<PathBuf>, overwrite: bool },
-    Resumed { dir: PathBuf, config: Map<String, Value>, force: bool },
+    New {
+        out: Option<PathBuf>,
+        overwrite: bool,
+    },
+    /// `asked` are the settings of the command line.
+    Resumed {
+        dir: PathBuf,
+        config: Map<String, Value>,
+        asked: Given,
+        force: bool,
+    },
 }
 
 /// A run before anything is known but its settings.
@@ -54,7 +63,7 @@ pub(super) struct Planned {
     pub(super) cost: Cost,
     plan: Plan,
     /// What differs from the settings with which a resumed run began.
-    remarks: Vec<String>,
+    pub(super) remarks: Vec<String>,
     pub(super) config: Map<String, Value>,
     pub(super) prompts: Option<Prompts>,
 }
@@ -69,11 +78,11 @@ impl Job {
             Place::New { out: Some(out), overwrite } => folder::check(out, *overwrite)?,
             Place::New { out: None, .. } => {}
         }
-        let source = Source::read(&self.settings)?;
+        let source = Source::read(&self.settings).map_err(|failure| self.explained(failure))?;
         let seen = Arc::new(Seen::new(self.app.global.quiet));
         let connection = match (self.connect(&seen), &self.model) {
             (Ok(connection), _) => connection,
-            (Err(failure), Some(model)) if self.dry_run => {
+            (Err(failure), Some(model)) if self.dry_run && lacks_key(&failure) => {
                 // An estimate needs no account.
                 let options = &self.settings.data_options;
                 let encoder = Encoder::of(Some(model), None, options, source.train.format)?;
@@ -131,6 +140,16 @@ impl Job {
         .run()
     }
 
+    /// The failure of reading the data of a run that were on stdin when it began.
+    fn explained(&self, failure: Failure) -> Failure {
+        let Place::Resumed { dir, .. } = &self.place else { return failure };
+        if failure.remedy().is_some() || !failure.summary().starts_with("stdin") {
+            return failure;
+        }
+        let resume = ending::resume_command(dir);
+        failure.with_remedy(format!("`{resume}`, with the data that the run has read from stdin"))
+    }
+
     /// Decides all that is decided before the run begins, and refuses what cannot be run.
     fn plan(&self, model: &str, source: &Source, encoder: &Encoder) -> Result<Planned, Failure> {
         let data = source.encode(encoder, &self.settings.test)?;
@@ -152,7 +171,7 @@ impl Job {
         if !matches!(self.place, Place::Resumed { force: true, .. }) {
             self.check_steps(&chosen, self.n_done())?;
         }
-        let remarks = self.check_same(&config)?;
+        let remarks = self.check_same(&config, &chosen)?;
         Ok(Planned { data, chosen, cost, plan, remarks, config, prompts })
     }
 
@@ -346,13 +365,14 @@ impl Job {
         config.insert(record::OWN.into(), record::own(&data.facts, encoder, chosen.n_steps, example));
         if let Place::Resumed { config: old, .. } = &self.place {
             record::keep(&mut config, old, "started");
+            record::keep(&mut config, old, record::RESUMES);
         }
         config
     }
 
     /// Refuses to resume a run that would not go on as it began. Returns what differs all the same, in lines.
-    fn check_same(&self, config: &Map<String, Value>) -> Result<Vec<String>, Failure> {
-        let Place::Resumed { dir, config: old, force } = &self.place else { return Ok(Vec::new()) };
+    fn check_same(&self, config: &Map<String, Value>, chosen: &Chosen) -> Result<Vec<String>, Failure> {
+        let Place::Resumed { dir, config: old, asked, force } = &self.place else { return Ok(Vec::new()) };
         let differences = record::differences(old, config);
         if !differences.is_empty() && !force {
             let text = format!("the run began with other settings:\n  {}", differences.join("\n  "));
@@ -381,10 +401,27 @@ impl Job {
                 "note: the run now has {is} steps, not {was}: from here on the learning rate follows the new number"
             ));
         }
+        let is_asked = |name: &str| asked.get(name).is_some();
+        if let Some(max) = self.settings.max_steps
+            && is_asked("epochs")
+            && !is_asked("max-steps")
+            && max < chosen.epochs.saturating_mul(chosen.batches_per_epoch)
+        {
+            remarks.push(format!(
+                "note: --epochs {} trains no further: the run has --max-steps {max}, and --max-steps {} would be all of them",
+                chosen.epochs,
+                chosen.epochs.saturating_mul(chosen.batches_per_epoch)
+            ));
+        }
         if self.app.global.local.is_some() && own(old, "threads") != own(config, "threads") {
             let text = "warning: another number of processors: the engine adds in another order, so that losses differ in their last digits";
             remarks.push(text.into());
         }
         Ok(remarks)
     }
+}
+
+/// True if all that keeps the server from being asked is the key.
+fn lacks_key(failure: &Failure) -> bool {
+    matches!(failure, Failure::Api { error, .. } if error.message().contains("no API key"))
 }

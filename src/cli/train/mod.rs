@@ -31,6 +31,7 @@ mod speed;
 mod steps;
 mod summary;
 mod supervisor;
+mod values;
 mod wrong;
 
 use std::path::{Path, PathBuf};
@@ -155,7 +156,8 @@ fn resume(dir: &Path, mut given: Given, control: &Args, app: &App) -> Result<(),
         let settings = Settings::of(&args)?;
         (args, settings)
     };
-    let place = Place::Resumed { dir: PathBuf::from(dir), config, force: control.force_resume };
+    let place =
+        Place::Resumed { dir: PathBuf::from(dir), config, asked: by_user, force: control.force_resume };
     Job { app, given, settings, model: args.model, place, dry_run: control.dry_run, yes: control.yes }.run()
 }
 

@@ -157,7 +157,7 @@ impl Plan {
         })
     }
 
-    /// Five lines for people, and remarks on the data.
+    /// Lines for people, and remarks on the data.
     pub(super) fn lines(&self) -> Vec<String> {
         let (facts, chosen) = (&self.facts, &self.chosen);
         let files: Vec<String> = facts
@@ -218,13 +218,15 @@ impl Plan {
             Cost::Unknown => format!("{total} tokens; the price of {} is unknown", self.model),
             Cost::Known(_) => format!("{total} tokens, about {}", usd(self.usd.unwrap_or(0.0))),
         };
-        let mut lines = vec![
+        let from = self.settings.from.as_ref().map(|from| format!("from    {from}"));
+        let own = [
             format!("data    {data}"),
             format!("tokens  {tokens}"),
             format!("steps   {steps}"),
             format!("saves   {saves}"),
             format!("cost    {cost}"),
         ];
+        let mut lines: Vec<String> = from.into_iter().chain(own).collect();
         lines.extend(self.limit.as_ref().map(|limit| limit.line(chosen)));
         lines.extend(facts.remarks.iter().cloned());
         lines
@@ -233,6 +235,7 @@ impl Plan {
     pub(super) fn to_json(&self, example: &str) -> Value {
         json!({
             "model": self.model,
+            "from": self.settings.from.as_ref().map(ToString::to_string),
             "loss": if self.chosen.loss == LossKind::Dpo { "dpo" } else { "sft" },
             "data": self.facts.to_json(),
             "n_examples": self.n_items,

@@ -100,7 +100,7 @@ impl Ready {
         let mut run = run.map_err(|error| {
             forget(made);
             match app.stop.signal() {
-                Some(signal) => Failure::Signal(signal),
+                Some(signal) => Failure::signal(signal),
                 None => error.into(),
             }
         })?;
@@ -109,6 +109,12 @@ impl Ready {
             samples.cut(run.next_step()).inspect_err(|_| forget(made))?;
         }
         let from = run.next_step();
+        if let Place::Resumed { .. } = self.job.place
+            && from < self.chosen.n_steps
+            && record::add_resume(&mut self.config, from, self.chosen.n_steps)
+        {
+            run.write_config(&Value::Object(self.config.clone()))?;
+        }
         let is_new = matches!(self.job.place, Place::New { .. });
         log.say(&if from == 0 && is_new {
             format!("run     {}", dir.display())
@@ -136,7 +142,7 @@ impl Ready {
         if let (Err(failure), Some(signal)) = (&result, app.stop.signal()) {
             log.say(&format!("the state could not be saved: {}", failure.summary()));
             log.say(&saved::last(dir));
-            result = Err(Failure::Signal(signal));
+            result = Err(Failure::signal(signal));
         }
         let may_stay = made.is_none_or(|made| !made.has_replaced) && !result.as_ref().is_err_and(is_refusal);
         let is_begun = made.is_none() || has_begun(dir, &run) || may_stay;
@@ -152,7 +158,7 @@ impl Ready {
                 app.note(&format!("nothing was trained: the run in {} is the earlier one", dir.display()));
             }
             return match result {
-                Ok((End::Signal(signal), ..)) => Err(Failure::Signal(signal)),
+                Ok((End::Signal(signal), ..)) => Err(Failure::signal(signal)),
                 Ok((End::Budget { reason, .. }, ..)) => {
                     Err(Failure::Budget { message: reason, remedy: None })
                 }
@@ -182,8 +188,12 @@ impl Ready {
             Ok((End::Budget { .. }, ..)) => {}
             _ => crate::notes::write(&format!("resume with: {resume}")),
         }
-        Err(match result? {
-            (End::Signal(signal), ..) => Failure::Signal(signal),
+        let go_on = |failure: Failure| match failure {
+            Failure::Signal { .. } => failure.with_remedy(format!("`{resume}`")),
+            other => other,
+        };
+        Err(match result.map_err(go_on)? {
+            (End::Signal(signal), ..) => go_on(Failure::signal(signal)),
             (End::Budget { reason, option }, ..) => {
                 let message = format!("{reason}; the state is saved");
                 let remedy = format!("`{resume}{}`", self.larger_budget(option));
@@ -289,7 +299,7 @@ impl Ready {
         let (status, word) = match result {
             Ok((End::Finished, ..)) => (CloseStatus::Success, "finished"),
             Ok(_) => (CloseStatus::Interrupted, "interrupted"),
-            Err(Failure::Signal(_)) => (CloseStatus::Interrupted, "interrupted"),
+            Err(Failure::Signal { .. }) => (CloseStatus::Interrupted, "interrupted"),
             Err(failure) => {
                 log.write(&format!("error: {}", failure.summary()));
                 (CloseStatus::Errored, "failed")
@@ -340,8 +350,8 @@ impl Ready {
                 .and_then(|_| held_out::commands(&self.job.given, settings, dir)),
             prompt: self.data.facts.prompt.as_ref(),
             monthly_usd: match self.cost {
-                Cost::Known(_) => saved::monthly_usd(&self.service, record, sizes),
-                Cost::Free | Cost::Unknown => None,
+                Cost::Known(_) | Cost::Unknown => saved::monthly_usd(&self.service, record, sizes),
+                Cost::Free => None,
             },
         };
         ending::tell(&self.job.app, &ending, log)
@@ -362,7 +372,7 @@ fn has_begun(dir: &Path, run: &Run) -> bool {
 
 /// True for a failure that is not the wish to stop.
 fn is_refusal(failure: &Failure) -> bool {
-    !matches!(failure, Failure::Signal(_))
+    !matches!(failure, Failure::Signal { .. })
 }
 
 /// Says what to do about an error of a step or of the last save. Before the first step, the same command can be tried

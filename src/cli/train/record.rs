@@ -15,6 +15,9 @@ use crate::{nearby_runs, run_folder};
 /// The key of everything that is not a setting.
 pub(super) const OWN: &str = "tinkex";
 
+/// The times at which the run was resumed.
+pub(super) const RESUMES: &str = "resumes";
+
 /// Settings on which each step depends. Others may change when a run is resumed.
 const FIXED: [&str; 29] = [
     "model",
@@ -164,6 +167,17 @@ pub(super) fn keep(new: &mut Map<String, Value>, old: &Map<String, Value>, name:
     if let (Some(value), Some(own)) = (value, new.get_mut(OWN)) {
         own[name] = value;
     }
+}
+
+/// Records that the run goes on after `step` steps of `n_steps`. False if nothing was done before.
+pub(super) fn add_resume(config: &mut Map<String, Value>, step: u64, n_steps: u64) -> bool {
+    let Some(own) = config.get_mut(OWN).filter(|_| 0 < step) else { return false };
+    let one = json!({ "step": step, "n_steps": n_steps, "at": date_time(SystemTime::now()) });
+    match own.get_mut(RESUMES).and_then(Value::as_array_mut) {
+        Some(all) => all.push(one),
+        None => own[RESUMES] = json!([one]),
+    }
+    true
 }
 
 /// The differences on account of which a resumed run would not have the same curve, one a line.

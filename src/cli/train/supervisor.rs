@@ -88,8 +88,9 @@ impl Supervisor<'_> {
             return result;
         }
         self.log.say(&saved::last(self.folder));
-        crate::notes::write(&format!("resume with: {}", ending::resume_command(self.folder)));
-        Err(Failure::Signal(signal))
+        let resume = ending::resume_command(self.folder);
+        crate::notes::write(&format!("resume with: {resume}"));
+        Err(Failure::signal(signal).with_remedy(format!("`{resume}`")))
     }
 }
 

@@ -21,15 +21,23 @@ const HELP: &str = "`tinkex train --help` lists the settings";
 impl Wrong {
     /// A name that is not one of a setting, as it is written, and as the options are.
     pub(super) fn name(written: &str, key: &str, command: &clap::Command) -> Self {
+        let on_command_line = |name: &str| format!("--{name} on the command line");
         let remedy = if has_option(key) {
-            Some(format!("--{key} on the command line"))
+            Some(on_command_line(key))
         } else {
-            let known = || known_words::option(command, key);
-            let meant =
-                similar(key, command).or_else(|| known().map(|it| it.trim_start_matches("--").to_owned()));
-            meant.map(|meant| format!("did you mean {meant:?}?"))
+            let meant = similar(key, command).or_else(|| known(key, command));
+            meant.map(|meant| match NOT_SETTINGS.contains(&meant.as_str()) {
+                true => on_command_line(&meant),
+                false => format!("did you mean {meant:?}?"),
+            })
         };
         Wrong { problem: format!("{written:?} is not a setting"), remedy }
+    }
+
+    /// A table, in which other programs group settings.
+    pub(super) fn table(written: &str) -> Self {
+        let problem = format!("[{written}] is a table");
+        Wrong { problem, remedy: Some("all settings are at the top of the file, without tables".into()) }
     }
 
     /// A value that the setting cannot have.
@@ -58,6 +66,16 @@ pub(super) fn check(key: &str, value: &str, command: &clap::Command) -> Result<(
     };
     let problem = format!("the value {value:?} is not valid");
     Err(Wrong::value(key, reason.map_or(problem.clone(), |reason| format!("{problem}: {reason}"))))
+}
+
+/// The name of the setting that other programs call by this word.
+fn known(key: &str, command: &clap::Command) -> Option<String> {
+    let shown = known_words::option(command, key)?;
+    let word = shown.split(' ').next()?;
+    match word.strip_prefix("--") {
+        Some(name) => Some(name.to_owned()),
+        None => (key == "dataset").then(|| DATA.to_owned()),
+    }
 }
 
 /// The setting whose name was probably meant.

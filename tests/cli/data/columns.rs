@@ -27,8 +27,12 @@ fn columns_that_are_not_used_are_named_with_the_number_of_their_lines() {
         json!({ "column": "source", "lines": 1, "first": format!("{path}:1"), "did_you_mean": null })
     );
     // What does not come through a conversion is told, too.
-    let (status, _, stderr) = run(&home, &["data", "convert", &path, "--to", "completion"]);
-    assert_eq!((status, stderr), (0, format!("{note}\n")));
+    let (status, stdout, stderr) = run(&home, &["data", "convert", &path, "--to", "completion"]);
+    let others = "note: 2 columns are not used: source (in 1 of 3 lines), promt (in 1 of 3 lines)\n";
+    assert_eq!((status, stderr.as_str()), (0, others));
+    // The id does, by which answers to prompts are found again.
+    let first: Value = serde_json::from_str(stdout.lines().next().unwrap()).unwrap();
+    assert_eq!((&first["id"], first["prompt"].is_array()), (&json!(1), true));
     // Data for the evaluation with the same columns add nothing.
     let (status, stdout, stderr) =
         train(&home, &small(&home, &path, 1), &["--dry-run", "--eval-data", &path]);
