@@ -110,8 +110,17 @@ pub(crate) fn logged(text: &str) -> String {
     const EARLIER: &str = "does not exist any more, trying the one before it";
     match text.find(EARLIER) {
         Some(at) => text[..at + EARLIER.len()].to_owned(),
-        None => own(text),
+        None => own(&waiting(text).unwrap_or_else(|| text.to_owned())),
     }
+}
+
+/// A warning about a call that waits, with the call as a verb and without the stages of the library.
+fn waiting(text: &str) -> Option<String> {
+    const START: &str = "still waiting: ";
+    let (operation, rest) = text.strip_prefix(START)?.split_once(" is ")?;
+    let (stage, rest) = rest.split_once(" since ")?;
+    let is_word = stage.chars().all(char::is_alphabetic);
+    is_word.then(|| format!("{START}{}, since {rest}", verb(operation)))
 }
 
 /// A text without names of Rust.
@@ -133,6 +142,16 @@ pub(crate) fn own(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_that_waits_is_named_as_a_verb() {
+        let text = "still waiting: delete_checkpoint_from_tinker_path is Submitting since 30s, http://x has not answered yet";
+        assert_eq!(
+            logged(text),
+            "still waiting: delete checkpoint, since 30s, http://x has not answered yet"
+        );
+        assert_eq!(logged("still waiting: all is well"), "still waiting: all is well");
+    }
 
     #[test]
     fn a_remedy_asks_the_server_of_the_command() {

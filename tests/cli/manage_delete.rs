@@ -131,6 +131,7 @@ fn a_refused_key_ends_the_deletions_at_once() {
     let (status, _, stderr) = site.run(&[&DELETE[..], &["--keep-last", "0", "-y"]].concat());
     assert_eq!(status, 1);
     assert!(stderr.contains(" not tried after that; -f json lists all"), "{stderr}");
+    assert!(stderr.ends_with(" failed\n  try: `tinkex auth login`, or set TINKER_API_KEY\n"), "{stderr}");
     let (_, stdout, _) = site.run(&[&DELETE[..], &["--keep-last", "0", "-y", "-f", "json"]].concat());
     let failed = serde_json::from_str::<Value>(&stdout).unwrap()["failed"].take();
     let (first, last) = (&failed[0], failed.as_array().unwrap().last().unwrap());

@@ -162,7 +162,12 @@ pub(super) fn end(
         return Err(Failure::signal(signal));
     }
     let is_missing = |it: &Changed| it.result.as_ref().is_err_and(Error::is_not_found);
-    problem::of_all(n_failed, n_items, results.iter().any(is_missing))
+    let of_all = results.iter().find(|it| it.result.as_ref().is_err_and(concerns_all));
+    let remedy = of_all.filter(|_| n_items != 1).and_then(|it| it.failure()?.remedy());
+    problem::of_all(n_failed, n_items, results.iter().any(is_missing)).map_err(|failure| match remedy {
+        Some(remedy) => failure.with_remedy(remedy),
+        None => failure,
+    })
 }
 
 fn concerns_all(error: &Error) -> bool {

@@ -139,7 +139,10 @@ pub(super) fn detect(keys: &[&str], asked: Option<DataFormat>) -> Result<Shape, 
     if asked.is_none_or(|format| format == DataFormat::Completion)
         && let (Some(prompt), Some(completion)) = (renames(keys, "prompt"), renames(keys, "completion"))
     {
-        return Err(format!("the keys found: {}; {prompt}, and {completion}", keys.join(", ")));
+        return Err(format!(
+            "the keys found: {}; {prompt} and {completion}, if they are that",
+            keys.join(", ")
+        ));
     }
     let accepted: Vec<String> = ROWS.iter().filter(asked_for).map(|row| row.2.join(" and ")).collect();
     Err(format!("the keys found: {}; accepted: {}", keys.join(", "), accepted.join("; or ")))
@@ -155,7 +158,7 @@ const OTHER_NAMES: [(&str, &[&str]); 2] = [
 fn renames(keys: &[&str], missing: &str) -> Option<String> {
     let (_, names) = OTHER_NAMES.iter().find(|(key, _)| *key == missing)?;
     let found = names.iter().find_map(|name| keys.iter().find(|key| key.eq_ignore_ascii_case(name)))?;
-    Some(format!("name {found:?} {missing:?} if it is that"))
+    Some(format!("rename {found:?} to {missing:?}"))
 }
 
 /// A key that is almost one of those that a shape has and the line lacks, and the one that was probably meant.
@@ -211,12 +214,12 @@ mod tests {
             (
                 &["id", "question", "answer"],
                 None,
-                "the keys found: id, question, answer; name \"question\" \"prompt\" if it is that, and name \"answer\" \"completion\" if it is that",
+                "the keys found: id, question, answer; rename \"question\" to \"prompt\" and rename \"answer\" to \"completion\", if they are that",
             ),
             (
                 &["prompt", "Response"],
                 None,
-                "the key \"completion\" is missing (the keys found: prompt, Response); name \"Response\" \"completion\" if it is that",
+                "the key \"completion\" is missing (the keys found: prompt, Response); rename \"Response\" to \"completion\"",
             ),
             (&["question"], None, "the keys found: question; accepted: chosen and rejected; or"),
             (&["messages"], Some(DataFormat::Text), "the keys found: messages; accepted: text"),

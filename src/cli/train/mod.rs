@@ -4,6 +4,7 @@ mod again;
 mod args;
 mod best;
 mod budget;
+mod checks;
 mod dataset;
 mod ending;
 mod finished;

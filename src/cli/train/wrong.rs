@@ -26,9 +26,9 @@ impl Wrong {
             Some(on_command_line(key))
         } else {
             let meant = similar(key, command).or_else(|| known(key, command));
-            meant.map(|meant| match NOT_SETTINGS.contains(&meant.as_str()) {
-                true => on_command_line(&meant),
-                false => format!("did you mean {meant:?}?"),
+            meant.map(|meant| {
+                let is_setting = !NOT_SETTINGS.contains(&meant.as_str());
+                if is_setting { format!("did you mean {meant:?}?") } else { on_command_line(&meant) }
             })
         };
         Wrong { problem: format!("{written:?} is not a setting"), remedy }
