@@ -149,7 +149,7 @@ impl Choice {
         &self,
         chosen: &Chosen,
         change: &Change<'_>,
-        summary: impl FnOnce() -> String,
+        summary: impl FnOnce(&[Checkpoint]) -> String,
     ) -> Result<(), Failure> {
         let all = &chosen.plan.delete;
         if all.is_empty() {
@@ -162,19 +162,21 @@ impl Choice {
             return Ok(());
         }
         // The change says what does not exist, and there may be nothing to ask about.
-        let all: Vec<&Checkpoint> =
-            all.iter().filter(|it| !chosen.missing.contains(&it.tinker_path)).collect();
+        let is_there = |it: &&Checkpoint| !chosen.missing.contains(&it.tinker_path);
+        let all: Vec<Checkpoint> = all.iter().filter(is_there).cloned().collect();
         if all.is_empty() {
             return Ok(());
         }
         let line = |it: &Checkpoint| it.tinker_path.clone() + if it.public { " (public)" } else { "" };
-        let mut lines: Vec<String> = all.iter().copied().take(SHOWN).map(line).collect();
+        let mut lines: Vec<String> = all.iter().take(SHOWN).map(line).collect();
         if SHOWN < all.len() {
             lines.push(format!("... and {} more", all.len() - SHOWN));
         }
-        lines.push(summary());
-        if !chosen.missing.is_empty() {
-            lines.push(format!("{} of the paths do not exist", chosen.missing.len()));
+        lines.push(summary(&all));
+        match chosen.missing.len() {
+            0 => {}
+            1 => lines.push("1 path does not exist".into()),
+            n => lines.push(format!("{n} paths do not exist")),
         }
         notes::write(&lines.join("\n"));
         let question = change.action.replace("{}", &counted(all.len() as u64, "checkpoint"));
@@ -279,7 +281,7 @@ impl Choice {
         if missing.is_empty() {
             return Ok(());
         }
-        let n_asked = missing.len() + chosen.plan.delete.len();
+        let n_asked = missing.len() + chosen.plan.delete.len() + chosen.plan.keep.len();
         if self.ignore_missing {
             let all = counted(n_asked as u64, "checkpoint");
             let verb = if missing.len() == 1 { "does" } else { "do" };

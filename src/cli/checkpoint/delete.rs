@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::num::NonZeroUsize;
 
 use tinkex::report_json;
-use tinkex::types::{CheckpointPath, CheckpointPlan};
+use tinkex::types::{Checkpoint, CheckpointPath, CheckpointPlan};
 
 use super::changes::Changed;
 use super::choice::{Change, Choice};
@@ -47,13 +47,13 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         app.note(&format!("note: {} left out; --include-public deletes public ones, too", public(n_public)));
     }
     if args.dry_run {
-        let price = price(plan, app);
+        let price = price(&plan.delete, app);
         let mut json = report_json::checkpoint_plan(plan);
         json["estimated_monthly_cost_usd"] = price.into();
-        return args.choice.show(&chosen, &change, &summary(plan, price), json);
+        return args.choice.show(&chosen, &change, &summary(&plan.delete, price), json);
     }
     let paths = plan.paths_to_delete();
-    args.choice.confirm(&chosen, &change, || summary(plan, price(plan, app)))?;
+    args.choice.confirm(&chosen, &change, |all| summary(all, price(all, app)))?;
     let rest = chosen.connection.service.create_rest_client();
     let results = changes::each(&paths, args.concurrency.get(), app, |path| {
         rest.delete_checkpoint_from_tinker_path(path)
@@ -77,13 +77,13 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     changes::end(&results, missing.len(), paths.len(), change.done, app)
 }
 
-fn summary(plan: &CheckpointPlan, price: Option<f64>) -> String {
+fn summary(checkpoints: &[Checkpoint], price: Option<f64>) -> String {
     let price = match price {
         None => "price unknown".to_owned(),
         Some(0.0) => "free".to_owned(),
         Some(price) => format!("{} a month", usd(price)),
     };
-    format!("{}, {price}", choice::summary(&plan.delete))
+    format!("{}, {price}", choice::summary(checkpoints))
 }
 
 /// Size of what was deleted, if it is known.
@@ -95,17 +95,17 @@ fn deleted_size(plan: &CheckpointPlan, results: &[Changed]) -> Option<u64> {
 }
 
 /// What the checkpoints cost in a month, in USD. Those of the engine cost nothing.
-fn price(plan: &CheckpointPlan, app: &App) -> Option<f64> {
+fn price(checkpoints: &[Checkpoint], app: &App) -> Option<f64> {
     if app.global.local.is_some() {
         return Some(0.0);
     }
-    if plan.delete.is_empty() {
+    if checkpoints.is_empty() {
         return None;
     }
     // The end of the connection closes its clients.
     let connection = app.connect_briefly().ok()?;
     let admin = connection.service.create_admin_client();
-    monthly_usd(total_size(&plan.delete), &admin.get_current_checkpoint_storage_usage(None).ok()?)
+    monthly_usd(total_size(checkpoints), &admin.get_current_checkpoint_storage_usage(None).ok()?)
 }
 
 fn public(n: usize) -> String {

@@ -120,9 +120,8 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     let result = wait(&rest, &path, &options, &cancel, app);
     display.clear();
     if let Some(signal) = app.stop.signal().filter(|_| result.is_err()) {
-        if has_arrived(&destination) {
-            app.note("stopped; what has arrived is kept");
-        }
+        let is_kept = has_arrived(&destination);
+        app.note(if is_kept { "stopped; what has arrived is kept" } else { "stopped" });
         let command = command(&args, app);
         app.note(&format!("  go on with: {command}"));
         return Err(Failure::signal(signal).with_remedy(format!("`{command}`")));

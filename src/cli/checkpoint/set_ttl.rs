@@ -82,7 +82,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
         json["would_expire_at"] = expires_at.map(minute).into();
         return args.choice.show(&chosen, &change, &choice::summary(&chosen.plan.delete), json);
     }
-    args.choice.confirm(&chosen, &change, || choice::summary(&chosen.plan.delete))?;
+    args.choice.confirm(&chosen, &change, choice::summary)?;
     let rest = chosen.connection.service.create_rest_client();
     let paths = chosen.plan.paths_to_delete();
     let results = changes::each(&paths, changes::CONCURRENCY, app, |path| {

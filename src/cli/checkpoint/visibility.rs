@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args, public: bool, app: &App) -> Result<(), Failure> {
         json["public"] = public.into();
         return args.choice.show(&chosen, &change, &choice::summary(all), json);
     }
-    args.choice.confirm(&chosen, &change, || choice::summary(all))?;
+    args.choice.confirm(&chosen, &change, choice::summary)?;
     let rest = chosen.connection.service.create_rest_client();
     let paths = chosen.plan.paths_to_delete();
     let results = changes::each(&paths, changes::CONCURRENCY, app, |path| {
