@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tinkex::local::Access;
-use tinkex::{ErrorKind, RestClient, ServiceClient, ServiceClientBuilder};
+use tinkex::{Error, ErrorKind, RestClient, ServiceClient, ServiceClientBuilder};
 
 use super::args::{Color, Global};
 use super::doubts::Doubts;
@@ -291,7 +291,7 @@ impl App {
         let builder = change(builder).timeouts(|it| logger::limits_are(it));
         let service = builder.build().map_err(|error| {
             let lacks_bundle = error.message().contains("the CA bundle");
-            let lacks_key = *error.kind() == ErrorKind::Config && error.message().contains("no API key");
+            let lacks_key = lacks_key(&error);
             let is_config = *error.kind() == ErrorKind::Config;
             let has_bad_key = is_config && error.message().contains("must start with tml-");
             let has_bad_address = is_config && error.message().contains("the base URL");
@@ -318,6 +318,11 @@ impl App {
         self.sessions.add(session, &self.stop)?;
         Ok(Connection { service, engine })
     }
+}
+
+/// True if there is no key for the server.
+pub(crate) fn lacks_key(error: &Error) -> bool {
+    *error.kind() == ErrorKind::Config && error.message().contains("no API key")
 }
 
 /// The file of the certificates to trust, if the user names one as for other programs.

@@ -163,7 +163,7 @@ impl Failure {
     }
 
     /// The same for a program. A result that was printed, and a reader that is gone, are not told.
-    fn to_json(&self) -> Option<Value> {
+    pub(crate) fn to_json(&self) -> Option<Value> {
         let kind = match self {
             Failure::Api { error, .. } => error.kind().name(),
             Failure::Text { .. } => "failure",

@@ -73,25 +73,45 @@ struct Asked {
 struct ServiceActor {
     session: Arc<Session>,
     losses: Arc<loss::CustomLosses>,
-    /// The last failure to fetch the flags, with its time.
-    failed: Option<(Instant, Error)>,
+    /// The last failures to fetch the flags, and to open the session.
+    flags: LastFailure,
+    opening: LastFailure,
 }
 
 impl ServiceActor {
-    /// Fetches the server's flags if they are not known. A call that has waited while that failed fails with the same
-    /// error: one after the other, many calls to a server that is gone would each wait for all of its attempts.
     fn fetch_flags(&mut self, asked: Instant) -> Result<()> {
-        if let Some((_, error)) = self.failed.as_ref().filter(|(at, _)| asked < *at) {
-            return Err(error.clone());
-        }
-        let flags = self.session.flags().map(|_| ());
-        self.failed = flags.as_ref().err().map(|error| (self.session.clock.now(), error.clone()));
-        flags
+        let session = &self.session;
+        self.flags.unless_shared(asked, session, || session.flags().map(|_| ()))
     }
 
     fn open(&mut self, asked: Instant) -> Result<Arc<str>> {
         self.fetch_flags(asked)?;
-        self.session.open()
+        let session = &self.session;
+        self.opening.unless_shared(asked, session, || session.open())
+    }
+}
+
+/// When work failed that later calls need, too, and how. A call that has waited meanwhile fails with the same error: one
+/// after the other, many calls to a server that is gone would each wait for all attempts.
+#[derive(Default)]
+struct LastFailure(Option<(Instant, Error)>);
+
+impl LastFailure {
+    /// Does the work, unless it failed since the call was `asked`.
+    fn unless_shared<T>(
+        &mut self,
+        asked: Instant,
+        session: &Session,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        if let Some((_, error)) = self.0.as_ref().filter(|(at, _)| asked < *at) {
+            return Err(error.clone());
+        }
+        let result = work();
+        // What the server refuses, it refuses at once, and perhaps not to the next call.
+        let error = result.as_ref().err().filter(|error| error.is_retryable());
+        self.0 = error.map(|error| (session.clock.now(), error.clone()));
+        result
     }
 }
 
@@ -136,7 +156,12 @@ impl ServiceClient {
     pub(super) fn start(session: Arc<Session>) -> Result<Self> {
         // Create the owner first: if the actor cannot be started, dropping the owner ends the session.
         let owner = Owner::new(session.clone());
-        let actor = ServiceActor { session: session.clone(), losses: Arc::default(), failed: None };
+        let actor = ServiceActor {
+            session: session.clone(),
+            losses: Arc::default(),
+            flags: LastFailure::default(),
+            opening: LastFailure::default(),
+        };
         let actor = Client::start(&session, Kind::Service, actor)?;
         Ok(ServiceClient { inner: Arc::new(Inner { actor, owner }) })
     }

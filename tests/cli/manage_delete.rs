@@ -252,6 +252,9 @@ fn a_project_limits_what_is_listed_and_deleted() {
     site.react(|seen| {
         let runs = json!({ "training_runs": [{ "training_run_id": "0f0e0d0c-0000-4000-8000-000000000002:train:0" }] });
         let is_list = seen.path.starts_with("/api/v1/training_runs?") && seen.path.contains("project_id=p");
+        if seen.path.contains("00000000000a") {
+            return Some(Act::status(404, r#"{"detail":"no such run"}"#));
+        }
         is_list.then(|| Act::json(runs))
     });
     let listed = site.json(&["checkpoint", "list", "--project", "p", "--limit", "0"]);
@@ -284,6 +287,10 @@ fn a_project_limits_what_is_listed_and_deleted() {
         let problem = format!("error: {elsewhere} is not in the project p\n");
         assert!(status == 2 && stderr.starts_with(&problem), "{stderr}");
     }
+    // One that is gone with its run does not matter if it is to be ignored.
+    let gone = "tinker://0f0e0d0c-0000-4000-8000-00000000000a:train:0/weights/x";
+    let words = ["-y", "--project", "p", "--ignore-missing", gone];
+    assert_eq!(site.json(&[&DELETE[..], &words].concat())["missing"], json!([gone]));
     assert_eq!(site.paths().len(), 250);
     let words = [&DELETE[..], &["--older-than", "1d", "--project", "p", "-y"]].concat();
     assert_eq!(site.json(&words)["deleted_count"], 50);
@@ -351,4 +358,10 @@ fn a_deletion_that_the_server_does_not_serve_is_given_up_soon_after_a_signal() {
     let error = stderr.lines().find(|it| it.starts_with("error: tinker://")).unwrap();
     assert!(error.contains("closed") && !error.contains("no disk"), "{error}");
     assert_eq!(site.paths().len(), 20);
+    // Also that of one checkpoint.
+    let process = interrupt_at(&site, 0, "-TERM", || Some(Act::status(500, "no disk")));
+    let output = output_of(&site, &["-y", &site.paths()[0]], &process);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(143), "{stderr}");
+    assert!(stderr.ends_with("stopped: 0 of 1 checkpoint deleted\n"), "{stderr}");
 }

@@ -52,6 +52,8 @@ fn each_run_is_measured_on_its_own_engine_and_other_models_where_the_first_run_i
         &["eval", "chats.jsonl", "-m", "capital"],
         &["checkpoint", "download", "capital"],
         &["train", "chats.jsonl", "--from", "capital", "--dry-run"],
+        &["train", "--resume", "capital"],
+        &["train", "--resume", "capital", "--max-steps", "9"],
     ] {
         let (status, stdout, stderr) = run_in(&home, &[words, &["--local=b"]].concat());
         assert_eq!((status, stdout.as_str()), (1, ""), "{words:?} {stderr}");

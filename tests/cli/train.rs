@@ -275,7 +275,7 @@ fn the_command_that_tries_the_model_says_what_the_examples_say_before_their_prom
     let options = small(&folder, data.to_str().unwrap(), 1);
     let (status, stdout, stderr) = train(&folder, &options, &["-o", folder.join("run").to_str().unwrap()]);
     assert_eq!(status, 0, "{stderr}");
-    assert!(stdout.contains(" --system 'Be brief.' 'who?'\n"), "{stdout}");
+    assert!(stdout.contains(" --system='Be brief.' 'who?'\n"), "{stdout}");
 }
 
 #[test]

@@ -110,13 +110,14 @@ pub(super) fn json_of_updates(results: &[Changed]) -> Value {
 /// The failed changes, with the words of the failure and those for programs.
 fn failed(results: &[Changed]) -> Value {
     let failed = results.iter().filter_map(|changed| {
-        let error = changed.result.as_ref().err()?;
+        let failure = changed.failure()?;
+        let json = failure.to_json()?["error"].take();
         Some(json!({
             "tinker_path": changed.path.as_str(),
-            "error": changed.failure()?.summary(),
-            "code": error.http_status().filter(|_| changed.is_tried),
-            "kind": error.kind().name(),
-            "retryable": error.is_retryable(),
+            "error": failure.summary(),
+            "code": json["code"],
+            "kind": json["kind"],
+            "retryable": json["retryable"],
         }))
     });
     failed.collect()

@@ -128,8 +128,11 @@ impl Choice {
             return Ok(());
         }
         let Some(runs) = list::runs_of_project(rest, app)? else { return Ok(()) };
+        let is_gone = |path: &CheckpointPath| {
+            self.ignore_missing && rest.get_training_run(path.run_id()).is_err_and(|it| it.is_not_found())
+        };
         let others: Vec<&CheckpointPath> =
-            self.paths.iter().filter(|path| !runs.contains(path.run_id())).collect();
+            self.paths.iter().filter(|path| !runs.contains(path.run_id()) && !is_gone(path)).collect();
         let Some(first) = others.first() else { return Ok(()) };
         let project = app.global.project.as_deref().unwrap_or_default();
         let more = match others.len() - 1 {
@@ -211,6 +214,11 @@ impl Choice {
         (plan, missing)
     }
 
+    /// Number of checkpoints that are named and are as they shall be, as far as a dry run knows.
+    pub(super) fn n_already(&self, chosen: &Chosen) -> usize {
+        if self.paths.is_empty() { 0 } else { chosen.plan.keep.len() }
+    }
+
     /// The paths that were named and are not in the plan of a dry run: they do not exist.
     fn missing(&self, chosen: &Chosen) -> Vec<&str> {
         let planned = chosen.plan.delete.iter().chain(&chosen.plan.keep);
@@ -259,7 +267,7 @@ impl Choice {
     /// The results, unless the only path that is named has failed: then the failure is that of the command. A program gets
     /// the same result for one path as for several.
     pub(super) fn of_only(&self, results: Vec<Changed>, app: &App) -> Result<Vec<Changed>, Failure> {
-        if app.out.is_json() {
+        if app.out.is_json() || app.stop.is_asked() {
             return Ok(results);
         }
         match <[Changed; 1]>::try_from(results) {
@@ -275,8 +283,13 @@ impl Choice {
         let missing = self.missing(chosen);
         if !chosen.plan.delete.is_empty() {
             app.note(&format!("would {}", change.action.replace("{}", summary)));
-        } else if missing.is_empty() {
+        } else if missing.is_empty() && self.n_already(chosen) == 0 {
             app.note(&format!("nothing would be {}: no checkpoint matches", change.done));
+        }
+        match self.n_already(chosen) {
+            0 => {}
+            1 => app.note(&format!("note: 1 checkpoint is {} already", change.done)),
+            n => app.note(&format!("note: {n} checkpoints are {} already", change.done)),
         }
         if missing.is_empty() {
             return Ok(());

@@ -48,11 +48,12 @@ pub(super) fn parse_ttl(text: &str) -> Result<Ttl, String> {
 
 pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let ttl = args.ttl.unwrap_or(Ttl::Never);
-    let expires_at = match ttl {
-        Ttl::After(ttl) => SystemTime::now().checked_add(ttl),
+    let expiry = |now: SystemTime| match ttl {
+        Ttl::After(ttl) => now.checked_add(ttl),
         _ => None,
     };
-    let action = match expires_at {
+    let would_expire_at = expiry(SystemTime::now());
+    let action = match would_expire_at {
         Some(at) => format!("set the lifetime of {{}}, until {}", minute(at)),
         None => "keep {} until deleted".to_owned(),
     };
@@ -79,10 +80,12 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     if args.dry_run {
         let mut json = report_json::checkpoints(None, &chosen.plan.delete);
         json["ttl_seconds"] = ttl_seconds.into();
-        json["would_expire_at"] = expires_at.map(minute).into();
+        json["would_expire_at"] = would_expire_at.map(minute).into();
         return args.choice.show(&chosen, &change, &choice::summary(&chosen.plan.delete), json);
     }
     args.choice.confirm(&chosen, &change, choice::summary)?;
+    // The question may have waited for its answer.
+    let now = SystemTime::now();
     let rest = chosen.connection.service.create_rest_client();
     let paths = chosen.plan.paths_to_delete();
     let results = changes::each(&paths, changes::CONCURRENCY, app, |path| {
@@ -94,10 +97,10 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), Failure> {
     let n_done = results.len() - changes::report(&results, paths.len(), app);
     let mut json = changes::json_of_updates(&results);
     json["ttl_seconds"] = ttl_seconds.into();
-    json["expires_at"] = expires_at.map(minute).into();
+    json["expires_at"] = expiry(now).filter(|_| 0 < n_done).map(minute).into();
     let missing: Vec<&str> = missing.iter().map(CheckpointPath::as_str).collect();
     args.choice.complete(&mut json, chosen.n_public, &missing);
-    app.out.done(&json, summary(&paths, paths.len() - n_done, ttl, SystemTime::now()))?;
+    app.out.done(&json, summary(&paths, paths.len() - n_done, ttl, now))?;
     changes::end(&results, missing.len(), paths.len(), change.done, app)
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn run(args: &Args, public: bool, app: &App) -> Result<(), Failure> {
     if args.dry_run {
         let mut json = report_json::checkpoints(None, all);
         json["public"] = public.into();
+        json["already_count"] = args.choice.n_already(&chosen).into();
         return args.choice.show(&chosen, &change, &choice::summary(all), json);
     }
     args.choice.confirm(&chosen, &change, choice::summary)?;

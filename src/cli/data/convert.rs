@@ -54,7 +54,7 @@ pub(super) fn run(
     for record in &lines.records {
         let line = written_as(&record.content, to)
             .map_err(|problem| Failure::text(format!("{}: {problem}", lines.place(record))))?;
-        let id = record.further.iter().find(|(key, _)| key == ID);
+        let id = record.further.iter().rfind(|(key, raw)| key == ID && is_id(raw));
         converted.extend(line.map(|line| match id {
             Some((_, raw)) => with_id(&line, raw),
             None => line,
@@ -88,6 +88,11 @@ pub(super) fn run(
     }
     lines.remarks.of_columns(&[ID]).iter().for_each(|remark| app.note(remark));
     Ok(())
+}
+
+/// True for a text or a number, which is what prompts have as their id.
+fn is_id(raw: &str) -> bool {
+    raw.starts_with(|it: char| it == '"' || it == '-' || it.is_ascii_digit())
 }
 
 /// A line with the id of its example.

@@ -104,7 +104,8 @@ impl Job {
         }
         let mut remarks: Vec<String> = differences.iter().map(|it| format!("warning: {it}")).collect();
         let own = |object: &Map<String, Value>, name: &str| object.get(record::OWN)?.get(name)?.as_u64();
-        if let (Some(was), Some(is)) = (own(old, "n_steps"), own(config, "n_steps"))
+        let (was, is) = (own(old, "n_steps"), own(config, "n_steps"));
+        if let (Some(was), Some(is)) = (was, is)
             && was != is
         {
             remarks.push(format!(
@@ -113,6 +114,7 @@ impl Job {
         }
         let is_asked = |name: &str| asked.get(name).is_some();
         if let Some(max) = self.settings.max_steps
+            && was == is
             && is_asked("epochs")
             && !is_asked("max-steps")
             && max < chosen.epochs.saturating_mul(chosen.batches_per_epoch)

@@ -42,8 +42,10 @@ impl Prompt {
     /// The arguments of `tinkex sample`, with a space before them.
     fn words(&self) -> String {
         let raw = if self.is_raw { " --raw" } else { "" };
-        let system = self.system.as_deref().map(|it| format!(" --system {}", quoted(it)));
-        format!("{raw}{} {}", system.unwrap_or_default(), quoted(&self.text))
+        // The values may begin as options do, such as a list of rules.
+        let system = self.system.as_deref().map(|it| format!(" --system={}", quoted(it)));
+        let end = if self.text.starts_with('-') { " --" } else { "" };
+        format!("{raw}{}{end} {}", system.unwrap_or_default(), quoted(&self.text))
     }
 }
 
@@ -270,7 +272,9 @@ mod tests {
         let mut prompt = Prompt { text: "who?".into(), is_raw: true, system: None };
         assert_eq!(prompt.words(), " --raw 'who?'");
         (prompt.is_raw, prompt.system) = (false, Some("Be brief.".into()));
-        assert_eq!(prompt.words(), " --system 'Be brief.' 'who?'");
+        assert_eq!(prompt.words(), " --system='Be brief.' 'who?'");
+        (prompt.text, prompt.system) = ("- 1?".into(), Some("- Be brief.".into()));
+        assert_eq!(prompt.words(), " --system='- Be brief.' -- '- 1?'");
         assert_eq!(resume_command(Path::new("it's here")), r"tinkex train --resume 'it'\''s here'");
     }
 }

@@ -127,7 +127,7 @@ pub(super) fn tell(
 /// The failure of a run whose final checkpoint was deleted or has expired. `earlier` is the newest one that is there.
 fn gone(dir: &Path, weights: &Weights, earlier: Option<&CheckpointRecord>) -> Failure {
     let path = weights.gone.last().map(String::as_str).unwrap_or_default();
-    Failure::text(format!(
+    Failure::missing(format!(
         "{}: all steps are done, and the final checkpoint was deleted or has expired: {path} does not exist",
         dir.display()
     ))

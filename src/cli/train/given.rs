@@ -58,15 +58,17 @@ impl Given {
     }
 
     /// The settings of a file, of which `object` is what [`object_of`] has read.
-    pub(super) fn of_file(path: &Path, object: &Map<String, Value>) -> Result<Self, Failure> {
-        Self::of_object(object, &path.display().to_string(), folder_of(path))
+    pub(super) fn of_file(path: &Path, object: &Map<String, Value>, over: &Given) -> Result<Self, Failure> {
+        Self::of_object(object, &path.display().to_string(), folder_of(path), over)
     }
 
-    /// The settings of an object; `name` is that of its file, to whose `folder` paths are relative.
+    /// The settings of an object; `name` is that of its file, to whose `folder` paths are relative. The values of settings
+    /// that are `over` these do not matter.
     pub(super) fn of_object(
         object: &Map<String, Value>,
         name: &str,
         folder: Option<PathBuf>,
+        over: &Given,
     ) -> Result<Self, Failure> {
         let mut given = Given::default();
         let command = command();
@@ -76,7 +78,7 @@ impl Given {
             if key.contains('/') || key == "tinkex" || GLOBAL.contains(&key.as_str()) {
                 continue;
             }
-            if let Err(one) = given.add(key, value, folder.as_deref(), &command) {
+            if let Err(one) = given.add(key, value, folder.as_deref(), &command, over) {
                 wrong.push(one);
             }
         }
@@ -90,6 +92,7 @@ impl Given {
         value: &Value,
         folder: Option<&Path>,
         command: &clap::Command,
+        over: &Given,
     ) -> Result<(), Wrong> {
         let key = written.replace('_', "-");
         let arg = command.get_arguments().find(|arg| {
@@ -114,7 +117,7 @@ impl Given {
             let problem = || Wrong::value(&key, format!("{value} is not a text, a number or a list"));
             return if is_left_out { Ok(()) } else { Err(problem()) };
         };
-        for value in &values {
+        for value in values.iter().filter(|_| over.get(&key).is_none()) {
             wrong::check(&key, value, command)?;
         }
         let is_path = matches!(key.as_str(), "data" | "eval-data" | "prompts");
@@ -310,7 +313,7 @@ mod tests {
     use super::*;
 
     fn of_json(text: &str) -> Result<Given, Failure> {
-        Given::of_object(&serde_json::from_str(text).unwrap(), "c.json", Some("/d".into()))
+        Given::of_object(&serde_json::from_str(text).unwrap(), "c.json", Some("/d".into()), &Given::default())
     }
 
     fn of_line(line: &[&str]) -> Given {

@@ -16,7 +16,7 @@ use super::samples::Prompts;
 use super::seen::Seen;
 use super::settings::{Chosen, Settings};
 use super::{finished, folder, record};
-use crate::connection::{App, Connection};
+use crate::connection::{App, Connection, lacks_key};
 use crate::examples::Encoder;
 use crate::failure::Failure;
 use crate::prices;
@@ -78,7 +78,7 @@ impl Job {
         let seen = Arc::new(Seen::new(self.app.global.quiet));
         let connection = match (self.connect(&seen), &self.model) {
             (Ok(connection), _) => connection,
-            (Err(failure), Some(model)) if self.dry_run && lacks_key(&failure) => {
+            (Err(failure), Some(model)) if self.dry_run && is_of_key(&failure) => {
                 // An estimate needs no account.
                 let options = &self.settings.data_options;
                 let encoder = Encoder::of(Some(model), None, options, source.train.format)?;
@@ -306,6 +306,6 @@ impl Job {
 }
 
 /// True if all that keeps the server from being asked is the key.
-fn lacks_key(failure: &Failure) -> bool {
-    matches!(failure, Failure::Api { error, .. } if error.message().contains("no API key"))
+fn is_of_key(failure: &Failure) -> bool {
+    matches!(failure, Failure::Api { error, .. } if lacks_key(error))
 }

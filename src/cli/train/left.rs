@@ -69,7 +69,7 @@ impl Origin {
             return Ok(());
         }
         let saved = counted(n_saved, "step");
-        Err(Failure::text(format!(
+        Err(Failure::missing(format!(
             "{}: the state after {saved} was deleted or has expired: {path} does not exist",
             dir.display()
         ))

@@ -62,7 +62,7 @@ pub(crate) fn run(args: Args, app: &App) -> Result<(), Failure> {
     if let Some(file) = &args.config {
         let object = given::object_of(file)?;
         app = with_place(&app, &object);
-        let mut old = Given::of_file(file, &object)?;
+        let mut old = Given::of_file(file, &object, &given)?;
         if object.contains_key(record::OWN) {
             leave_default_epochs(&mut old, &object, &given);
         }
@@ -129,8 +129,12 @@ fn resume(dir: &Path, mut given: Given, control: &Args, app: &App) -> Result<(),
     folder::recover(dir);
     let config = record::read(dir)?;
     record::check_own(dir, &config)?;
-    let mut old =
-        Given::of_object(&without_null(&config), &dir.join("config.json").display().to_string(), None)?;
+    let mut old = Given::of_object(
+        &without_null(&config),
+        &dir.join("config.json").display().to_string(),
+        None,
+        &given,
+    )?;
     leave_default_epochs(&mut old, &config, &given);
     let by_user = given.clone();
     given = given.over(old);

@@ -1,5 +1,7 @@
 //! Values of options that servers would refuse, so that they are refused before anything is sent.
 
+use std::num::{IntErrorKind, ParseIntError};
+
 /// A rate of Adam.
 pub(super) fn decay_rate(text: &str) -> Result<f64, String> {
     number(text, |it| (0.0..1.0).contains(&it), "a number from 0 to below 1")
@@ -18,8 +20,14 @@ pub(super) fn at_least_1(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(0) => Err("give at least 1".into()),
         Ok(number) => Ok(number),
+        Err(error) if is_too_large(&error) => Err("is too large".into()),
+        Err(_) if text.starts_with('-') => Err("must not be negative".into()),
         Err(_) => Err("not a whole number".into()),
     }
+}
+
+fn is_too_large(error: &ParseIntError) -> bool {
+    *error.kind() == IntErrorKind::PosOverflow
 }
 
 pub(super) fn size(text: &str) -> Result<usize, String> {
@@ -48,6 +56,12 @@ mod tests {
             assert!(parse(right).is_ok() && parse(wrong).is_err(), "{right}, {wrong}");
         }
         assert_eq!((at_least_1("1"), at_least_1("0")), (Ok(1), Err("give at least 1".into())));
-        assert_eq!(size("x"), Err("not a whole number".into()));
+        for (text, problem) in [
+            ("x", "not a whole number"),
+            ("-1", "must not be negative"),
+            ("99999999999999999999", "is too large"),
+        ] {
+            assert_eq!(size(text), Err(problem.into()));
+        }
     }
 }

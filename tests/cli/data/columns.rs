@@ -33,6 +33,11 @@ fn columns_that_are_not_used_are_named_with_the_number_of_their_lines() {
     // The id does, by which answers to prompts are found again.
     let first: Value = serde_json::from_str(stdout.lines().next().unwrap()).unwrap();
     assert_eq!((&first["id"], first["prompt"].is_array()), (&json!(1), true));
+    // Not one that would break the line.
+    let array = file(&home, "a.json", format!("[{{\"id\": {{\n \"x\": 1}}, {CHAT}}}]"));
+    let (_, stdout, _) = run(&home, &["data", "convert", &array, "--to", "completion"]);
+    let only: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((only.get("id"), only["prompt"].is_array()), (None, true));
     // Data for the evaluation with the same columns add nothing.
     let (status, stdout, stderr) =
         train(&home, &small(&home, &path, 1), &["--dry-run", "--eval-data", &path]);
