@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use tinkex::RestClient;
 use tinkex::types::{CheckpointPath, TrainingRun};
+use tinkex::{Error, RestClient};
 
 use super::cells::Cells;
 use super::checkpoint::{list, missing};
@@ -181,12 +181,21 @@ fn is_wanted(run: &TrainingRun, model: Option<&str>, since: Option<SystemTime>) 
         && since.is_none_or(|it| used.is_some_and(|at| it <= at))
 }
 
+/// The failure about a run that is not there; the id of a session, which is the beginning of those of its runs, is named.
+fn not_a_run(id: &str, error: Error, rest: &RestClient, app: &App) -> Failure {
+    if !error.is_not_found() || rest.get_session(id).is_err() {
+        return error.into();
+    }
+    Failure::missing(format!("{id} is a session, not a training run"))
+        .with_remedy(format!("`tinkex session info {id}{}` shows its runs", app.place()))
+}
+
 fn info(args: &Info, app: &App) -> Result<(), Failure> {
     let (id, app) = run_id::of(&args.run, app)?;
     let app = &app;
     let connection = app.connect()?;
     let rest = connection.service.create_rest_client();
-    let run = rest.get_training_run(&id)?;
+    let run = rest.get_training_run(&id).map_err(|error| not_a_run(&id, error, &rest, app))?;
     let checkpoints = if args.checkpoints { Some(rest.list_checkpoints(&id)?) } else { None };
     let mut json = tinkex::report_json::run(&run);
     if let Some(checkpoints) = &checkpoints {

@@ -279,6 +279,8 @@ fn a_project_limits_what_is_listed_and_deleted() {
     let other = ["--run-id", "0f0e0d0c-0000-4000-8000-000000000001:train:0", "--project", "p"];
     let words = [&DELETE[..], &["--older-than", "1d", "-y"], &other].concat();
     assert_eq!(site.json(&words)["deleted_count"], 0);
+    let left_out = "note: without 100 checkpoints of a run that is not in the project p\n";
+    assert!(site.run(&words).2.contains(left_out));
     // Nor by its path.
     let elsewhere = site.paths().into_iter().find(|it| it.contains("000000000001:train:0")).unwrap();
     for words in [&["delete", "-y"][..], &["set-ttl", "--ttl", "1d"], &["publish"]] {

@@ -39,6 +39,11 @@ fn runs_and_checkpoints_of_the_engine_are_managed_offline() {
     assert_eq!(length(&listed["runs"]), 2);
     let of_run = json(&["run", "info", &runs[0], "--checkpoints"]);
     assert_eq!((&of_run["base_model"], length(&of_run["checkpoints"])), (&json!("tinkex/nano"), 4));
+    let session = runs[0].split(':').next().unwrap();
+    let (status, _, stderr) = run(&home, &["run", "info", session, &local]);
+    let problem =
+        format!("error: {session} is a session, not a training run\n  try: `tinkex session info {session}");
+    assert!(status == 1 && stderr.starts_with(&problem), "{stderr}");
     let checkpoints = json(&["checkpoint", "list", "--limit", "0"]);
     assert_eq!(length(&checkpoints["checkpoints"]), 8);
     assert_eq!(length(&json(&["checkpoint", "list", "--type", "sampler"])["checkpoints"]), 2);

@@ -155,7 +155,14 @@ pub(crate) fn all(rest: &RestClient, of: Option<&Runs>, app: &App) -> Result<Vec
     let runs = runs_of_project(rest, app)?;
     if let Some(of) = of {
         let mut of_runs = of_runs(rest, of, app)?;
+        let n = of_runs.len();
         of_runs.retain(|it| is_of(it, runs.as_ref()));
+        if of_runs.len() < n
+            && let Some(project) = &app.global.project
+        {
+            let left_out = counted((n - of_runs.len()) as u64, "checkpoint");
+            app.note(&format!("note: without {left_out} of a run that is not in the project {project}"));
+        }
         return Ok(of_runs);
     }
     let mut all: Vec<Checkpoint> = match rest.list_user_checkpoints().page_size(PAGE).collect() {
