@@ -13,6 +13,8 @@ const GREEN: usize = 2;
 const PURPLE: usize = 3;
 /// Most columns of a stacked chart.
 const MAX_BINS: usize = 120;
+/// The kind of the marks where a run was resumed.
+const RESUME: &str = "resume";
 /// Most marks of one kind: more of them would be a bar.
 const MAX_MARKS: usize = 200;
 
@@ -39,6 +41,8 @@ pub(crate) fn of(run: &Run, objective: &Objective, n: usize) -> Vec<Chart> {
     charts.extend(preferences(run, steps, n));
     charts.push(Chart {
         from_zero: true,
+        // With another number of steps, the rate goes on elsewhere.
+        marks: marks.iter().filter(|mark| mark.kind == RESUME).cloned().collect(),
         ..simple("Learning rate", "", BLUE, run.points(&["learning_rate", "optim/lr", "lr"]))
     });
     charts.push(Chart {
@@ -201,7 +205,7 @@ fn marks(run: &Run) -> Vec<Mark> {
         .iter()
         .map(|step| Mark {
             step: *step as f64,
-            kind: "resume",
+            kind: RESUME,
             text: format!("resumed {}", facts::after(*step as f64)),
         })
         .collect();
