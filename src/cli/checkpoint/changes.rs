@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tinkex::types::CheckpointPath;
-use tinkex::{Error, ErrorKind};
+use tinkex::{Error, ErrorKind, report_json};
 
 use super::problem;
 use crate::args::Progress;
@@ -98,7 +98,11 @@ pub(super) fn without_missing(results: Vec<Changed>, ignore: bool) -> (Vec<Chang
 pub(super) fn json(results: &[Changed]) -> Value {
     let deleted: Vec<&str> =
         results.iter().filter(|it| it.result.is_ok()).map(|it| it.path.as_str()).collect();
-    json!({ "deleted_count": deleted.len(), "deleted": deleted, "failed": failed(results) })
+    let results_of: Vec<_> = results.iter().map(|it| (it.path.clone(), it.result.clone())).collect();
+    let mut json = report_json::deletion(&results_of);
+    json["deleted"] = deleted.into();
+    json["failed"] = failed(results);
+    json
 }
 
 /// The results of other changes as JSON.
@@ -107,20 +111,21 @@ pub(super) fn json_of_updates(results: &[Changed]) -> Value {
     json!({ "updated_count": n_updated, "failed": failed(results) })
 }
 
-/// The failed changes, with the words of the failure and those for programs.
+/// The failed changes.
 fn failed(results: &[Changed]) -> Value {
-    let failed = results.iter().filter_map(|changed| {
-        let failure = changed.failure()?;
-        let json = failure.to_json()?["error"].take();
-        Some(json!({
-            "tinker_path": changed.path.as_str(),
-            "error": failure.summary(),
-            "code": json["code"],
-            "kind": json["kind"],
-            "retryable": json["retryable"],
-        }))
-    });
-    failed.collect()
+    results.iter().filter_map(|it| json_of_failure(it.path.as_str(), &it.failure()?)).collect()
+}
+
+/// A checkpoint that was not changed, with the words of the failure and those for programs.
+pub(super) fn json_of_failure(path: &str, failure: &Failure) -> Option<Value> {
+    let json = failure.to_json()?["error"].take();
+    Some(json!({
+        "tinker_path": path,
+        "error": failure.summary(),
+        "code": json["code"],
+        "kind": json["kind"],
+        "retryable": json["retryable"],
+    }))
 }
 
 /// Writes the failures of the `n_items` that were chosen to stderr: a person reads the first ones. Returns their number.

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tinkex::RestClient;
 use tinkex::types::{Checkpoint, CheckpointPath, CheckpointPlan};
 
-use super::changes::Changed;
+use super::changes::{Changed, json_of_failure};
 use super::selection::{Selection, total_size};
 use super::{list, parse_path, problem};
 use crate::args::Format;
@@ -238,13 +238,8 @@ impl Choice {
     ) -> Result<(), Failure> {
         if chosen.app.out.format() == Format::Json {
             if !self.ignore_missing && !self.paths.is_empty() {
-                let failed = self.missing(chosen).into_iter().map(|path| {
-                    json!({
-                        "tinker_path": path, "error": lacks(path).summary(), "code": 404, "kind": "NotFound",
-                        "retryable": false,
-                    })
-                });
-                json["failed"] = failed.collect();
+                let missing = self.missing(chosen).into_iter();
+                json["failed"] = missing.filter_map(|path| json_of_failure(path, &lacks(path))).collect();
             }
             self.complete(&mut json, chosen.n_public, &self.missing(chosen));
             chosen.app.out.value(&json, String::new)?;
